@@ -1,0 +1,1 @@
+"""Prefect flows: the method, from top to bottom."""

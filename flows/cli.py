@@ -1,0 +1,179 @@
+"""The command line, ``sage``. Heavy libraries are imported by the commands that need them."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sage_core.errors import SageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="State-action augmented dialogue models: train, search, judge, compare.",
+)
+corpus_app = typer.Typer(no_args_is_help=True, help="Training dialogues.")
+judge_app = typer.Typer(no_args_is_help=True, help="Pairwise judging.")
+app.add_typer(corpus_app, name="corpus")
+app.add_typer(judge_app, name="judge")
+
+out = Console()
+Preset = Annotated[str, typer.Option(help="A preset (tiny, demo, paper) or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting: search.candidates=8")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def main() -> None:
+    """Run the command line; wrong input ends with one message and exit code 2."""
+    try:
+        app()
+    except SageError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+        sys.exit(2)
+
+
+@app.command()
+def run(
+    preset: Preset = "demo",
+    overrides: Overrides = None,
+    verbose: Annotated[bool, typer.Option(help="Show Prefect's log.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole pipeline: corpus, states, m0 to dpo, judging, report."""
+    from flows import environment
+    from sage_core.config import load_config
+
+    config = load_config(preset, overrides or ())
+    environment.prepare(quiet=not verbose)
+
+    from flows.run import run_pipeline
+
+    result = run_pipeline(config)
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=2, sort_keys=True))  # noqa: T201
+    else:
+        result.show(out)
+
+
+@app.command()
+def doctor(preset: Preset = "demo", overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """What a preset needs, what is here, what is missing, and the mend for each."""
+    from flows import environment
+    from sage_core.config import load_config
+
+    config = load_config(preset, overrides or ())
+    environment.prepare(quiet=True)
+
+    from flows.doctor import examine
+
+    checks = examine(config)
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=2))  # noqa: T201
+    else:
+        table = Table("", "What", "Found", "Mend", title=f"sage doctor: {preset}")
+        for check in checks:
+            mark = "[green]ok[/]" if check.ok else "[red]missing[/]"
+            table.add_row(mark, check.what, _escape(check.found), _escape(check.mend))
+        out.print(table)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ui(
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
+    worker: Annotated[bool, typer.Option(help="Also start a worker for deployments.")] = True,
+) -> None:
+    """Start the Prefect server, the MLflow UI and a worker on loopback, over the SAGE home."""
+    from flows import environment
+
+    environment.prepare(quiet=True)
+
+    from flows.ui import serve
+
+    serve(prefect_port, mlflow_port, worker=worker)
+
+
+@app.command()
+def deploy() -> None:
+    """Register the deployments of deployments/prefect.yaml on the server that `sage ui` runs."""
+    from flows import environment
+
+    environment.prepare(quiet=True)
+
+    from flows.deploy import register
+
+    for name in register():
+        out.print(f"registered [bold]{name}[/]")
+
+
+@corpus_app.command("build")
+def corpus_build(
+    output: Annotated[Path, typer.Option(help="Folder for the three files.")],
+    reader: Annotated[str, typer.Option(help="chitchat or messages.")] = "chitchat",
+    input_path: Annotated[
+        Path | None, typer.Option("--input", help="File of the reader; not for packaged data.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Filter conversations into dialogues.parquet, rejected.parquet and funnel.json."""
+    from sage_core.config import validate_config
+    from sage_core.corpus import build, readers
+
+    settings: dict[str, Any] = {"reader": reader, "input": input_path}
+    config = validate_config(_with_overrides({"corpus": settings}, overrides)).corpus
+    corpus = build.filter_dialogues(readers.read(config), config)
+    build.save(corpus, output)
+    if as_json:
+        print(json.dumps(list(corpus.funnel), indent=2))  # noqa: T201
+        return
+    table = Table("step", "kept", "dropped")
+    for step in corpus.funnel:
+        table.add_row(step["step"], str(step["kept"]), str(step["dropped"]))
+    out.print(table)
+
+
+@judge_app.command("stats")
+def judge_stats(
+    file: Annotated[Path, typer.Argument(help="Judgements: Parquet, a folder of it, or JSONL.")],
+    bootstrap_samples: int = 10_000,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """The win-rate table of a judgements file."""
+    from sage_core.evaluation.winrate import read_judgements, summarise
+
+    summaries = summarise(read_judgements(file), bootstrap_samples=bootstrap_samples, seed=seed)
+    if as_json:
+        print(json.dumps([asdict(row) for row in summaries], indent=2))  # noqa: T201
+    else:
+        from flows.run import win_rate_table
+
+        out.print(win_rate_table([asdict(row) for row in summaries]))
+
+
+def _with_overrides(tree: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
+    from sage_core.config import apply_override
+
+    for override in overrides or ():
+        apply_override(tree, override)
+    return tree
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

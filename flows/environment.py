@@ -1,0 +1,52 @@
+"""The process environment that Prefect and MLflow read before they are imported."""
+
+import json
+import os
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from tasks.home import sage_home
+
+UI_FILE = "ui.json"  # written by `sage ui`: the addresses of the servers it runs
+
+
+def prepare(*, quiet: bool) -> None:
+    """Point Prefect and MLflow to the SAGE home, unless the environment already says otherwise.
+
+    A server that `sage ui` runs over the same home is used, since two servers on one SQLite file
+    would lock each other out; else Prefect starts one for the run.
+    """
+    home = sage_home()
+    home.mkdir(parents=True, exist_ok=True)
+    defaults = {
+        "SAGE_HOME": str(home),
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    if quiet:
+        defaults["PREFECT_LOGGING_LEVEL"] = "WARNING"
+        defaults["TRANSFORMERS_VERBOSITY"] = "error"
+    if "PREFECT_API_URL" not in os.environ and (api := running_server(home)):
+        defaults["PREFECT_API_URL"] = api
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def running_server(home: Path) -> str | None:
+    """The API address of the Prefect server that `sage ui` runs over this home, if it answers."""
+    try:
+        api = str(json.loads((home / UI_FILE).read_text())["prefect_api"])
+        with urlopen(f"{api}/health", timeout=2):  # noqa: S310 - an address that `sage ui` wrote
+            return api
+    except (OSError, ValueError, KeyError, URLError):
+        return None

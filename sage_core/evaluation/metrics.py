@@ -1,0 +1,116 @@
+"""What the rollouts of one model say about it, each rate with its n and a 95% interval."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from sage_core.sac import parse
+from sage_core.schema import Trajectory
+
+CONFIDENCE = 0.95
+TOP_SHARES = 12
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of ``n`` cases with its 95% Wilson interval; all None at n = 0."""
+
+    hits: int
+    n: int
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+    @classmethod
+    def of(cls, hits: int, n: int) -> "Rate":
+        if n == 0:
+            return cls(0, 0, None, None, None)
+        interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+        return cls(hits, n, hits / n, float(interval.low), float(interval.high))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean of ``n`` values with its 95% t-interval; the interval is None below n = 2."""
+
+    n: int
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Mean":
+        n = len(values)
+        if n == 0:
+            return cls(0, None, None, None)
+        mean = float(np.mean(values))
+        error = float(stats.sem(values)) if n > 1 else 0.0
+        if error == 0.0:
+            return cls(n, mean, mean if n > 1 else None, mean if n > 1 else None)
+        low, high = stats.t.interval(CONFIDENCE, n - 1, loc=mean, scale=error)
+        return cls(n, mean, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class ModelMetrics:
+    """Figures of one model's rollouts.
+
+    Attributes:
+        reply_words: words per agent reply, states not counted (paper: 86.2 for m0, 21.8 after).
+        questions: replies that end in a question mark.
+        distinct_2: distinct word pairs over all word pairs of all replies; None without pairs.
+        emotion_accuracy: dialogues whose first predicted user emotion is the situation's label,
+            letter case aside; n counts the dialogues of models that predict states.
+        motivations, emotions: how often each value was the agent's action, most frequent first.
+    """
+
+    model: str
+    reply_words: Mean
+    questions: Rate
+    distinct_2: float | None
+    emotion_accuracy: Rate
+    motivations: dict[str, int]
+    emotions: dict[str, int]
+
+
+def model_metrics(model: str, trajectories: Sequence[Trajectory], *, states: bool) -> ModelMetrics:
+    """Compute the figures of ``model``; ``states`` says whether it speaks State-Action Chains."""
+    replies = [
+        parse(turn.content)
+        for trajectory in trajectories
+        for turn in trajectory.turns
+        if turn.role == "assistant"
+    ]
+    utterances = [reply.utterance for reply in replies]
+    pairs = [
+        pair
+        for utterance in utterances
+        for words in [utterance.casefold().split()]
+        for pair in zip(words, words[1:], strict=False)
+    ]
+    labelled = [
+        (parse(turn.content).user.emotion, trajectory.emotion)
+        for trajectory in trajectories
+        for turn in [turn for turn in trajectory.turns if turn.role == "assistant"][:1]
+        if states
+    ]
+    right = sum((told or "").casefold() == label.casefold() for told, label in labelled)
+    return ModelMetrics(
+        model=model,
+        reply_words=Mean.of([len(utterance.split()) for utterance in utterances]),
+        questions=Rate.of(
+            sum(utterance.rstrip().endswith("?") for utterance in utterances), len(utterances)
+        ),
+        distinct_2=len(set(pairs)) / len(pairs) if pairs else None,
+        emotion_accuracy=Rate.of(right, len(labelled)),
+        motivations=_counts([reply.agent.motivation for reply in replies]),
+        emotions=_counts([reply.agent.emotion for reply in replies]),
+    )
+
+
+def _counts(values: Sequence[str | None]) -> dict[str, int]:
+    counted = Counter(value for value in values if value is not None)
+    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))

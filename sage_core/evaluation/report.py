@@ -1,0 +1,252 @@
+"""The HTML report: one page that says what was made, what came out, and how sure that is.
+
+The page stands alone: no script, no network, no file beside it, so that it can be mailed, archived
+as an artefact and read years later. Charts of counts are plain HTML bars inside their tables;
+those with axes are inline SVG by Matplotlib. The same data give the same bytes. All text of models
+and people is escaped: it is untrusted.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from math import ceil
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sage_core.corpus.build import FunnelStep
+from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
+from sage_core.evaluation.winrate import PairSummary
+from sage_core.sac import parse
+from sage_core.schema import Trajectory
+
+SIGNIFICANCE = 0.05
+_COLOURS = ("#8a94a6", "#d98c3f", "#3b7dd8", "#2a9d8f", "#8e5bb5", "#c4476a")
+_INK, _FAINT = "#27303f", "#d9dee7"
+_LABEL_LENGTH = 28  # characters of a motivation or emotion that fit beside a chart
+_LOSS_COLUMNS = 3  # at most
+_WIDTH = 7.6  # inches; the page scales all charts to one width, so that their text is one size
+_RC: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: sharp, selectable, in the page's own font
+    "text.parse_math": False,  # a dollar sign in a model's word is no formula
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that the page shows. Empty parts are left out, or shown as 'nothing to show'.
+
+    Attributes:
+        facts: the table on top: base model, seed, number of dialogues, ...
+        notes: limits of this run that a reader must know before the numbers.
+        models: in the order of their making: m0, raw, m1, m2, ..., dpo.
+        lineage: model -> one line on how it was made.
+        losses: model -> (optimiser step, training loss), in order of step.
+        position_bias: judge -> share of decided verdicts that named the model shown first.
+        grammar_probe: 'with grammar', 'without grammar' -> share of malformed replies.
+        dialogues: per situation, model -> the dialogue it led.
+        search_example: a dialogue with all candidates of each reply.
+        config_yaml: the whole configuration, as YAML.
+    """
+
+    title: str
+    facts: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    funnel: Sequence[FunnelStep] = ()
+    models: tuple[ModelMetrics, ...] = ()
+    lineage: dict[str, str] = field(default_factory=dict)
+    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    summaries: tuple[PairSummary, ...] = ()
+    position_bias: dict[str, Rate] = field(default_factory=dict)
+    grammar_probe: dict[str, Rate] = field(default_factory=dict)
+    dialogues: tuple[dict[str, Trajectory], ...] = ()
+    search_example: Trajectory | None = None
+    config_yaml: str = ""
+
+
+def render_report(data: ReportData) -> str:
+    """The report as one HTML page, in UTF-8 when written."""
+    environment = Environment(
+        loader=PackageLoader("sage_core", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "chain": parse,
+        "share": _share,
+        "p": _p,
+        "verdict": verdict,
+    }
+    return environment.get_template("report.html.jinja").render(
+        data=data,
+        figures=_figures(data),
+        differences=sum(verdict(summary).endswith("better") for summary in data.summaries),
+        top=TOP_SHARES,
+    )
+
+
+def verdict(summary: PairSummary) -> str:
+    """A pair's result in words: a difference counts where Holm's p is below ``SIGNIFICANCE``."""
+    if summary.p_holm is None:
+        return "nothing to compare"
+    if summary.p_holm >= SIGNIFICANCE:
+        return "no difference shown"
+    better = summary.model_b if summary.wins_b > summary.wins_a else summary.model_a
+    return f"{better} better"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _figures(data: ReportData) -> dict[str, Markup]:
+    """The SVG charts that there are data for, by name."""
+    figures = {}
+    if any(model.reply_words.n for model in data.models):
+        figures["reply_words"] = _svg("reply_words", _draw_reply_words, data.models)
+    for name in ("motivations", "emotions"):
+        counts = [
+            (model.model, counted, _colour(index))
+            for index, model in enumerate(data.models)
+            if (counted := getattr(model, name))
+        ]
+        if counts:
+            figures[name] = _svg(name, _draw_shares, counts)
+    if any(data.losses.values()):
+        figures["losses"] = _svg("losses", _draw_losses, data)
+    return figures
+
+
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def _svg(name: str, draw: Callable[..., Figure], *arguments: object) -> Markup:
+    """Draw a chart and make its SVG fit to stand inside a page beside others.
+
+    Matplotlib hashes the ids that it refers to with a salt: one per chart keeps them apart. The
+    ids of groups are the same in every file and nothing refers to them, so they go, and so do the
+    parts meant for a file of its own: declaration, metadata, name spaces, global style.
+    """
+    with matplotlib.rc_context({**_RC, "svg.hashsalt": f"sage-{name}"}):
+        file = StringIO()
+        draw(*arguments).savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style [^>]*>.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    opening = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", svg[: svg.index(">")])
+    # Safe: Matplotlib escapes the labels, which alone come from outside.
+    return Markup(opening + svg[svg.index(">") :])  # noqa: S704
+
+
+def _draw_reply_words(models: Sequence[ModelMetrics]) -> Figure:
+    figure = Figure(figsize=(_WIDTH, 0.5 + 0.34 * len(models)))
+    axes = figure.subplots()
+    for row, model in enumerate(models):
+        words: Mean = model.reply_words
+        if words.value is None:
+            continue
+        axes.barh(row, words.value, color=_colour(row), height=0.66)
+        end = words.value
+        if words.ci_low is not None and words.ci_high is not None:
+            axes.plot([words.ci_low, words.ci_high], [row, row], color=_INK, linewidth=1.1)
+            end = words.ci_high
+        axes.annotate(
+            f"{words.value:.1f}", (end, row), (5, 0), textcoords="offset points", va="center"
+        )
+    _name_rows(axes, [model.model for model in models])
+    axes.set_xlabel("words per reply, with 95% interval")
+    axes.margins(x=0.08)
+    return figure
+
+
+def _draw_shares(counts: Sequence[tuple[str, dict[str, int], str]]) -> Figure:
+    """Grouped bars of the values most frequent over all models (the paper's Figure 3)."""
+    totals = [sum(counted.values()) for _, counted, _ in counts]
+    mean_share: dict[str, float] = {}
+    for (_, counted, _), total in zip(counts, totals, strict=True):
+        for value, hits in counted.items():
+            mean_share[value] = mean_share.get(value, 0.0) + hits / total
+    values = sorted(mean_share, key=lambda value: (-mean_share[value], value))[:TOP_SHARES]
+
+    height = 0.8 / len(counts)
+    figure = Figure(figsize=(_WIDTH, 0.9 + len(values) * (0.16 + 0.11 * len(counts))))
+    axes = figure.subplots()
+    for index, ((model, counted, colour), total) in enumerate(zip(counts, totals, strict=True)):
+        rates = [Rate.of(counted.get(value, 0), total) for value in values]
+        rows = [row - 0.4 + height * (index + 0.5) for row in range(len(values))]
+        widths = [100 * (rate.value or 0.0) for rate in rates]
+        axes.barh(rows, widths, height * 0.88, color=colour, label=f"{model} (n = {total:,})")
+        for row, rate in zip(rows, rates, strict=True):
+            if rate.hits and rate.ci_low is not None and rate.ci_high is not None:
+                ends = [100 * rate.ci_low, 100 * rate.ci_high]
+                axes.plot(ends, [row, row], color=_INK, linewidth=0.8, alpha=0.65)
+    _name_rows(axes, values)
+    axes.set_xlabel("% of replies with a known value, with 95% interval")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def _draw_losses(data: ReportData) -> Figure:
+    """One panel per model, each with its own scale: DPO's loss is not SFT's."""
+    curves = {model: points for model, points in data.losses.items() if points}
+    colours = {model.model: _colour(index) for index, model in enumerate(data.models)}
+    rows = ceil(len(curves) / _LOSS_COLUMNS)
+    columns = ceil(len(curves) / rows)
+    figure = Figure(figsize=(_WIDTH, 2.1 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(curves) :]:
+        axes.set_visible(False)
+    for axes, (model, points) in zip(grid.flat, curves.items(), strict=False):
+        steps, losses = zip(*points, strict=True)
+        marker = "o" if len(points) == 1 else ""
+        axes.plot(steps, losses, color=colours.get(model, _INK), linewidth=1.5, marker=marker)
+        axes.set_title(model, loc="left", fontsize=10, fontweight="bold")
+        axes.set_xlabel("step")
+        axes.grid(axis="y")
+        axes.locator_params(nbins=5)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("loss")
+    return figure
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Label the rows of a horizontal bar chart, the first one on top."""
+    labels = [" ".join(name.split()) for name in names]
+    axes.set_yticks(
+        range(len(labels)),
+        [
+            label if len(label) <= _LABEL_LENGTH else label[: _LABEL_LENGTH - 1] + "…"
+            for label in labels
+        ],
+    )
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)

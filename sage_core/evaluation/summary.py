@@ -1,0 +1,112 @@
+"""What the report says of a run, put together from the artefacts of its stages."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+
+from sage_core.config import EMBEDDED_MODEL, PipelineConfig
+from sage_core.corpus.build import FunnelStep
+from sage_core.evaluation.metrics import ModelMetrics, Rate
+from sage_core.evaluation.report import ReportData
+from sage_core.evaluation.winrate import PairSummary
+from sage_core.schema import Trajectory
+
+_SHOWN_SITUATIONS = 4
+
+
+def report_data(
+    config: PipelineConfig,
+    *,
+    funnel: Sequence[FunnelStep],
+    dialogues: int,
+    probe: Mapping[str, Any],
+    search: Sequence[Trajectory],
+    losses: dict[str, list[tuple[int, float]]],
+    rollouts: Mapping[str, Sequence[Trajectory]],
+    win_rates: Mapping[str, Any],
+    metrics: Sequence[Any],
+) -> ReportData:
+    """Read the stages' JSON back into records and choose what is shown of the conversations."""
+    rates = TypeAdapter(dict[str, Rate])
+    return ReportData(
+        title=f"{config.name}: {' → '.join(rollouts)}",
+        facts=_facts(config, dialogues, rollouts),
+        notes=_notes(config),
+        funnel=funnel,
+        models=tuple(TypeAdapter(list[ModelMetrics]).validate_python(metrics)),
+        lineage={name: lineage(name, tuple(rollouts)) for name in rollouts},
+        losses=losses,
+        summaries=tuple(TypeAdapter(list[PairSummary]).validate_python(win_rates["pairs"])),
+        position_bias=rates.validate_python(win_rates["position_bias"]),
+        grammar_probe=rates.validate_python(probe),
+        dialogues=_side_by_side(rollouts),
+        search_example=search[0] if search else None,
+        config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+    )
+
+
+def lineage(model: str, models: Sequence[str]) -> str:
+    """How a model was made, in one line."""
+    refined = [name for name in models if name.startswith("m") and name != "m0"]
+    if model == "m0":
+        return "the base model, as it came"
+    if model == "raw":
+        return "m0 + LoRA on the dialogues without states"
+    if model == "m1":
+        return "m0 + LoRA on the dialogues with State-Action Chains"
+    if model == "dpo":
+        return f"{refined[-1]} + DPO on chosen against rejected candidates"
+    before = refined[refined.index(model) - 1]
+    return f"{before} + LoRA on the trajectories that search selected with {before}"
+
+
+def _facts(
+    config: PipelineConfig, dialogues: int, rollouts: Mapping[str, Sequence[Trajectory]]
+) -> dict[str, str]:
+    held_out = len(next(iter(rollouts.values())))
+    return {
+        "Base model": config.model.base,
+        "Training dialogues": f"{dialogues}, from {config.corpus.reader}",
+        "Refinement rounds": str(config.refine.rounds),
+        "Candidates per agent turn": str(config.search.candidates),
+        "Held-out situations": str(held_out),
+        "Turns per judged conversation": f"up to {config.evaluation.selfplay.max_turns}",
+        "Judges": ", ".join(judge.name for judge in config.evaluation.judges),
+        "Seed": str(config.seed),
+    }
+
+
+def _notes(config: PipelineConfig) -> tuple[str, ...]:
+    notes = []
+    in_process = [j.name for j in config.evaluation.judges if j.engine.kind == "transformers"]
+    if config.model.base == EMBEDDED_MODEL:
+        notes.append(
+            "The embedded base model has 135 million parameters. It shows that every stage works "
+            "and what its output looks like; its annotations, selections and conversations are "
+            "weak, and bigger models are needed to see the paper's effects."
+        )
+        if in_process:
+            notes.append(
+                f"The judge ({', '.join(in_process)}) is this same small model. Its verdicts are "
+                "hardly better than chance and depend mostly on which conversation is shown "
+                "first, so read the table for its form, its n and its intervals, not as evidence "
+                "that one model is better."
+            )
+    elif in_process:
+        notes.append(
+            f"The judge ({', '.join(in_process)}) is the base model itself; compare with a judge "
+            "of another family."
+        )
+    return tuple(notes)
+
+
+def _side_by_side(
+    rollouts: Mapping[str, Sequence[Trajectory]],
+) -> tuple[dict[str, Trajectory], ...]:
+    by_situation: dict[str, dict[str, Trajectory]] = {}
+    for model, trajectories in rollouts.items():
+        for trajectory in trajectories:
+            by_situation.setdefault(trajectory.situation_id, {})[model] = trajectory
+    return tuple(list(by_situation.values())[:_SHOWN_SITUATIONS])

@@ -1,0 +1,167 @@
+"""State-Action Chain text: parse, render, strip.
+
+The format is that of the paper's published checkpoint::
+
+    {u_motivation: complaint, u_emotion: null, u_topic: [zombies]} {a_motivation: ...} reply
+
+A group is read only where it can be nothing else: at the start of the text, with balanced braces,
+opening with a key of its role. Everything after the groups is the utterance, character for
+character, whatever braces it holds. The paper's release used a regular expression over all braces
+and lost the user's own; this parser scans instead, accepts the long keys (``user_motivation``,
+``assistant_topic``) beside the short ones, missing keys and ``null``, and never raises.
+
+White space around a value is not part of it, an empty value is read as ``null``, and ``null`` is
+no value: those, unbalanced braces, a comma in a topic and a value that spells the next key are
+what :func:`render` refuses.
+"""
+
+import re
+from dataclasses import dataclass
+
+from sage_core.errors import StateFormatError
+from sage_core.schema import StateAction, StateActionReply
+
+__all__ = [
+    "EMPTY",
+    "StateAction",
+    "StateActionReply",
+    "is_well_formed",
+    "parse",
+    "render",
+    "render_state",
+    "utterance_of",
+]
+
+EMPTY = StateAction(None, None, ())
+_NULL = "null"
+
+
+@dataclass(frozen=True)
+class _Role:
+    """The key prefixes of one speaker: the one written, and all that are read."""
+
+    written: str
+    key: re.Pattern[str]
+
+
+def _role(written: str, *read: str) -> _Role:
+    prefixes = "|".join((written, *read))
+    return _Role(written, re.compile(rf"(?:^|,)\s*(?:{prefixes})_(motivation|emotion|topic)s?\s*:"))
+
+
+_USER = _role("u", "user")
+_AGENT = _role("a", "assistant", "agent")
+
+
+def parse(text: str) -> StateActionReply:
+    """Read a reply. Text without state groups is all utterance; never raises."""
+    user, rest = _read_group(text, _USER)
+    agent, after_agent = _read_group(text if user is None else rest, _AGENT)
+    if agent is not None:
+        rest = after_agent
+    if user is None and agent is None:
+        return StateActionReply(EMPTY, EMPTY, text)
+    return StateActionReply(user or EMPTY, agent or EMPTY, rest.removeprefix(" "))
+
+
+def render(reply: StateActionReply) -> str:
+    """Write a reply, so that ``parse(render(reply)) == reply``.
+
+    Raises:
+        StateFormatError: a state value cannot be carried by the format.
+    """
+    user = render_state(reply.user, _USER.written)
+    agent = render_state(reply.agent, _AGENT.written)
+    return f"{user} {agent} {reply.utterance}"
+
+
+def render_state(state: StateAction, prefix: str) -> str:
+    """Write one group; ``prefix`` is ``u`` for the user's state, ``a`` for the agent's action.
+
+    Raises:
+        StateFormatError: reading the group back would give another state.
+    """
+    topics = ", ".join(state.topics)
+    group = (
+        f"{{{prefix}_motivation: {_value(state.motivation)}, "
+        f"{prefix}_emotion: {_value(state.emotion)}, {prefix}_topic: [{topics}]}}"
+    )
+    read, rest = _read_group(group, _USER if prefix == _USER.written else _AGENT)
+    if read != state or rest:
+        raise StateFormatError(
+            f"the state {state} cannot be written in the State-Action Chain format: it would be "
+            f"read back as {read}. A value needs at least one character, no white space around "
+            "it and balanced braces; it is not the word 'null' and holds no key of the format; a "
+            "topic holds no comma. Use None or an empty tuple for 'no value'."
+        )
+    return group
+
+
+def utterance_of(text: str) -> str:
+    """The utterance of a reply, without its states: what a user, selector or judge may see."""
+    return parse(text).utterance
+
+
+def is_well_formed(text: str) -> bool:
+    """Whether ``text`` opens with both groups, each with all three keys, and says something."""
+    rest = text
+    for role in (_USER, _AGENT):
+        end = _group_end(rest)
+        if end is None:
+            return False
+        keys = [match.group(1) for match in role.key.finditer(rest[rest.index("{") + 1 : end - 1])]
+        if keys != ["motivation", "emotion", "topic"]:
+            return False
+        rest = rest[end:]
+    return bool(rest.strip())
+
+
+def _value(value: str | None) -> str:
+    return _NULL if value is None else value
+
+
+def _group_end(text: str) -> int | None:
+    """Where the brace group that opens ``text`` ends (exclusive), or None if there is none."""
+    if not text.lstrip().startswith("{"):
+        return None
+    depth = 0
+    for index, character in enumerate(text):
+        if character == "{":
+            depth += 1
+        elif character == "}":
+            depth -= 1
+            if depth == 0:
+                return index + 1
+    return None
+
+
+def _read_group(text: str, role: _Role) -> tuple[StateAction | None, str]:
+    """Read the state group of ``role`` that opens ``text``: (state, rest), or (None, text)."""
+    end = _group_end(text)
+    if end is None:
+        return None, text
+    inner = text[text.index("{") + 1 : end - 1]
+    matches = list(role.key.finditer(inner))
+    if not matches or matches[0].start() != 0:
+        return None, text
+    values: dict[str, str] = {}
+    for match, following in zip(matches, [*matches[1:], None], strict=True):
+        value_end = following.start() if following else len(inner)
+        values.setdefault(match.group(1), inner[match.end() : value_end].strip())
+    state = StateAction(
+        _read_value(values.get("motivation", "")),
+        _read_value(values.get("emotion", "")),
+        _read_topics(values.get("topic", "")),
+    )
+    return state, text[end:]
+
+
+def _read_value(text: str) -> str | None:
+    return None if text in ("", _NULL) else text
+
+
+def _read_topics(text: str) -> tuple[str, ...]:
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    topics = (_read_value(topic.strip()) for topic in text.split(","))
+    return tuple(topic for topic in topics if topic is not None)

@@ -1,0 +1,239 @@
+"""The records that move between stages, and their Arrow schemas.
+
+Every arrow of the pipeline is a Parquet file holding one of these types (see ``ARROW_SCHEMAS``).
+Roles are ``user`` and ``assistant`` throughout, so that any message list can be handed to a chat
+template as it is.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Literal
+
+import pyarrow as pa
+
+Role = Literal["user", "assistant"]
+Split = Literal["search", "evaluation"]
+Order = Literal["ab", "ba"]
+Verdict = Literal["model_a", "model_b", "tie", "unparsed"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A human conversation: turns alternate, the first one is the user's."""
+
+    dialogue_id: str
+    source: str
+    thread_id: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A dialogue that a filter dropped, and the name of that filter's reason."""
+
+    dialogue_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StateAction:
+    """What a speaker wants, feels and speaks of; ``None`` or ``()`` where that is not known."""
+
+    motivation: str | None
+    emotion: str | None
+    topics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StateActionReply:
+    """A State-Action Chain: the user's state, the agent's action, the agent's utterance."""
+
+    user: StateAction
+    agent: StateAction
+    utterance: str
+
+
+@dataclass(frozen=True)
+class AnnotatedTurn:
+    """An utterance with the state its speaker was in."""
+
+    role: str
+    utterance: str
+    motivation: str | None
+    emotion: str | None
+    topics: tuple[str, ...]
+
+    @property
+    def state(self) -> StateAction:
+        return StateAction(self.motivation, self.emotion, self.topics)
+
+
+@dataclass(frozen=True)
+class AnnotatedDialogue:
+    """A dialogue whose every turn carries a state."""
+
+    dialogue_id: str
+    turns: tuple[AnnotatedTurn, ...]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A first-person statement that opens a simulated conversation, with its emotion label."""
+
+    situation_id: str
+    text: str
+    emotion: str
+    split: Split
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One reply the agent could have given; ``votes`` are the selector's points for it."""
+
+    text: str
+    votes: float
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class TrajectoryTurn:
+    """A turn of self-play. The agent's ``content`` holds its whole State-Action Chain text."""
+
+    role: str
+    content: str
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A simulated conversation that started from a situation."""
+
+    trajectory_id: str
+    situation_id: str
+    situation: str
+    emotion: str
+    turns: tuple[TrajectoryTurn, ...]
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two replies to the same history: the selected one, and one that was not."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class TrainingDialogue:
+    """A conversation as the trainer reads it: the loss is on the assistant's messages only."""
+
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One judge's answer about one item in one order, mapped back from position to model."""
+
+    item_id: str
+    judge: str
+    model_a: str
+    model_b: str
+    order: Order
+    verdict: Verdict
+    raw: str
+
+
+def with_roles(utterances: Iterable[str]) -> tuple[Message, ...]:
+    """Utterances as messages that alternate, the first one being the user's."""
+    roles = cycle(("user", "assistant"))
+    return tuple(Message(role, text) for role, text in zip(roles, utterances, strict=False))
+
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_STATE_FIELDS = [
+    ("motivation", pa.string()),
+    ("emotion", pa.string()),
+    ("topics", pa.list_(pa.string())),
+]
+
+ARROW_SCHEMAS: dict[type, pa.Schema] = {
+    Dialogue: pa.schema(
+        [
+            ("dialogue_id", pa.string()),
+            ("source", pa.string()),
+            ("thread_id", pa.string()),
+            ("messages", _MESSAGES),
+        ]
+    ),
+    Rejection: pa.schema([("dialogue_id", pa.string()), ("reason", pa.string())]),
+    AnnotatedDialogue: pa.schema(
+        [
+            ("dialogue_id", pa.string()),
+            (
+                "turns",
+                pa.list_(
+                    pa.struct([("role", pa.string()), ("utterance", pa.string()), *_STATE_FIELDS])
+                ),
+            ),
+        ]
+    ),
+    Situation: pa.schema(
+        [
+            ("situation_id", pa.string()),
+            ("text", pa.string()),
+            ("emotion", pa.string()),
+            ("split", pa.string()),
+        ]
+    ),
+    Trajectory: pa.schema(
+        [
+            ("trajectory_id", pa.string()),
+            ("situation_id", pa.string()),
+            ("situation", pa.string()),
+            ("emotion", pa.string()),
+            (
+                "turns",
+                pa.list_(
+                    pa.struct(
+                        [
+                            ("role", pa.string()),
+                            ("content", pa.string()),
+                            (
+                                "candidates",
+                                pa.list_(
+                                    pa.struct(
+                                        [
+                                            ("text", pa.string()),
+                                            ("votes", pa.float64()),
+                                            ("chosen", pa.bool_()),
+                                        ]
+                                    )
+                                ),
+                            ),
+                        ]
+                    )
+                ),
+            ),
+        ]
+    ),
+    PreferencePair: pa.schema(
+        [("prompt", _MESSAGES), ("chosen", pa.string()), ("rejected", pa.string())]
+    ),
+    TrainingDialogue: pa.schema([("messages", _MESSAGES)]),
+    Judgement: pa.schema(
+        [
+            (name, pa.string())
+            for name in ("item_id", "judge", "model_a", "model_b", "order", "verdict", "raw")
+        ]
+    ),
+}

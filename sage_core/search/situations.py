@@ -1,0 +1,49 @@
+"""The situations that open simulated conversations."""
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+
+from sage_core.config import SituationsConfig
+from sage_core.errors import DataError
+from sage_core.schema import Situation, Split
+
+
+def situations(config: SituationsConfig, split: Split, limit: int) -> list[Situation]:
+    """The situations of one half, in file order; ``limit`` spreads over the file, 0 = all.
+
+    Raises:
+        DataError: the file is missing, malformed, or has none of that half.
+    """
+    found = [situation for situation in _read(config) if situation.split == split]
+    if not found:
+        raise DataError(f"no situation has split '{split}'; the halves are search and evaluation")
+    return _spread(found, limit)
+
+
+def _read(config: SituationsConfig) -> list[Situation]:
+    if config.path is None:
+        source = "the embedded situations"
+        text = resources.files("sage_core.data").joinpath("situations.jsonl").read_text("utf-8")
+    else:
+        source = f"situations.path = '{config.path}'"
+        if not config.path.is_file():
+            raise DataError(f"{source} does not exist; give the path of a JSON-lines file")
+        text = config.path.read_text("utf-8")
+    try:
+        found = [Situation(**json.loads(line)) for line in text.splitlines() if line.strip()]
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{source} holds a line that is no situation ({error}); each line is an object with "
+            "situation_id, text, emotion and split"
+        ) from None
+    if len({situation.situation_id for situation in found}) != len(found):
+        raise DataError(f"{source} uses a situation_id twice; give each situation its own")
+    return found
+
+
+def _spread(found: Sequence[Situation], limit: int) -> list[Situation]:
+    """``limit`` items at even distances, so that few situations still cover many emotions."""
+    if limit == 0 or limit >= len(found):
+        return list(found)
+    return [found[index * len(found) // limit] for index in range(limit)]

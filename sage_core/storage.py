@@ -1,0 +1,194 @@
+"""Artefacts: folders that appear whole or not at all.
+
+An artefact is built in a temporary folder beside its final place, its files are hashed, the
+manifest is written last and the folder is renamed into place. So a folder that has a manifest is
+finished, and a killed run leaves nothing that a later one would take for finished. The reference
+that moves between tasks holds the hash of all files but the manifest; :meth:`ArtifactStore.verify`
+checks it against the disk.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+
+from sage_core.errors import ArtifactError, DataError
+from sage_core.schema import ARROW_SCHEMAS
+
+MANIFEST = "manifest.json"
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """A finished artefact: its folder, relative to the store, its hash, and its size in bytes."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class ArtifactStore:
+    """The folder that all artefacts of a SAGE home lie in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, ref: ArtifactRef) -> Path:
+        """Where the files of ``ref`` lie."""
+        return self.root / ref.path
+
+    def build(
+        self, name: str, write: Callable[[Path], None], manifest: dict[str, Any]
+    ) -> ArtifactRef:
+        """Make the artefact ``name``: ``write`` fills an empty folder, which is then published.
+
+        ``manifest`` says where the artefact comes from (parents, hashes, seed); the files and the
+        reference are added to it. An artefact already there is replaced.
+
+        Raises:
+            ArtifactError: the disk refused; nothing is left behind.
+        """
+        final = self.root / name
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            building = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+        except OSError as error:
+            raise _disk_error(name, error) from error
+        try:
+            write(building)
+            files = _hash_files(building)
+            ref = _reference(name, files)
+            record = {**manifest, "files": files, "reference": asdict(ref)}
+            write_json(building / MANIFEST, record)
+            if final.exists():
+                shutil.move(final, building / ".replaced")
+            os.rename(building, final)
+            shutil.rmtree(final / ".replaced", ignore_errors=True)
+        except OSError as error:
+            raise _disk_error(name, error) from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        return ref
+
+    def verify(self, ref: ArtifactRef) -> bool:
+        """Whether the artefact is there, finished, and byte for byte what ``ref`` says."""
+        folder = self.folder(ref)
+        if not (folder / MANIFEST).is_file():
+            return False
+        return _reference(ref.path, _hash_files(folder)) == ref
+
+    def manifest(self, ref: ArtifactRef) -> dict[str, Any]:
+        """What :meth:`build` recorded of the artefact."""
+        record: dict[str, Any] = read_json(self.folder(ref) / MANIFEST)
+        return record
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spare white space, so that equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of ``value``, in hexadecimal."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON with sorted keys."""
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: missing, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"'{path}' does not exist; check the path") from None
+    except ValueError as error:
+        raise DataError(f"'{path}' is not JSON: {error}") from None
+
+
+def write_rows(path: Path, rows: Iterable[Row], row_type: type[Row]) -> None:
+    """Write records to a Parquet file under the schema of their type."""
+    table = pa.Table.from_pylist(
+        [asdict(row) for row in rows],  # type: ignore[call-overload]
+        schema=ARROW_SCHEMAS[row_type],
+    )
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
+    """Read records from a Parquet file, or from a folder of Parquet files in order of name.
+
+    Columns that the type does not have are ignored.
+
+    Raises:
+        DataError: missing, not Parquet, or without the columns of ``row_type``.
+    """
+    paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not path.exists() or not paths:
+        raise DataError(f"'{path}' is no Parquet file and no folder of them; check the path")
+    columns = ARROW_SCHEMAS[row_type].names
+    rows: list[Row] = []
+    for file in paths:
+        try:
+            table = pq.read_table(file, columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"'{file}' cannot be read as Parquet: {error}") from None
+        if missing := sorted(set(columns) - set(table.column_names)):
+            raise DataError(
+                f"'{file}' lacks the columns {missing}; a table of {row_type.__name__} has "
+                f"{columns}"
+            )
+        rows.extend(_adapter(row_type).validate_python(table.to_pylist()))
+    return rows
+
+
+def shards(items: Sequence[Row], size: int) -> list[Sequence[Row]]:
+    """Cut ``items`` into consecutive parts of ``size``, the last one possibly smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+@cache
+def _adapter(row_type: type[Row]) -> TypeAdapter[list[Row]]:
+    return TypeAdapter(list[row_type])  # type: ignore[valid-type]
+
+
+def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """SHA-256 and size of every file below ``folder`` but its manifest, by relative path."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != MANIFEST:
+            with path.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            files[name] = {"sha256": sha256, "bytes": path.stat().st_size}
+    return files
+
+
+def _reference(name: str, files: dict[str, dict[str, Any]]) -> ArtifactRef:
+    size = sum(int(file["bytes"]) for file in files.values())
+    return ArtifactRef(path=name, sha256=digest(files), bytes=size)
+
+
+def _disk_error(name: str, error: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"the artefact '{name}' could not be written: {error}; free space or set SAGE_HOME to a "
+        "folder on another disk, then start again: finished work is kept"
+    )

@@ -1,0 +1,1 @@
+"""LoRA training on TRL: fine-tuning on dialogues, preference learning on pairs."""

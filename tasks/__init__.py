@@ -1,0 +1,1 @@
+"""Prefect tasks: each loads its inputs, calls one function of ``sage_core`` and saves."""

@@ -1,0 +1,29 @@
+"""Tables in the Prefect UI: the corpus funnel and the win rates."""
+
+from prefect.artifacts import create_table_artifact
+
+from sage_core.corpus.build import FUNNEL
+from sage_core.storage import ArtifactRef, read_json
+from tasks.home import store
+from tasks.stages import read_figures
+
+
+def publish(corpus: ArtifactRef, figures: ArtifactRef) -> None:
+    """Publish both tables for the flow run that is under way."""
+    create_table_artifact(
+        key="sage-corpus-funnel",
+        table=read_json(store().folder(corpus) / FUNNEL),
+        description="Dialogues kept and dropped by each rule.",
+    )
+    win_rates, _ = read_figures(figures)
+    create_table_artifact(
+        key="sage-win-rates",
+        table=[
+            {
+                key: round(value, 4) if isinstance(value, float) else value
+                for key, value in row.items()
+            }
+            for row in win_rates["pairs"]
+        ],
+        description="Items won by either model of a pair in both orders of judging.",
+    )

@@ -1,0 +1,303 @@
+"""MLflow: one parent run per pipeline run, one child run per model. The only importer of mlflow.
+
+Everything logged is read from finished artefacts, so a run whose stages all came from the cache
+is tracked like one that made them. A run that was killed is taken up again by the next one with
+the same configuration. The checkpoint of a model is logged once, however many runs use it.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.utils.time import get_current_time_millis
+from prefect.runtime import flow_run
+
+from sage_core.config import PipelineConfig
+from sage_core.evaluation.summary import lineage
+from sage_core.sac import utterance_of
+from sage_core.schema import Trajectory
+from sage_core.storage import ArtifactRef, digest, read_rows
+from sage_core.training.lora import read_log
+from tasks.home import sage_home, store
+from tasks.stages import REPORT, TRAJECTORIES, read_figures
+
+_PARENT = "mlflow.parentRunId"
+_HASH = "sage.sha256"
+_CONFIG_HASH = "sage.config_hash"
+_SAMPLE_DIALOGUES = 8
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, by default the SQLite database of the SAGE home."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sage_home() / 'mlflow.db'}"
+
+
+def artifact_root() -> Path:
+    """Where MLflow's artefacts lie when the home's own database is used."""
+    return sage_home() / "mlflow-artifacts"
+
+
+@contextmanager
+def track(config: PipelineConfig) -> Iterator["Tracker"]:
+    """Track one pipeline run; the parent run ends as FINISHED, or as FAILED after an error."""
+    tracker = Tracker(config)
+    try:
+        yield tracker
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    tracker.finish("FINISHED")
+
+
+class Tracker:
+    """Logs the models of one pipeline run."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        mlflow.set_tracking_uri(tracking_uri())
+        self._client = mlflow.MlflowClient()
+        self._config = config
+        self._experiment = self._experiment_id(config.name)
+        self._children: dict[str, str] = {}
+        self._steps: dict[str, int] = {}
+        config_hash = digest(config.model_dump(mode="json"))
+        self.run_id = self._unfinished(config_hash) or self._start(
+            flow_run.get_name() or config.name,
+            {_CONFIG_HASH: config_hash, "sage.flow_run_id": str(flow_run.get_id() or "")},
+        )
+        self._client.log_batch(self.run_id, params=_params(_flat(config.model_dump(mode="json"))))
+
+    def base(self, base: ArtifactRef) -> None:
+        """Log m0: an external model, since its weights are not ours to copy."""
+        run_id = self._child("m0", base, parent="", data=None)
+        self._register("m0", run_id, base, folder=None)
+
+    def checkpoint(
+        self, name: str, checkpoint: ArtifactRef | None, *, parent: str, data: ArtifactRef
+    ) -> None:
+        """Log a trained model: parameters, losses, data, lineage and the adapter."""
+        assert checkpoint is not None, f"{name} has no checkpoint"
+        run_id = self._child(name, checkpoint, parent=parent, data=data)
+        log = read_log(store().folder(checkpoint))
+        now = get_current_time_millis()
+        metrics = [
+            Metric(f"train.{key}", float(value), now, int(entry["step"]))
+            for entry in log["history"]
+            for key, value in entry.items()
+            if key != "step" and isinstance(value, int | float)
+        ]
+        for start in range(0, len(metrics), 1000):  # MLflow's limit for one call
+            self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
+        section = self._config.dpo if name == "dpo" else self._config.refine.sft
+        if name in ("raw", "m1"):
+            section = self._config.sft
+        settings = {**section.model_dump(mode="json"), "lora": self._config.lora.model_dump()}
+        self._client.log_batch(
+            run_id,
+            params=_params(_flat(settings))
+            + _params({"examples": log["examples"], "steps": log["steps"]}),
+        )
+        self._log_input(run_id, name, data)
+        self._register(name, run_id, checkpoint, folder=store().folder(checkpoint))
+
+    def evaluation(
+        self, figures: ArtifactRef, report: ArtifactRef, rollouts: Mapping[str, ArtifactRef]
+    ) -> None:
+        """Log what compares the models, by step = iteration, and the report."""
+        win_rates, models = read_figures(figures)
+        compared: dict[str, dict[str, float]] = {entry["model"]: {} for entry in models}
+        for entry in models:
+            values = {
+                "reply_words": entry["reply_words"]["value"],
+                "question_rate": entry["questions"]["value"],
+                "distinct_2": entry["distinct_2"],
+                "emotion_accuracy": entry["emotion_accuracy"]["value"],
+            }
+            compared[entry["model"]] |= {k: v for k, v in values.items() if v is not None}
+        for pair in win_rates["pairs"]:
+            if pair["n"]:
+                name = f"win_rate.{pair['judge']}.vs_{pair['model_a']}"
+                compared[pair["model_b"]][name] = pair["wins_b"] / pair["n"]
+                difference = (pair["wins_b"] - pair["wins_a"]) / pair["n"]
+                compared[pair["model_b"]][f"{name}.difference"] = difference
+        now = get_current_time_millis()
+        for name, values in compared.items():
+            metrics = [Metric(key, value, now, self._steps[name]) for key, value in values.items()]
+            self._client.log_batch(self._children[name], metrics=metrics)
+            if name != "raw":  # the curve of the parent run is the chain m0, m1, m2, ..., dpo
+                self._client.log_batch(self.run_id, metrics=metrics)
+        self._client.log_artifact(self.run_id, str(store().folder(report) / REPORT))
+        self._log_table(pd.DataFrame(win_rates["pairs"]), "win_rates.json")
+        self._log_table(self._sample_dialogues(rollouts), "dialogues.json")
+
+    def finish(self, status: str) -> None:
+        """End the parent run and the child runs that are still open."""
+        for run_id in (*self._children.values(), self.run_id):
+            self._client.set_terminated(run_id, status)
+
+    def _experiment_id(self, name: str) -> str:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        own_database = "MLFLOW_TRACKING_URI" not in os.environ
+        location = (artifact_root() / name).as_uri() if own_database else None
+        return str(self._client.create_experiment(name, artifact_location=location))
+
+    def _unfinished(self, config_hash: str) -> str | None:
+        """A parent run of this configuration that was killed or failed."""
+        runs = self._client.search_runs(
+            [self._experiment],
+            f"tags.`{_CONFIG_HASH}` = '{config_hash}' and attributes.status != 'FINISHED'",
+            max_results=1,
+        )
+        if not runs:
+            return None
+        self._client.update_run(runs[0].info.run_id, status="RUNNING")
+        return str(runs[0].info.run_id)
+
+    def _start(self, name: str, tags: dict[str, str]) -> str:
+        run = self._client.create_run(
+            self._experiment, run_name=name, tags={**tags, "sage.git_commit": _git_commit()}
+        )
+        return str(run.info.run_id)
+
+    def _child(
+        self, name: str, checkpoint: ArtifactRef, *, parent: str, data: ArtifactRef | None
+    ) -> str:
+        """The child run of a model, named exactly as the model."""
+        manifest = store().manifest(checkpoint)
+        chain = [f"m{number}" for number in range(1, self._config.refine.rounds + 2)]
+        self._steps[name] = {"m0": 0, "raw": 0, "dpo": len(chain) + 1}.get(
+            name, int(name[1:]) if name[1:].isdigit() else 0
+        )
+        tags = {
+            _PARENT: self.run_id,
+            _HASH: checkpoint.sha256,
+            "sage.model": name,
+            "sage.parent_model": parent,
+            "sage.data_hash": data.sha256 if data else "",
+            _CONFIG_HASH: manifest["config_hash"],
+            "sage.code_hash": manifest["code_hash"],
+            "mlflow.note.content": lineage(name, ("m0", "raw", *chain, "dpo")),
+        }
+        found = self._client.search_runs(
+            [self._experiment],
+            f"tags.`{_PARENT}` = '{self.run_id}' and attributes.run_name = '{name}'",
+            max_results=1,
+        )
+        if found:
+            run_id = str(found[0].info.run_id)
+            self._client.update_run(run_id, status="RUNNING")
+            self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        else:
+            run_id = self._start(name, tags)
+        self._children[name] = run_id
+        return run_id
+
+    def _register(
+        self, name: str, run_id: str, checkpoint: ArtifactRef, folder: Path | None
+    ) -> ModelVersion:
+        """A LoggedModel and a version of it in the registry, under the alias ``name``."""
+        registered = self._config.name
+        try:
+            self._client.create_registered_model(registered)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        versions = self._client.search_model_versions(
+            f"name = '{registered}' and tags.`{_HASH}` = '{checkpoint.sha256}'"
+        )
+        tags = {_HASH: checkpoint.sha256, "sage.model": name}
+        if versions:
+            version = versions[0]
+        else:
+            params = {"base": self._config.model.base}
+            if folder is None:
+                logged = mlflow.create_external_model(
+                    name=name,
+                    source_run_id=run_id,
+                    tags=tags,
+                    params=params,
+                    experiment_id=self._experiment,
+                )
+            else:
+                logged = mlflow.initialize_logged_model(
+                    name=name,
+                    source_run_id=run_id,
+                    tags=tags,
+                    params=params,
+                    experiment_id=self._experiment,
+                )
+                self._client.log_model_artifacts(logged.model_id, str(folder))
+                mlflow.finalize_logged_model(logged.model_id, "READY")
+            version = self._client.create_model_version(
+                registered,
+                source=f"models:/{logged.model_id}",
+                run_id=run_id,
+                model_id=logged.model_id,
+                tags=tags,
+            )
+        self._client.set_registered_model_alias(registered, name, version.version)
+        return version
+
+    def _log_input(self, run_id: str, name: str, data: ArtifactRef) -> None:
+        path = next(store().folder(data).glob("*.parquet"))
+        dataset = mlflow.data.from_pandas(  # type: ignore[attr-defined]
+            pd.read_parquet(path), name=f"{name}-training", digest=data.sha256[:8]
+        )
+        with mlflow.start_run(run_id=run_id):
+            mlflow.log_input(dataset, context="training")
+
+    def _log_table(self, table: pd.DataFrame, name: str) -> None:
+        self._client.log_table(self.run_id, table, artifact_file=name)
+
+    def _sample_dialogues(self, rollouts: Mapping[str, ArtifactRef]) -> pd.DataFrame:
+        rows: list[dict[str, Any]] = []
+        for model, ref in rollouts.items():
+            path = store().folder(ref) / TRAJECTORIES
+            for trajectory in read_rows(path, Trajectory)[:_SAMPLE_DIALOGUES]:
+                rows += [
+                    {
+                        "situation": trajectory.situation_id,
+                        "model": model,
+                        "turn": number,
+                        "role": turn.role,
+                        "utterance": utterance_of(turn.content)
+                        if turn.role == "assistant"
+                        else turn.content,
+                        "content": turn.content,
+                    }
+                    for number, turn in enumerate(trajectory.turns)
+                ]
+        return pd.DataFrame(rows)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _params(values: Mapping[str, Any]) -> list[Param]:
+    return [Param(key, str(value)[:6000]) for key, value in values.items()]
+
+
+def _git_commit() -> str:
+    """The commit of the code that runs, or '' outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,207 @@
+"""The report page: what it shows, that it stands alone, and that it is the same every time."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from sage_core.corpus.build import FunnelStep
+from sage_core.evaluation.metrics import Mean, ModelMetrics, Rate, model_metrics
+from sage_core.evaluation.report import ReportData, render_report, verdict
+from sage_core.evaluation.winrate import PairSummary
+from sage_core.schema import Candidate, Trajectory, TrajectoryTurn
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+GOOD = PairSummary("the judge", "m0", "m1", 200, 60, 40, 100, 7, 0.0019, 0.0038, 0.08, 0.32)
+NOTHING = PairSummary("the judge", "m1", "m2", 0, 0, 0, 0, 9, None, None, None, None)
+
+
+def chain(utterance: str) -> str:
+    return (
+        "{u_motivation: venting, u_emotion: lonely, u_topic: [cats & dogs]} "
+        f"{{a_motivation: sympathy, a_emotion: caring, a_topic: []}} {utterance}"
+    )
+
+
+def trajectory(said: str, candidates: tuple[Candidate, ...] = ()) -> Trajectory:
+    turns = (
+        TrajectoryTurn("user", "My cat ran away.", ()),
+        TrajectoryTurn("assistant", chain(said), candidates),
+    )
+    return Trajectory("t", "s", "My cat ran away.", "lonely", turns)
+
+
+def full() -> ReportData:
+    candidates = (
+        Candidate(chain("Cats do that."), 1.0, False),
+        Candidate(chain("Oh no! When?"), 4.5, True),
+    )
+    said = trajectory("Oh no! When?", candidates)
+    m0 = ModelMetrics("m0", Mean.of([80, 90]), Rate.of(1, 2), 0.9, Rate.of(0, 0), {}, {})
+    return ReportData(
+        title="Report of a test",
+        facts={"Base model": "tiny-model", "Seed": "17"},
+        notes=("The judge is small.",),
+        funnel=(
+            FunnelStep(step="read", kept=1200, dropped=0, quarantined=3),
+            FunnelStep(step="min_turns", kept=300, dropped=900),
+        ),
+        models=(m0, model_metrics("m1", [said] * 3, states=True)),
+        lineage={"m0": "as downloaded", "m1": "m0 + LoRA"},
+        losses={"m1": [(1, 3.0), (2, 2.0)], "dpo": [(1, 0.69)]},
+        summaries=(GOOD, NOTHING),
+        position_bias={"the judge": Rate.of(63, 100), "undecided": Rate.of(0, 0)},
+        grammar_probe={"with grammar": Rate.of(0, 50), "without grammar": Rate.of(20, 50)},
+        dialogues=({"m0": trajectory("I see."), "m1": said}, {}),
+        search_example=said,
+        config_yaml="seed: 17\n",
+    )
+
+
+class Page(HTMLParser):
+    """Collects what the tests look at: ids, references, tags left open, visible text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.ids: Counter[str] = Counter()
+        self.references: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self._read(tag, attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._read(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def _read(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attrs:
+            if name == "id":
+                self.ids[value or ""] += 1
+            if name in ("src", "href", "xlink:href", "data", "action", "srcset"):
+                self.references.append(value or "")
+            self.references += re.findall(r"url\(([^)]*)\)", value or "")
+
+
+def words(html: str) -> str:
+    return " ".join(Page(html).text.split())
+
+
+def test_numbers_are_on_the_page() -> None:
+    text = words(render_report(full()))
+    assert "Report of a test" in text
+    assert "tiny-model" in text
+    assert "The judge is small." in text
+    # (100 - 60) / 200 = 20% of items.
+    assert "60 40 100 200 7 +20.0 +8.0 to +32.0 0.002 0.004 m1 better" in text
+    assert "1 of 2 comparisons show a difference" in text
+    assert "63.0%" in text  # position bias, 63 of 100
+    assert "85.0" in text  # words per reply of m0: (80 + 90) / 2
+    assert "100.0%" in text  # m1 told 'lonely' in 3 of 3
+    assert "1,200" in text
+    assert "25.0%" in text  # 300 of 1,200 kept
+    assert "3 unreadable records" in text
+    assert "40.0%" in text  # malformed without grammar: 20 of 50
+    assert "4.5 votes" in text
+    assert "seed: 17" in text
+    assert "86.2" in text  # the paper's lengths
+
+
+def test_judges_come_in_order_of_first_appearance_and_are_never_merged() -> None:
+    judges = ["b", "a", "B", "b"]
+    pairs = tuple(replace(GOOD, judge=name, model_b=f"m{i}") for i, name in enumerate(judges))
+    html = render_report(replace(full(), summaries=pairs))
+    assert re.findall(r"<h3>Judge: (.)</h3>", html) == ["b", "a", "B"]
+    assert re.findall(r"m0 . (m\d)<", html) == ["m0", "m3", "m1", "m2"]
+
+
+def test_states_stand_beside_utterances_not_in_them() -> None:
+    html = render_report(full())
+    assert '<span class="chip">sympathy</span>' in html
+    assert "cats &amp; dogs" in html
+    assert "a_motivation" not in html
+
+
+def test_text_of_models_is_escaped() -> None:
+    evil = "<script>alert(1)</script><img src=http://evil.example/x>"
+    said = trajectory(evil, (Candidate(chain(evil), 1.0, True), Candidate(evil, 0.0, False)))
+    metrics = replace(
+        full().models[1], motivations={"<script>$x": 3, "$y$": 1}, emotions={"]]><b>&": 1}
+    )
+    html = render_report(
+        replace(
+            full(),
+            dialogues=({"m1": said},),
+            search_example=said,
+            models=(metrics,),
+            config_yaml=evil,
+            notes=(evil,),
+        )
+    )
+    page = Page(html)
+    assert page.tags["script"] == page.tags["img"] == page.tags["b"] == 0
+    assert evil in page.text
+    assert "<script>$x" in page.text
+
+
+def test_the_page_stands_alone() -> None:
+    html = render_report(full())
+    page = Page(html)
+    assert page.open == []
+    assert page.references
+    assert all(reference.startswith("#") for reference in page.references)
+    assert not re.search(r"https?://|@import|<link|<script", html)
+
+
+def test_every_id_is_unique_and_every_reference_has_one() -> None:
+    page = Page(render_report(full()))
+    assert page.tags["svg"] == 4
+    assert set(page.ids.values()) == {1}
+    assert {reference[1:] for reference in page.references} <= set(page.ids)
+
+
+def test_same_data_same_bytes() -> None:
+    assert render_report(full()) == render_report(full())
+
+
+def test_empty_parts() -> None:
+    html = render_report(ReportData(title="Empty"))
+    page = Page(html)
+    assert page.open == []
+    assert page.tags["svg"] == 0
+    assert "Nothing was judged" in page.text
+    assert "No search was made" in page.text
+
+
+def test_a_pair_without_items_and_a_model_without_replies() -> None:
+    nobody = model_metrics("m2", [], states=True)
+    html = render_report(ReportData(title="x", models=(nobody,), summaries=(NOTHING,)))
+    assert "no item counts" in html
+    assert "nothing to compare" in html
+    assert "None" not in words(html)
+
+
+@pytest.mark.parametrize(
+    ("wins_a", "wins_b", "p_holm", "expected"),
+    [
+        (10, 30, 0.049, "m1 better"),
+        (30, 10, 0.049, "m0 better"),
+        (10, 30, 0.05, "no difference shown"),
+        (0, 0, None, "nothing to compare"),
+    ],
+)
+def test_verdict(wins_a: int, wins_b: int, p_holm: float | None, expected: str) -> None:
+    assert verdict(replace(GOOD, wins_a=wins_a, wins_b=wins_b, p_holm=p_holm)) == expected
