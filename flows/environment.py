@@ -1,7 +1,9 @@
 """The process environment that Prefect and MLflow read before they are imported."""
 
 import json
+import logging
 import os
+import warnings
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -36,6 +38,12 @@ def prepare(*, quiet: bool) -> None:
     if quiet:
         defaults["PREFECT_LOGGING_LEVEL"] = "WARNING"
         defaults["TRANSFORMERS_VERBOSITY"] = "error"
+        defaults["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        # Deprecations between our dependencies are not the reader's business.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=UserWarning)
     if "PREFECT_API_URL" not in os.environ and (api := running_server(home)):
         defaults["PREFECT_API_URL"] = api
     for name, value in defaults.items():

@@ -18,8 +18,10 @@ from tasks.caching import Stage, forget_remade
 from tasks.stages import DIALOGUES, SITUATIONS, count, source_hash
 from tasks.tracking import Tracker, track
 
+_RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
 
-@flow(name="sage-pipeline", task_runner=ThreadPoolTaskRunner(max_workers=2))
+
+@flow(name="sage-pipeline", task_runner=_RUNNER)
 def pipeline(config: PipelineConfig) -> dict[str, Any]:
     """m0 → raw, m1 → m2 → m3 → … → dpo, judged pair by pair; returns the artefacts' references."""
     forget_remade()
@@ -50,13 +52,16 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         )
         tracker.checkpoint(name, models[name], parent="m0", data=text)
     user = models["m1"]  # plays the user in every conversation
-    probe = grammar_probe(config, user, base)
+    openings = situations(config, "search", config.search.situations)
+    probe = stages.grammar_probe(
+        agent=models["m1"], base=base, situations=openings, settings=config.search, **common
+    )
 
     # 4.4 Self-play search and refinement: the selected trajectories train the next model.
     searched: list[ArtifactRef] = []
     last = "m1"
     for number in range(2, config.refine.rounds + 2):
-        searched.append(search(config, last, models[last], user, base))
+        searched.append(search(config, last, models[last], user, base, openings))
         text = stages.selected_dialogues(last, trajectories=searched[-1])
         name = f"m{number}"
         models[name] = stages.sft(
@@ -81,8 +86,10 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     tracker.checkpoint("dpo", models["dpo"], parent=last, data=pairs)
 
     # 4.6 Conversations on held-out situations, judged pair by pair in both orders.
+    held_out = situations(config, "evaluation", config.evaluation.situations)
     rollouts = {
-        name: roll_out(config, name, checkpoint, user, base) for name, checkpoint in models.items()
+        name: roll_out(config, name, checkpoint, user, base, held_out)
+        for name, checkpoint in models.items()
     }
     judgements = judge(config, rollouts, base)
     figures = stages.figures(
@@ -145,37 +152,25 @@ def annotate(config: PipelineConfig, dialogues: ArtifactRef, base: ArtifactRef) 
     return stages.annotated_dialogues(parts=parts)
 
 
-def grammar_probe(config: PipelineConfig, m1: ArtifactRef | None, base: ArtifactRef) -> ArtifactRef:
-    """How often m1 breaks the state format when no grammar holds it."""
-    return stages.grammar_probe(
-        agent=m1,
-        base=base,
-        situations=situations(config, "search", config.search.situations),
-        settings=config.search,
-        model=config.model,
-        seed=config.seed,
-    )
-
-
 def search(
     config: PipelineConfig,
     agent_name: str,
     agent: ArtifactRef | None,
     user: ArtifactRef | None,
     base: ArtifactRef,
+    openings: ArtifactRef,
 ) -> ArtifactRef:
     """One round of self-play search with ``agent_name``."""
-    found = situations(config, "search", config.search.situations)
     parts = run_shards(
         stages.search_shard,
-        count(found, SITUATIONS),
+        count(openings, SITUATIONS),
         config.search.selfplay.shard_size,
         prefix=agent_name,
         agent_name=agent_name,
         agent=agent,
         user=user,
         base=base,
-        situations=found,
+        situations=openings,
         settings=config.search,
         model=config.model,
         seed=config.seed,
@@ -189,19 +184,19 @@ def roll_out(
     agent: ArtifactRef | None,
     user: ArtifactRef | None,
     base: ArtifactRef,
+    held_out: ArtifactRef,
 ) -> ArtifactRef:
     """Plain conversations of ``agent_name`` on the held-out situations."""
-    found = situations(config, "evaluation", config.evaluation.situations)
     parts = run_shards(
         stages.rollout_shard,
-        count(found, SITUATIONS),
+        count(held_out, SITUATIONS),
         config.evaluation.selfplay.shard_size,
         prefix=agent_name,
         agent_name=agent_name,
         agent=agent,
         user=user,
         base=base,
-        situations=found,
+        situations=held_out,
         settings=config.evaluation.selfplay,
         model=config.model,
         seed=config.seed,

@@ -9,7 +9,6 @@ checks it against the disk.
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -73,7 +72,7 @@ class ArtifactStore:
             write_json(building / MANIFEST, record)
             if final.exists():
                 shutil.move(final, building / ".replaced")
-            os.rename(building, final)
+            building.rename(final)
             shutil.rmtree(final / ".replaced", ignore_errors=True)
         except OSError as error:
             raise _disk_error(name, error) from error
@@ -156,7 +155,8 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
                 f"'{file}' lacks the columns {missing}; a table of {row_type.__name__} has "
                 f"{columns}"
             )
-        rows.extend(_adapter(row_type).validate_python(table.to_pylist()))
+        adapter: TypeAdapter[list[Row]] = _adapter(row_type)  # type: ignore[arg-type]
+        rows.extend(adapter.validate_python(table.to_pylist()))
     return rows
 
 
@@ -166,8 +166,8 @@ def shards(items: Sequence[Row], size: int) -> list[Sequence[Row]]:
 
 
 @cache
-def _adapter(row_type: type[Row]) -> TypeAdapter[list[Row]]:
-    return TypeAdapter(list[row_type])  # type: ignore[valid-type]
+def _adapter(row_type: Any) -> TypeAdapter[list[Any]]:
+    return TypeAdapter(list[row_type])
 
 
 def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:

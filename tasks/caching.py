@@ -50,7 +50,6 @@ class Stage:
         self._write = write
         self._modules = tuple(modules)
         self._task: Task[..., ArtifactRef] = task(
-            self._run,
             name=self.name,
             cache_policy=CacheKeyFnPolicy(
                 cache_key_fn=lambda context, parameters: self.key(**parameters["inputs"])
@@ -58,8 +57,8 @@ class Stage:
             persist_result=True,
             result_serializer="json",
             retries=retries,
-            retry_delay_seconds=[10, 60, 300][:retries],
-        )
+            retry_delay_seconds=[10.0, 60.0, 300.0][:retries],
+        )(self._run)
 
     def key(self, **inputs: Any) -> str:
         """The cache key for these inputs."""
@@ -77,12 +76,13 @@ class Stage:
         sources += [_source(module) for module in self._modules]
         return sha256("\0".join(sources).encode()).hexdigest()
 
-    def __call__(self, label: str = "", **inputs: Any) -> ArtifactRef:
+    def __call__(self, label: str = "", /, **inputs: Any) -> ArtifactRef:
         """The artefact for these inputs: from the cache if it is whole, else made now.
 
         ``label`` tells task runs of the same stage apart in the UI.
         """
-        state = self._configured(label, inputs)(label, inputs, return_state=True)
+        run: Any = self._configured(label, inputs)
+        state: State[ArtifactRef] = run(label, inputs, return_state=True)
         return self._checked(state, label, inputs)
 
     def map(

@@ -493,8 +493,10 @@ def _turns(part: list[Situation], settings: SelfPlayConfig) -> int:
     return len(part) * (settings.max_turns - 1)
 
 
-def _concatenate(parts: list[ArtifactRef], name: str, row_type: type, folder: Path) -> None:
-    rows = [row for part in parts for row in read_rows(_folder(part) / name, row_type)]
+def _concatenate(parts: list[ArtifactRef], name: str, row_type: type[Any], folder: Path) -> None:
+    rows: list[Any] = []
+    for part in parts:
+        rows += read_rows(_folder(part) / name, row_type)
     write_rows(folder / name, rows, row_type)
 
 

@@ -18,12 +18,10 @@ def publish(corpus: ArtifactRef, figures: ArtifactRef) -> None:
     win_rates, _ = read_figures(figures)
     create_table_artifact(
         key="sage-win-rates",
-        table=[
-            {
-                key: round(value, 4) if isinstance(value, float) else value
-                for key, value in row.items()
-            }
-            for row in win_rates["pairs"]
-        ],
+        table=[{key: _rounded(value) for key, value in row.items()} for row in win_rates["pairs"]],
         description="Items won by either model of a pair in both orders of judging.",
     )
+
+
+def _rounded(value: object) -> object:
+    return round(value, 4) if isinstance(value, float) else value

@@ -32,6 +32,8 @@ from tasks.stages import REPORT, TRAJECTORIES, read_figures
 _PARENT = "mlflow.parentRunId"
 _HASH = "sage.sha256"
 _CONFIG_HASH = "sage.config_hash"
+_SERIES_HASH = "sage.series_hash"
+_ROUNDS = "sage.rounds"
 _SAMPLE_DIALOGUES = 8
 
 
@@ -57,6 +59,28 @@ def track(config: PipelineConfig) -> Iterator["Tracker"]:
     tracker.finish("FINISHED")
 
 
+def finished_rounds(config: PipelineConfig) -> int | None:
+    """The most refinement rounds of a finished run that differs from ``config`` in nothing else;
+    None if there is none."""
+    mlflow.set_tracking_uri(tracking_uri())
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(config.name)
+    if experiment is None:
+        return None
+    runs = client.search_runs(
+        [experiment.experiment_id],
+        f"tags.`{_SERIES_HASH}` = '{_series_hash(config)}' and attributes.status = 'FINISHED'",
+    )
+    return max((int(run.data.tags[_ROUNDS]) for run in runs), default=None)
+
+
+def _series_hash(config: PipelineConfig) -> str:
+    """The hash of everything but the number of rounds."""
+    tree = config.model_dump(mode="json")
+    del tree["refine"]["rounds"]
+    return digest(tree)
+
+
 class Tracker:
     """Logs the models of one pipeline run."""
 
@@ -70,7 +94,12 @@ class Tracker:
         config_hash = digest(config.model_dump(mode="json"))
         self.run_id = self._unfinished(config_hash) or self._start(
             flow_run.get_name() or config.name,
-            {_CONFIG_HASH: config_hash, "sage.flow_run_id": str(flow_run.get_id() or "")},
+            {
+                _CONFIG_HASH: config_hash,
+                _SERIES_HASH: _series_hash(config),
+                _ROUNDS: str(config.refine.rounds),
+                "sage.flow_run_id": str(flow_run.get_id() or ""),
+            },
         )
         self._client.log_batch(self.run_id, params=_params(_flat(config.model_dump(mode="json"))))
 
@@ -249,7 +278,7 @@ class Tracker:
 
     def _log_input(self, run_id: str, name: str, data: ArtifactRef) -> None:
         path = next(store().folder(data).glob("*.parquet"))
-        dataset = mlflow.data.from_pandas(  # type: ignore[attr-defined]
+        dataset = mlflow.data.from_pandas(
             pd.read_parquet(path), name=f"{name}-training", digest=data.sha256[:8]
         )
         with mlflow.start_run(run_id=run_id):

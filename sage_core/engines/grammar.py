@@ -9,22 +9,25 @@ from typing import Any
 
 from sage_core.engines.base import Constraint
 
-MAX_TOPICS = 3
-
 _SAC = r"""
-root ::= "{u_motivation: " value ", u_emotion: " value ", u_topic: [" topics "]} {a_motivation: " value ", a_emotion: " value ", a_topic: [" topics "]} " utterance
-value ::= word (" " word){0,2}
-topics ::= (topic (", " topic){0,2})?
-topic ::= word (" " word){0,2}
-word ::= [A-Za-z0-9] [A-Za-z0-9'-]{0,15}
+root ::= {user} {agent} utterance
+value ::= word (" " word){{0,2}}
+topics ::= (topic (", " topic){{0,2}})?
+topic ::= word (" " word){{0,2}}
+word ::= [A-Za-z0-9] [A-Za-z0-9'-]{{0,15}}
 utterance ::= [^ \t\r\n\0] [^\0]*
-"""
+""".strip()
+_GROUP = (
+    '"{{{prefix}_motivation: " value ", {prefix}_emotion: " value '
+    '", {prefix}_topic: [" topics "]}} "'
+)
 
 
 def sac_grammar() -> Constraint:
     """A State-Action Chain: both state groups well formed, then an utterance of at least one
     character. ``null`` is among the values."""
-    return Constraint("grammar", _SAC.strip())
+    groups = {"user": _GROUP.format(prefix="u"), "agent": _GROUP.format(prefix="a")}
+    return Constraint("grammar", _SAC.format(**groups))
 
 
 def json_schema(properties: dict[str, Any]) -> Constraint:

@@ -314,7 +314,7 @@ class _Rows:
 
     def compact(self, n: int) -> _Kept | None:
         """Drop the prompts all of whose candidates ended, once they are a quarter of the batch."""
-        done = self._stopped[self._live].reshape(-1, n).all(axis=1)
+        done: Any = self._stopped[self._live].reshape(-1, n).all(axis=1)
         if done.mean() < 0.25 or len(done) == 1:
             return None
         device = self._uniforms.device
@@ -409,7 +409,7 @@ class _Resident:
             cache.batch_repeat_interleave(len(prompts))
         # Padding is on the right, so the causal mask alone keeps it out of every prompt.
         ends = lengths - 1
-        kept = ends.unique()
+        kept = torch.unique(ends)
         output = self.model(padded, past_key_values=cache, use_cache=True, logits_to_keep=kept)
         rows = torch.arange(len(rest), device=device)
         logits = output.logits[rows, torch.searchsorted(kept, ends)].float()

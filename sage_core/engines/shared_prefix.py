@@ -62,7 +62,7 @@ def levels(cache: Cache, common: int, lengths: torch.Tensor) -> list[Level]:
     return [first, own]
 
 
-class _SuffixLayer(CacheLayerMixin):
+class _SuffixLayer(CacheLayerMixin):  # type: ignore[misc]
     """What the rows generated, in a buffer of fixed capacity, so that no step copies it."""
 
     is_sliding = False
@@ -83,7 +83,8 @@ class _SuffixLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         end = self.length + key_states.shape[2]
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
@@ -100,11 +101,12 @@ class _SuffixLayer(CacheLayerMixin):
         return self.capacity
 
     def select(self, rows: torch.Tensor) -> None:
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         self.keys, self.values = self.keys[rows], self.values[rows]
 
 
-class SuffixCache(Cache):
+class SuffixCache(Cache):  # type: ignore[misc]
     """The cache of the rows' own tokens."""
 
     def __init__(self, layers: int, capacity: int) -> None:
@@ -122,7 +124,7 @@ def supports(cache: Cache) -> bool:
 
 
 def attend(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,  # (R, H, T, D)
     key: torch.Tensor,  # (R, K, S, D), the rows' own keys, the T new ones included
     value: torch.Tensor,
@@ -155,7 +157,7 @@ def attend(
     scores.append(over_own)
 
     weights = torch.cat(scores, dim=-1).softmax(-1, dtype=torch.float32).to(query.dtype)
-    parts = weights.split([part.shape[-1] for part in scores], dim=-1)
+    parts = torch.split(weights, [part.shape[-1] for part in scores], dim=-1)
     output = parts[-1] @ value
     for level, part in zip(levels, parts, strict=False):
         values = level.values[module.layer_idx]

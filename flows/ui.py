@@ -1,0 +1,114 @@
+"""``sage ui``: the Prefect server, the MLflow UI and a worker, on loopback, over one SAGE home."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from rich.console import Console
+
+from flows.environment import UI_FILE
+from sage_core.errors import SageError
+from tasks.home import sage_home
+from tasks.tracking import artifact_root, tracking_uri
+
+HOST = "127.0.0.1"
+WORK_POOL = "sage"
+_STARTUP_S = 120
+_STOP_S = 10
+
+
+def serve(prefect_port: int, mlflow_port: int, *, worker: bool) -> None:
+    """Run the servers until interrupted; prints both addresses once both answer."""
+    out = Console()
+    home = sage_home()
+    api = f"http://{HOST}:{prefect_port}/api"
+    mlflow_url = f"http://{HOST}:{mlflow_port}"
+    environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_UI_API_URL": api}
+    logs = home / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    artifact_root().mkdir(parents=True, exist_ok=True)
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, arguments: Sequence[str]) -> None:
+        with (logs / f"{name}.log").open("ab") as log:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", *arguments],
+                    env=environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # so that its children end with it
+                )
+            )
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        start(
+            "prefect",
+            ["prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)],
+        )
+        start(
+            "mlflow",
+            ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
+             "--backend-store-uri", tracking_uri(),
+             "--artifacts-destination", artifact_root().as_uri()],
+        )  # fmt: skip
+        _wait_for(f"{api}/health", processes[0], f"see {logs / 'prefect.log'}")
+        _wait_for(f"{mlflow_url}/health", processes[1], f"see {logs / 'mlflow.log'}")
+        (home / UI_FILE).write_text(json.dumps({"prefect_api": api, "mlflow": mlflow_url}))
+        if worker:
+            start(
+                "worker",
+                ["prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process",
+                 "--name", "sage-ui"],
+            )  # fmt: skip
+        out.print(f"Prefect  http://{HOST}:{prefect_port}", highlight=False)
+        out.print(f"MLflow   {mlflow_url}", highlight=False)
+        if worker:
+            out.print("A worker runs the deployments that `sage deploy` registers.")
+        out.print(f"Logs are in {logs}; stop with Ctrl-C.", highlight=False, soft_wrap=True)
+        while all(process.poll() is None for process in processes):
+            time.sleep(1)
+        raise SageError(f"one of the servers ended by itself; see the logs in {logs}")
+    except KeyboardInterrupt:
+        out.print("stopping")
+    finally:
+        (home / UI_FILE).unlink(missing_ok=True)
+        for process in reversed(processes):
+            _stop(process)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], hint: str) -> None:
+    deadline = time.monotonic() + _STARTUP_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise SageError(
+                f"the server for {url} ended at once, perhaps because its port is taken; choose "
+                f"another with --prefect-port or --mlflow-port, and {hint}"
+            )
+        try:
+            with urlopen(url, timeout=2):  # noqa: S310 - an address of our own
+                return
+        except (URLError, OSError):
+            time.sleep(0.5)
+    raise SageError(f"{url} did not answer within {_STARTUP_S} s; {hint}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server and everything that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(_STOP_S)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
