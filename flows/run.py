@@ -19,13 +19,14 @@ from tasks.stages import REPORT, read_figures
 
 @dataclass(frozen=True)
 class RunResult:
-    """The artefacts of a run, its win rates and figures, and how many stages the cache had."""
+    """The artefacts of a run, its win rates and figures, and the names of the stages that were
+    made and of those that the cache had."""
 
     artifacts: dict[str, Any]
     win_rates: dict[str, Any]
     models: list[dict[str, Any]]
-    made: int
-    cached: int
+    made: list[str]
+    cached: list[str]
     seconds: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,18 +52,19 @@ class RunResult:
                     "an unbiased judge: 50%"
                 )
         report = store().folder(self.artifacts["report"]) / REPORT
-        out.print(f"{self.made} stages made, {self.cached} from the cache, {self.seconds:.0f} s")
+        counts = f"{len(self.made)} stages made, {len(self.cached)} from the cache"
+        out.print(f"{counts}, {self.seconds:.0f} s")
         out.print(f"report: {report}", soft_wrap=True, highlight=False)
         out.print("the run in Prefect and MLflow: sage ui")
 
 
 def run_pipeline(config: PipelineConfig) -> RunResult:
     """Run the flow in this process, naming each stage as it ends."""
-    counts = {True: 0, False: 0}
+    names: dict[bool, list[str]] = {True: [], False: []}
     start = time.monotonic()
 
     def report_stage(name: str, cached: Cached) -> None:
-        counts[cached.hit] += 1
+        names[cached.hit].append(name)
         mark = "[dim]cached[/]" if cached.hit else "[green]made[/]  "
         console.print(f"{time.monotonic() - start:6.0f} s  {mark}  {name}", highlight=False)
 
@@ -70,7 +72,7 @@ def run_pipeline(config: PipelineConfig) -> RunResult:
     artifacts = pipeline(config)
     win_rates, models = read_figures(artifacts["figures"])
     return RunResult(
-        artifacts, win_rates, models, counts[False], counts[True], time.monotonic() - start
+        artifacts, win_rates, models, names[False], names[True], time.monotonic() - start
     )
 
 

@@ -129,13 +129,20 @@ def read_state(text: str) -> StateAction:
     try:
         answer = json.loads(text)
         motivation, emotion = answer["motivation"], answer["emotion"]
-        topics = tuple(dict.fromkeys(str(topic) for topic in answer["topics"]))
+        listed = answer["topics"]
     except (ValueError, KeyError, TypeError):
         return EMPTY
+    if not isinstance(listed, list):
+        return EMPTY
+    topics: tuple[str, ...] = ()
+    for topic in dict.fromkeys(str(topic) for topic in listed):
+        longer = (*topics, topic)  # a topic may be harmless alone and spell a key behind a comma
+        if _carried(topic, lambda _, longer=longer: replace(EMPTY, topics=longer)):  # type: ignore[misc]
+            topics = longer
     return StateAction(
         _carried(motivation, lambda value: replace(EMPTY, motivation=value)),
         _carried(emotion, lambda value: replace(EMPTY, emotion=value)),
-        tuple(topic for topic in topics if _carried(topic, lambda t: replace(EMPTY, topics=(t,)))),
+        topics,
     )
 
 
@@ -162,7 +169,8 @@ def _carried(value: object, as_state: Callable[[str], StateAction]) -> str | Non
     if not isinstance(value, str):
         return None
     try:
-        render_state(as_state(value), "u")
+        for prefix in ("u", "a"):  # a value may spell a key of one role only
+            render_state(as_state(value), prefix)
     except StateFormatError:
         return None
     return value

@@ -1,0 +1,93 @@
+"""What tests of several folders share: a tiny random model with a real tokenizer and template."""
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A loaded machine is slow at random, which says nothing about the code.
+settings.register_profile("sage", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sage")
+
+LINES = (
+    "I waited an hour for the bus again! That must have been cold.",
+    "{u_motivation: complaint, u_emotion: sad, u_topic: [bus, rain]} Oh no, what happened then?",
+    "{a_motivation: sympathy, a_emotion: caring, a_topic: [bus]} My dog ran away last night.",
+    "user assistant system Be my companion: caring, playful, honest about being an AI, and brief.",
+)
+
+
+def chat_tokenizer(template: str) -> Any:
+    """A byte-level BPE tokenizer of a few hundred tokens with one of the packaged templates."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(LINES, trainer)
+    ends = {"chatml": ("<|im_start|>", "<|im_end|>"), "mistral": ("<s>", "</s>")}
+    bos, eos = ends[template]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>", "<s>", "</s>"],
+    )
+    text = resources.files("sage_core.templates").joinpath(f"{template}.jinja").read_text("utf-8")
+    tokenizer.chat_template = text
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def chatml_tokenizer() -> Any:
+    return chat_tokenizer("chatml")
+
+
+@pytest.fixture(scope="session")
+def mistral_tokenizer() -> Any:
+    return chat_tokenizer("mistral")
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory, chatml_tokenizer: Any) -> Path:
+    """A base folder: two Llama layers with random weights wide enough to give varied text, and
+    with replies that end after some thirty tokens."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(chatml_tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=2048,
+            initializer_range=0.3,
+            bos_token_id=chatml_tokenizer.bos_token_id,
+            eos_token_id=chatml_tokenizer.eos_token_id,
+            pad_token_id=chatml_tokenizer.pad_token_id,
+            tie_word_embeddings=False,
+        )
+    )
+    with torch.no_grad():
+        model.lm_head.weight[chatml_tokenizer.eos_token_id] *= 1.6
+    model.save_pretrained(folder)
+    chatml_tokenizer.save_pretrained(folder)
+    record = {"base": "tiny", "weights": "."}
+    (folder / "base.json").write_text(json.dumps(record), encoding="utf-8")
+    return folder

@@ -1,0 +1,180 @@
+"""Annotation with a scripted annotator: what is asked, and what becomes of the answers."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_core.annotation import annotate, chains, read_state, without_states
+from sage_core.config import AnnotationConfig
+from sage_core.engines.base import Request
+from sage_core.engines.scripted import ScriptedEngine
+from sage_core.sac import EMPTY, parse
+from sage_core.schema import (
+    AnnotatedDialogue,
+    AnnotatedTurn,
+    Dialogue,
+    Message,
+    StateAction,
+    StateActionReply,
+    with_roles,
+)
+
+
+def answer(motivation: Any, emotion: Any, topics: Any) -> str:
+    return json.dumps({"motivation": motivation, "emotion": emotion, "topics": topics})
+
+
+def dialogue(name: str, *utterances: str) -> Dialogue:
+    return Dialogue(name, "test", name, with_roles(utterances))
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        (answer("vent", "sad", ["rain", "cold"]), StateAction("vent", "sad", ("rain", "cold"))),
+        (answer("vent", "sad", ["rain", "rain"]), StateAction("vent", "sad", ("rain",))),
+        (answer("vent", "sad", []), StateAction("vent", "sad", ())),
+        # Cut off, or of another shape: no state at all.
+        (answer("vent", "sad", ["rain"])[:-4], EMPTY),
+        ("", EMPTY),
+        ("sad", EMPTY),
+        ("[1, 2]", EMPTY),
+        ("3", EMPTY),
+        ('{"motivation": "vent"}', EMPTY),
+        (answer("vent", "sad", None), EMPTY),
+        (answer("vent", "sad", "rain"), EMPTY),
+        # Values that the text format cannot carry are left out, the others stay.
+        (answer("null", "sad", ["rain"]), StateAction(None, "sad", ("rain",))),
+        (answer("", "sad", ["a, b", "rain"]), StateAction(None, "sad", ("rain",))),
+        (answer("vent", " sad", ["{"]), StateAction("vent", None, ())),
+        (answer(None, ["sad"], ["rain"]), StateAction(None, None, ("rain",))),
+        # Keys of the format, for either role, since a state may be the user's or the agent's.
+        (answer("x, u_emotion: y", "sad", []), StateAction(None, "sad", ())),
+        (answer("x, a_emotion: y", "sad", []), StateAction(None, "sad", ())),
+        (answer("x", "sad", ["a", "u_emotion: b"]), StateAction("x", "sad", ("a",))),
+    ],
+)
+def test_read_state(text: str, state: StateAction) -> None:
+    assert read_state(text) == state
+
+
+awkward = st.sampled_from(
+    ["null", "", " x", "{", "}", "{}", "a, b", "u_emotion: x", "a_topic: [x]", "x, u_topic: y",
+     "x, a_motivation: y", "[", "]", "[]", "u_motivation:"]
+) | st.text(max_size=5)  # fmt: skip
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | awkward,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(awkward, inner, max_size=2),
+    max_leaves=4,
+)
+answers = st.builds(answer, anything, anything, st.lists(awkward, max_size=4) | anything)
+
+
+@given(st.lists(answers | anything.map(json.dumps) | st.text(), min_size=2, max_size=2))
+def test_any_answer_gives_a_state_that_chains_can_carry(texts: list[str]) -> None:
+    user, agent = (read_state(text) for text in texts)
+    annotated = AnnotatedDialogue("d", (turn("user", "hi", user), turn("assistant", "yo", agent)))
+    assert parse(chains(annotated).messages[1].content) == StateActionReply(user, agent, "yo")
+
+
+def turn(role: str, utterance: str, state: StateAction) -> AnnotatedTurn:
+    return AnnotatedTurn(role, utterance, state.motivation, state.emotion, state.topics)
+
+
+S = [StateAction(f"m{number}", f"e{number}", (f"t{number}",)) for number in range(5)]
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 4, 5])
+def test_user_states_move_to_the_reply_that_follows(turns: int) -> None:
+    roles = ("user", "assistant", "user", "assistant", "user")
+    annotated = AnnotatedDialogue(
+        "d", tuple(turn(roles[i], f"say {i}", S[i]) for i in range(turns))
+    )
+    messages = chains(annotated).messages
+    assert [m.role for m in messages] == list(roles[:turns])
+    for number, message in enumerate(messages):
+        if message.role == "user":
+            assert message.content == f"say {number}"
+        else:
+            assert message.content == (
+                f"{{u_motivation: m{number - 1}, u_emotion: e{number - 1}, "
+                f"u_topic: [t{number - 1}]}} "
+                f"{{a_motivation: m{number}, a_emotion: e{number}, a_topic: [t{number}]}} "
+                f"say {number}"
+            )
+    plain = without_states(annotated).messages
+    assert plain == tuple(Message(roles[i], f"say {i}") for i in range(turns))
+
+
+def test_every_utterance_gets_the_answer_to_its_own_request() -> None:
+    """The annotator echoes the last line it is shown, so a mix-up would show."""
+    asked: list[Request] = []
+
+    def reply(request: Request, candidate: int) -> str:
+        asked.append(request)
+        return answer("echo", None, [request.messages[-1].content.splitlines()[-1]])
+
+    dialogues = [dialogue("x", "one", "two", "three", "four"), dialogue("y", "five", "six")]
+    annotated = annotate(dialogues, ScriptedEngine(reply), AnnotationConfig(context_turns=1), 5)
+    assert [[t.topics for t in d.turns] for d in annotated] == [
+        [("A: one",), ("B: two",), ("A: three",), ("B: four",)],
+        [("A: five",), ("B: six",)],
+    ]
+    assert [[(t.role, t.utterance) for t in d.turns] for d in annotated] == [
+        [(m.role, m.content) for m in d.messages] for d in dialogues
+    ]
+    assert len({request.request_id for request in asked}) == 6
+    assert {request.seed for request in asked} == {5}
+    # One turn of context: the turn before it, and no other.
+    assert asked[2].messages[-1].content == "B: two\nA: three"
+    assert asked[4].messages[-1].content == "A: five"
+
+
+def test_allowed_values_reach_the_schema() -> None:
+    schemas: list[Any] = []
+
+    def reply(request: Request, candidate: int) -> str:
+        assert request.constraint is not None
+        schemas.append(json.loads(request.constraint.text))
+        return answer("vent", "sad", ["rain"])
+
+    config = AnnotationConfig(motivations=("vent", "joke"), emotions=("sad",), max_topics=2)
+    annotate([dialogue("x", "one")], ScriptedEngine(reply), config, 0)
+    properties = schemas[0]["properties"]
+    assert properties["motivation"]["enum"] == ["vent", "joke"]
+    assert properties["emotion"]["enum"] == ["sad"]
+    assert properties["topics"]["maxItems"] == 2
+
+
+def scripted(rewritten: dict[str, str], question: str) -> ScriptedEngine:
+    def reply(request: Request, candidate: int) -> str:
+        kind = request.request_id.split("/")[0]
+        if kind == "rewrite":
+            return rewritten.get(request.messages[-1].content, "")
+        return question if kind == "bridge" else answer(None, None, [])
+
+    return ScriptedEngine(reply)
+
+
+def utterances(annotated: list[AnnotatedDialogue]) -> list[list[str]]:
+    return [[t.utterance for t in d.turns] for d in annotated]
+
+
+def test_rewriting_changes_the_turns_that_got_an_answer() -> None:
+    dialogues = [dialogue("x", "helo", "hi"), dialogue("y", "bye", "see ya")]
+    engine = scripted({"helo": " Hello. ", "see ya": "See you."}, "")
+    rewritten = annotate(dialogues, engine, AnnotationConfig(rewrite=True), 0)
+    assert utterances(rewritten) == [["Hello.", "hi"], ["bye", "See you."]]
+
+
+def test_a_bridging_question_goes_to_replies_without_one_that_are_answered() -> None:
+    """Of the replies b, d?, f and h: d asks already, and h is followed by nothing."""
+    dialogues = [dialogue("x", "a", "b", "c", "d?", "e", "f", "g", "h")]
+    config = AnnotationConfig(bridging_question=True)
+    bridged = annotate(dialogues, scripted({}, " And you? "), config, 0)
+    assert utterances(bridged) == [["a", "b And you?", "c", "d?", "e", "f And you?", "g", "h"]]
+    unchanged = annotate(dialogues, scripted({}, "That is no question."), config, 0)
+    assert utterances(unchanged) == [["a", "b", "c", "d?", "e", "f", "g", "h"]]
