@@ -36,7 +36,7 @@ def prepare(*, quiet: bool) -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
     if quiet:
-        defaults["PREFECT_LOGGING_LEVEL"] = "WARNING"
+        defaults["PREFECT_LOGGING_LEVEL"] = "CRITICAL"  # errors are shown by the command line
         defaults["TRANSFORMERS_VERBOSITY"] = "error"
         defaults["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
         logging.getLogger("mlflow").setLevel(logging.WARNING)

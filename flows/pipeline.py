@@ -45,48 +45,49 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     without_states = stages.chain_text("raw", annotated=annotated, states=False)
 
     # 4.3 m1 learns to predict the user's state, its own action and the reply; raw only the reply.
-    models: dict[str, ArtifactRef | None] = {"m0": None}
+    trained: dict[str, ArtifactRef] = {}
     for name, text in (("raw", without_states), ("m1", with_states)):
-        models[name] = stages.sft(
+        trained[name] = stages.sft(
             name, name=name, dialogues=text, base=base, parent=None, settings=config.sft, **training
         )
-        tracker.checkpoint(name, models[name], parent="m0", data=text)
-    user = models["m1"]  # plays the user in every conversation
+        tracker.checkpoint(name, trained[name], parent="m0", data=text)
+    user = trained["m1"]  # plays the user in every conversation
     openings = situations(config, "search", config.search.situations)
     probe = stages.grammar_probe(
-        agent=models["m1"], base=base, situations=openings, settings=config.search, **common
+        agent=trained["m1"], base=base, situations=openings, settings=config.search, **common
     )
 
     # 4.4 Self-play search and refinement: the selected trajectories train the next model.
     searched: list[ArtifactRef] = []
     last = "m1"
     for number in range(2, config.refine.rounds + 2):
-        searched.append(search(config, last, models[last], user, base, openings))
+        searched.append(search(config, last, trained[last], user, base, openings))
         text = stages.selected_dialogues(last, trajectories=searched[-1])
         name = f"m{number}"
-        models[name] = stages.sft(
+        trained[name] = stages.sft(
             name,
             name=name,
             dialogues=text,
             base=base,
-            parent=models[last],
+            parent=trained[last],
             settings=config.refine.sft,
             **training,
         )
-        tracker.checkpoint(name, models[name], parent=last, data=text)
+        tracker.checkpoint(name, trained[name], parent=last, data=text)
         last = name
 
     # 4.5 Preference learning on chosen against rejected candidates.
     pairs = stages.preferences(
         trajectories=searched, max_pairs=config.dpo.max_pairs, seed=config.seed
     )
-    models["dpo"] = stages.dpo(
-        pairs=pairs, base=base, parent=models[last], settings=config.dpo, **training
+    trained["dpo"] = stages.dpo(
+        pairs=pairs, base=base, parent=trained[last], settings=config.dpo, **training
     )
-    tracker.checkpoint("dpo", models["dpo"], parent=last, data=pairs)
+    tracker.checkpoint("dpo", trained["dpo"], parent=last, data=pairs)
 
     # 4.6 Conversations on held-out situations, judged pair by pair in both orders.
     held_out = situations(config, "evaluation", config.evaluation.situations)
+    models: dict[str, ArtifactRef | None] = {"m0": None, **trained}
     rollouts = {
         name: roll_out(config, name, checkpoint, user, base, held_out)
         for name, checkpoint in models.items()
@@ -98,14 +99,13 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         bootstrap_samples=config.evaluation.bootstrap_samples,
         seed=config.seed,
     )
-    checkpoints = {name: checkpoint for name, checkpoint in models.items() if checkpoint}
     report = stages.report(
         config=config,
         corpus=corpus,
         dialogues=dialogues,
         probe=probe,
         search=searched[0],
-        checkpoints=checkpoints,
+        checkpoints=trained,
         rollouts=rollouts,
         figures=figures,
     )
@@ -116,7 +116,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         "sac": annotated,
         "preferences": pairs,
         "trajectories": searched,
-        "checkpoints": checkpoints,
+        "checkpoints": trained,
         "rollouts": rollouts,
         "judgements": judgements,
         "figures": figures,
@@ -155,8 +155,8 @@ def annotate(config: PipelineConfig, dialogues: ArtifactRef, base: ArtifactRef) 
 def search(
     config: PipelineConfig,
     agent_name: str,
-    agent: ArtifactRef | None,
-    user: ArtifactRef | None,
+    agent: ArtifactRef,
+    user: ArtifactRef,
     base: ArtifactRef,
     openings: ArtifactRef,
 ) -> ArtifactRef:
@@ -182,7 +182,7 @@ def roll_out(
     config: PipelineConfig,
     agent_name: str,
     agent: ArtifactRef | None,
-    user: ArtifactRef | None,
+    user: ArtifactRef,
     base: ArtifactRef,
     held_out: ArtifactRef,
 ) -> ArtifactRef:

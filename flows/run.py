@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -79,9 +80,15 @@ def run_pipeline(config: PipelineConfig) -> RunResult:
 def win_rate_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
     """The win-rate table: each pair's wins with n, the difference with its interval, and p."""
     table = Table(
-        "judge", "A", "B", "n", "A wins", "ties", "B wins", "unparsed", "B - A, 95% interval",
-        "p", "p (Holm)", title="Pairwise judging, both orders",
-    )  # fmt: skip
+        title="Pairwise judging: items won in both orders",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for heading in (
+        "judge", "A - B", "n", "A", "tie", "B", "unparsed", "B - A [95%]", "p", "p (Holm)"
+    ):  # fmt: skip
+        table.add_column(heading, no_wrap=True)
     for pair in pairs:
         n = pair["n"]
         difference = "-"
@@ -90,12 +97,10 @@ def win_rate_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
             difference = f"{value:+.2f} [{pair['ci_low']:+.2f}, {pair['ci_high']:+.2f}]"
         table.add_row(
             pair["judge"],
-            pair["model_a"],
-            pair["model_b"],
-            str(n),
-            *(str(pair[key]) for key in ("wins_a", "ties", "wins_b", "unparsed")),
+            f"{pair['model_a']} - {pair['model_b']}",
+            *(str(pair[key]) for key in ("n", "wins_a", "ties", "wins_b", "unparsed")),
             difference,
-            *("-" if pair[key] is None else f"{pair[key]:.3f}" for key in ("p_value", "p_holm")),
+            *("-" if pair[key] is None else f"{pair[key]:.2f}" for key in ("p_value", "p_holm")),
         )
     return table
 
@@ -104,7 +109,7 @@ def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
     """What the rollouts say of each model, with n and 95% intervals."""
     table = Table(
         "model", "replies", "words per reply", "questions", "emotion accuracy",
-        title="Rollouts on held-out situations",
+        title="Rollouts on held-out situations", box=box.SIMPLE_HEAD,
     )  # fmt: skip
     for model in models:
         table.add_row(

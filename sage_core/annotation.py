@@ -134,15 +134,15 @@ def read_state(text: str) -> StateAction:
         return EMPTY
     if not isinstance(listed, list):
         return EMPTY
-    topics: tuple[str, ...] = ()
+    topics: list[str] = []
     for topic in dict.fromkeys(str(topic) for topic in listed):
-        longer = (*topics, topic)  # a topic may be harmless alone and spell a key behind a comma
-        if _carried(topic, lambda _, longer=longer: replace(EMPTY, topics=longer)):  # type: ignore[misc]
-            topics = longer
+        # Among the others, since a topic harmless alone may spell a key behind their comma.
+        if _carried(topic, lambda value: replace(EMPTY, topics=(*topics, value))):
+            topics.append(topic)
     return StateAction(
         _carried(motivation, lambda value: replace(EMPTY, motivation=value)),
         _carried(emotion, lambda value: replace(EMPTY, emotion=value)),
-        topics,
+        tuple(topics),
     )
 
 

@@ -10,16 +10,16 @@ checks it against the disk.
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from sage_core.errors import ArtifactError, DataError
 from sage_core.schema import ARROW_SCHEMAS
@@ -61,7 +61,8 @@ class ArtifactStore:
         final = self.root / name
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
-            building = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+            building = final.with_name(f".{final.name}.{uuid4().hex}")
+            building.mkdir()
         except OSError as error:
             raise _disk_error(name, error) from error
         try:
@@ -147,16 +148,20 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     rows: list[Row] = []
     for file in paths:
         try:
-            table = pq.read_table(file, columns=columns)
+            missing = sorted(set(columns) - set(pq.read_schema(file).names))
+            read = [] if missing else pq.read_table(file, columns=columns).to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"'{file}' cannot be read as Parquet: {error}") from None
-        if missing := sorted(set(columns) - set(table.column_names)):
+        if missing:
             raise DataError(
                 f"'{file}' lacks the columns {missing}; a table of {row_type.__name__} has "
                 f"{columns}"
             )
         adapter: TypeAdapter[list[Row]] = _adapter(row_type)  # type: ignore[arg-type]
-        rows.extend(adapter.validate_python(table.to_pylist()))
+        try:
+            rows.extend(adapter.validate_python(read))
+        except ValidationError as error:
+            raise DataError(f"'{file}' has rows that are no {row_type.__name__}: {error}") from None
     return rows
 
 

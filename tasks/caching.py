@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from pydantic import BaseModel
 
+from sage_core.errors import ConfigError, DataError
 from sage_core.storage import ArtifactRef, digest
 from tasks.home import store
 
@@ -57,6 +58,7 @@ class Stage:
             persist_result=True,
             result_serializer="json",
             retries=retries,
+            retry_condition_fn=_worth_retrying,
             retry_delay_seconds=[10.0, 60.0, 300.0][:retries],
         )(self._run)
 
@@ -167,6 +169,17 @@ def forget_remade() -> None:
 
 _remade: set[ArtifactRef] = set()
 _listeners: list[Callable[[str, Cached], None]] = []
+
+
+def _worth_retrying(task: Any, run: Any, state: State[Any]) -> bool:
+    """Wrong settings and wrong data stay wrong; servers and disks may come back."""
+    try:
+        state.result()
+    except (ConfigError, DataError):
+        return False
+    except Exception:
+        return True
+    return False
 
 
 def _as_ref(result: Any) -> ArtifactRef:

@@ -109,10 +109,9 @@ class Tracker:
         self._register("m0", run_id, base, folder=None)
 
     def checkpoint(
-        self, name: str, checkpoint: ArtifactRef | None, *, parent: str, data: ArtifactRef
+        self, name: str, checkpoint: ArtifactRef, *, parent: str, data: ArtifactRef
     ) -> None:
         """Log a trained model: parameters, losses, data, lineage and the adapter."""
-        assert checkpoint is not None, f"{name} has no checkpoint"
         run_id = self._child(name, checkpoint, parent=parent, data=data)
         log = read_log(store().folder(checkpoint))
         now = get_current_time_millis()
@@ -124,9 +123,11 @@ class Tracker:
         ]
         for start in range(0, len(metrics), 1000):  # MLflow's limit for one call
             self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
-        section = self._config.dpo if name == "dpo" else self._config.refine.sft
-        if name in ("raw", "m1"):
-            section = self._config.sft
+        section = {
+            "raw": self._config.sft,
+            "m1": self._config.sft,
+            "dpo": self._config.dpo,
+        }.get(name, self._config.refine.sft)
         settings = {**section.model_dump(mode="json"), "lora": self._config.lora.model_dump()}
         self._client.log_batch(
             run_id,
@@ -203,9 +204,8 @@ class Tracker:
         """The child run of a model, named exactly as the model."""
         manifest = store().manifest(checkpoint)
         chain = [f"m{number}" for number in range(1, self._config.refine.rounds + 2)]
-        self._steps[name] = {"m0": 0, "raw": 0, "dpo": len(chain) + 1}.get(
-            name, int(name[1:]) if name[1:].isdigit() else 0
-        )
+        steps = {"m0": 0, "raw": 0, **{m: n for n, m in enumerate([*chain, "dpo"], start=1)}}
+        self._steps[name] = steps[name]
         tags = {
             _PARENT: self.run_id,
             _HASH: checkpoint.sha256,

@@ -1,6 +1,8 @@
 """Annotation with a scripted annotator: what is asked, and what becomes of the answers."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from sage_core.annotation import annotate, chains, read_state, without_states
 from sage_core.config import AnnotationConfig
-from sage_core.engines.base import Request
+from sage_core.engines.base import Completion, Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.sac import EMPTY, parse
 from sage_core.schema import (
@@ -168,6 +170,19 @@ def test_rewriting_changes_the_turns_that_got_an_answer() -> None:
     engine = scripted({"helo": " Hello. ", "see ya": "See you."}, "")
     rewritten = annotate(dialogues, engine, AnnotationConfig(rewrite=True), 0)
     assert utterances(rewritten) == [["Hello.", "hi"], ["bye", "See you."]]
+
+
+def test_a_rewrite_that_was_cut_off_is_not_used() -> None:
+    class Cutting(ScriptedEngine):
+        def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+            return [
+                [replace(c, finish_reason="length") for c in row]
+                for row in super().generate(requests)
+            ]
+
+    engine = Cutting(lambda request, candidate: "Hello and then it went o")
+    annotated = annotate([dialogue("x", "helo")], engine, AnnotationConfig(rewrite=True), 0)
+    assert utterances(annotated) == [["helo"]]
 
 
 def test_a_bridging_question_goes_to_replies_without_one_that_are_answered() -> None:

@@ -111,13 +111,18 @@ def test_the_published_line_is_read_and_written_as_it_stands() -> None:
         ),
         # null and empty values are no values; a null topic is none either.
         (
-            "{u_motivation: null, u_emotion: , u_topic: []} {a_motivation: x, a_topic: [null, b]} y",
-            StateActionReply(EMPTY, StateAction("x", None, ("b",)), "y"),
+            "{u_motivation: null, u_emotion: , u_topic: []} {a_emotion: x, a_topic: [null, b]} y",
+            StateActionReply(EMPTY, StateAction(None, "x", ("b",)), "y"),
         ),
         # A value may hold balanced braces and commas.
         (
             "{u_motivation: {odd}, really, u_emotion: joy} hi",
             StateActionReply(StateAction("{odd}, really", "joy", ()), EMPTY, "hi"),
+        ),
+        # Of a key given twice, the first one counts.
+        (
+            "{u_emotion: joy, user_emotion: fear} hi",
+            StateActionReply(StateAction(None, "joy", ()), EMPTY, "hi"),
         ),
         # Only the first space after the groups belongs to the format.
         ("{u_emotion: joy}  hi\n", StateActionReply(StateAction(None, "joy", ()), EMPTY, " hi\n")),

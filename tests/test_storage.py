@@ -188,9 +188,7 @@ RECORDS: dict[type, st.SearchStrategy[Any]] = {
         texts,
         tuples(st.builds(AnnotatedTurn, texts, texts, optional, optional, tuples(texts))),
     ),
-    Situation: st.builds(
-        Situation, texts, texts, texts, st.sampled_from(["search", "evaluation"])
-    ),
+    Situation: st.builds(Situation, texts, texts, texts, st.sampled_from(["search", "evaluation"])),
     Trajectory: st.builds(
         Trajectory,
         texts,

@@ -151,6 +151,8 @@ class TransformersEngine:
         first = prefilled.logits.log_softmax(-1)[0]
         totals = [float(first[tokens[0]]) for tokens in options]
         longest = max(len(tokens) for tokens in options)
+        if longest == 1:
+            return totals
         decoder = _Decoder(resident, prefilled, len(options), longest)
         padded = [tokens[:-1] + [0] * (longest - len(tokens)) for tokens in options]
         following = decoder.step(
@@ -304,10 +306,11 @@ class _Rows:
     def _penalise(self, logits: torch.Tensor) -> None:
         """Repetition penalty (Keskar et al. 2019) over prompt and reply, but not in states."""
         assert self._seen is not None
-        speaking = torch.tensor(self._open_groups <= 0, device=logits.device)
-        penalty = torch.where(speaking, self._sampling.repetition_penalty, 1.0)[:, None]
-        factor = torch.where(logits > 0, 1 / penalty, penalty)
-        logits.mul_(torch.where(self._seen, factor, 1.0))
+        speaking = torch.tensor(np.flatnonzero(self._open_groups <= 0), device=logits.device)
+        penalty = self._sampling.repetition_penalty
+        scores = logits[speaking]
+        penalised = torch.where(scores > 0, scores / penalty, scores * penalty)
+        logits[speaking] = torch.where(self._seen[speaking], penalised, scores)
 
     def finished(self) -> bool:
         return bool(self._stopped.all())

@@ -1,0 +1,262 @@
+"""Self-play with scripted speakers: who speaks when, who sees what, what is recorded."""
+
+from collections.abc import Callable
+
+import pytest
+
+from sage_core.config import SelectorConfig, SelfPlayConfig
+from sage_core.engines.base import Request
+from sage_core.engines.scripted import ScriptedEngine
+from sage_core.sac import utterance_of
+from sage_core.schema import Message, Situation, Trajectory
+from sage_core.search.selfplay import (
+    Selector,
+    Speaker,
+    count_malformed,
+    self_play,
+    without_questions,
+)
+
+SITUATIONS = [
+    Situation("rain", "It rains on my wedding.", "sad", "search"),
+    Situation("cats", "My cats love me.", "joyful", "search"),
+]
+GROUPS = (
+    "{u_motivation: vent, u_emotion: sad, u_topic: [x]} "
+    "{a_motivation: cheer, a_emotion: calm, a_topic: [y]} "
+)
+Reply = Callable[[Request, int], str]
+
+
+class Recorder:
+    """A scripted speaker that keeps the requests it got."""
+
+    def __init__(self, name: str, reply: Reply, *, states: bool = True) -> None:
+        self.requests: list[Request] = []
+
+        def recorded(request: Request, candidate: int) -> str:
+            if candidate == 0:
+                self.requests.append(request)
+            return reply(request, candidate)
+
+        self.speaker = Speaker(name, ScriptedEngine(recorded), states)
+
+
+def turn_of(request: Request) -> int:
+    return int(request.request_id.split("/")[-2])
+
+
+def stateful(text: str) -> Reply:
+    return lambda request, candidate: f"{GROUPS}{text} {turn_of(request)}-{candidate}."
+
+
+def play(
+    agent: Recorder,
+    user: Recorder,
+    *,
+    max_turns: int = 6,
+    candidates: int = 1,
+    selector: Selector | None = None,
+    trim: bool = False,
+) -> list[Trajectory]:
+    config = SelfPlayConfig(max_turns=max_turns, trim_user_questions=trim)
+    return self_play(
+        SITUATIONS,
+        agent.speaker,
+        user.speaker,
+        config,
+        11,
+        candidates=candidates,
+        selector=selector,
+    )
+
+
+@pytest.mark.parametrize("max_turns", [1, 2, 3, 6])
+def test_speakers_take_turns_up_to_the_limit(max_turns: int) -> None:
+    agent, user = Recorder("m1", stateful("agent")), Recorder("m1", stateful("user"))
+    trajectories = play(agent, user, max_turns=max_turns)
+    assert [t.trajectory_id for t in trajectories] == ["m1/rain", "m1/cats"]
+    for trajectory, situation in zip(trajectories, SITUATIONS, strict=True):
+        assert (trajectory.situation, trajectory.emotion) == (situation.text, situation.emotion)
+        assert len(trajectory.turns) == max_turns
+        contents = [(turn.role, turn.content) for turn in trajectory.turns]
+        assert (
+            contents
+            == [
+                ("user", situation.text),
+                ("assistant", f"{GROUPS}agent 1-0."),
+                ("user", "user 2-0."),
+                ("assistant", f"{GROUPS}agent 3-0."),
+                ("user", "user 4-0."),
+                ("assistant", f"{GROUPS}agent 5-0."),
+            ][:max_turns]
+        )
+
+
+def test_the_agent_sees_its_own_states_and_the_user_only_utterances() -> None:
+    agent, user = Recorder("m2", stateful("agent")), Recorder("m1", stateful("user"))
+    play(agent, user, max_turns=5)
+    rain = [r for r in agent.requests if "rain" in r.request_id]
+    assert [turn_of(request) for request in rain] == [1, 3]
+    profile = SelfPlayConfig().agent_profile
+    assert rain[1].messages == (
+        Message("user", profile.ask),
+        Message("assistant", profile.consent),
+        Message("user", "It rains on my wedding."),
+        Message("assistant", f"{GROUPS}agent 1-0."),
+        Message("user", "user 2-0."),
+    )
+    heard = [r for r in user.requests if "rain" in r.request_id]
+    assert [turn_of(request) for request in heard] == [2, 4]
+    # The roles are flipped, since the simulated user is a model of replies as well.
+    assert heard[1].messages == (
+        Message("user", SelfPlayConfig().user_profile),
+        Message("assistant", "It rains on my wedding."),
+        Message("user", "agent 1-0."),
+        Message("assistant", "user 2-0."),
+        Message("user", "agent 3-0."),
+    )
+    assert not any("{" in m.content for request in heard for m in request.messages)
+
+
+def test_every_draw_has_its_own_name() -> None:
+    agent, user = Recorder("m1", stateful("agent")), Recorder("m1", stateful("user"))
+    play(agent, user)
+    names = [request.request_id for request in (*agent.requests, *user.requests)]
+    assert len(names) == len(set(names)) == 2 * 5
+    assert {request.seed for request in agent.requests} == {11}
+
+
+def test_grammars_are_asked_of_models_with_states_only() -> None:
+    agent, user = Recorder("m1", stateful("agent")), Recorder("m1", stateful("user"))
+    raw = Recorder("raw", lambda request, candidate: "plain {braces}", states=False)
+    play(agent, user)
+    (first, second) = play(raw, user)
+    assert all(r.constraint is not None and r.opens_with_states for r in agent.requests)
+    assert all(r.constraint is None and not r.opens_with_states for r in raw.requests)
+    assert first.turns[1].content == second.turns[1].content == "plain {braces}"
+
+
+def prefers(good: str) -> tuple[Selector, list[str]]:
+    """A selector that likes candidates with ``good`` in them, and the prompts it saw."""
+    prompts: list[str] = []
+
+    def score(request: Request, option: str) -> float:
+        text = request.messages[-1].content
+        prompts.append(text)
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{option}. ")]
+        return 1.0 if good in line else 0.0
+
+    engine = ScriptedEngine(lambda request, candidate: "", score)
+    return Selector(engine, SelectorConfig(shuffles=2)), prompts
+
+
+def test_the_selected_candidate_is_the_turn() -> None:
+    agent, user = Recorder("m1", stateful("agent")), Recorder("m1", stateful("user"))
+    selector, prompts = prefers("-2.")
+    for trajectory in play(agent, user, candidates=4, selector=selector):
+        for number in (1, 3, 5):
+            turn = trajectory.turns[number]
+            assert [c.text for c in turn.candidates] == [
+                f"{GROUPS}agent {number}-{candidate}." for candidate in range(4)
+            ]
+            (chosen,) = [c for c in turn.candidates if c.chosen]
+            assert chosen.text == turn.content == f"{GROUPS}agent {number}-2."
+            assert chosen.votes == max(c.votes for c in turn.candidates) == 3
+            assert sum(c.votes for c in turn.candidates) == pytest.approx(0 + 1 + 2 + 3)
+        assert all(turn.candidates == () for turn in trajectory.turns[::2])
+    assert prompts
+    assert not any("{" in prompt or "u_motivation" in prompt for prompt in prompts)
+    # The later turns' prompts show what was selected before.
+    assert "Companion: agent 1-2.\nPerson: user 2-0." in prompts[-1]
+
+
+def test_alike_candidates_are_shown_once_and_share_their_votes() -> None:
+    """Four candidates: a twice in full, b with two different states."""
+    texts = [f"{GROUPS}a", f"{GROUPS}b", f"{GROUPS}a", f"{GROUPS.replace('calm', 'glad')}b"]
+    agent = Recorder("m1", lambda request, candidate: texts[candidate])
+    user = Recorder("m1", stateful("user"))
+    selector, prompts = prefers("b")
+    (turn, _) = (
+        t.turns[1] for t in play(agent, user, max_turns=2, candidates=4, selector=selector)
+    )
+    assert [(c.text, c.votes, c.chosen) for c in turn.candidates] == [
+        (texts[0], 0.0, False),
+        (texts[1], 1.0, True),
+        (texts[3], 1.0, False),
+    ]
+    assert all(prompt.count("a\n") + prompt.count("b\n") == 2 for prompt in prompts)
+
+
+def test_no_selector_is_asked_where_there_is_no_choice() -> None:
+    agent = Recorder("m1", lambda request, candidate: f"{GROUPS}same")
+    selector, prompts = prefers("same")
+    (first, _) = play(agent, Recorder("m1", stateful("user")), candidates=3, selector=selector)
+    assert prompts == []
+    assert [(c.votes, c.chosen) for c in first.turns[1].candidates] == [(0.0, True)]
+
+
+def test_empty_candidates_are_no_candidates() -> None:
+    texts = ["", GROUPS, "  \n", f"{GROUPS}hello"]
+    agent = Recorder("m1", lambda request, candidate: texts[candidate])
+    (first, _) = play(agent, Recorder("m1", stateful("user")), max_turns=2, candidates=4)
+    assert [c.text for c in first.turns[1].candidates] == [texts[3]]
+
+
+def test_a_speaker_with_nothing_to_say_ends_its_dialogue_only() -> None:
+    def silent_about_rain(request: Request, candidate: int) -> str:
+        return GROUPS if "rain" in request.request_id and turn_of(request) >= 3 else f"{GROUPS}hi"
+
+    agent, user = Recorder("m1", silent_about_rain), Recorder("m1", stateful("user"))
+    rain, cats = play(agent, user, candidates=2)
+    assert [turn.role for turn in rain.turns] == ["user", "assistant", "user"]
+    assert len(cats.turns) == 6
+    rain, cats = play(Recorder("m1", stateful("agent")), Recorder("m1", silent_about_rain))
+    assert (len(rain.turns), len(cats.turns)) == (4, 6)
+
+
+def test_progress_counts_every_turn_of_every_dialogue() -> None:
+    counts: list[int] = []
+    agent, user = Recorder("m1", stateful("agent")), Recorder("m1", stateful("user"))
+    self_play(
+        SITUATIONS, agent.speaker, user.speaker, SelfPlayConfig(max_turns=4), 0,
+        on_progress=counts.append,
+    )  # fmt: skip
+    assert sum(counts) == 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("utterance", "expected"),
+    [
+        ("I am sad. Are you?", "I am sad."),
+        ("Are you? I am sad. Why? So sad!", "I am sad. So sad!"),
+        ("Why? Where?", "Why? Where?"),
+        ("Why", "Why"),
+        ("No questions here.", "No questions here."),
+        ("  Well?!  Yes.", "Well?! Yes."),
+    ],
+)
+def test_without_questions(utterance: str, expected: str) -> None:
+    assert without_questions(utterance) == expected
+
+
+def test_the_users_questions_are_cut_where_that_is_asked() -> None:
+    def asks(request: Request, candidate: int) -> str:
+        return f"{GROUPS}I see. And you?"
+
+    for trim, expected in ((True, "I see."), (False, "I see. And you?")):
+        agent, user = Recorder("m1", asks), Recorder("m1", asks)
+        (first, _) = play(agent, user, trim=trim)
+        assert [turn.content for turn in first.turns[2::2]] == [expected] * 2
+        assert utterance_of(first.turns[1].content) == "I see. And you?"
+
+
+def test_count_malformed() -> None:
+    def half(request: Request, candidate: int) -> str:
+        return "no states" if "rain" in request.request_id else f"{GROUPS}hi"
+
+    agent = Recorder("m1", half)
+    config = SelfPlayConfig(state_grammar=False)
+    assert count_malformed(SITUATIONS, agent.speaker, config, 0) == (1, 2)
+    assert [request.constraint for request in agent.requests] == [None, None]
+    assert count_malformed([], agent.speaker, config, 0) == (0, 0)

@@ -1,0 +1,70 @@
+"""Situations: the embedded ones, files of one's own, and errors."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sage_core.config import SituationsConfig
+from sage_core.errors import DataError
+from sage_core.search.situations import situations
+
+
+def test_the_embedded_halves_share_nothing_and_cover_32_emotions_each() -> None:
+    search = situations(SituationsConfig(), "search", 0)
+    evaluation = situations(SituationsConfig(), "evaluation", 0)
+    assert len(search) == len(evaluation) == 32
+    assert not {s.text for s in search} & {s.text for s in evaluation}
+    assert len({s.situation_id for s in (*search, *evaluation)}) == 64
+    assert {s.emotion for s in search} == {s.emotion for s in evaluation}
+    assert len({s.emotion for s in search}) == 32
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (0, list(range(10))),
+        (10, list(range(10))),
+        (99, list(range(10))),
+        (1, [0]),
+        (3, [0, 3, 6]),  # 10 * (0, 1, 2) // 3
+        (4, [0, 2, 5, 7]),
+    ],
+)
+def test_a_limit_spreads_over_the_file(tmp_path: Path, limit: int, expected: list[int]) -> None:
+    path = tmp_path / "situations.jsonl"
+    lines = [
+        {"situation_id": f"{split}{n}", "text": f"{n}", "emotion": "sad", "split": split}
+        for n in range(10)
+        for split in ("evaluation", "search")
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n\n", encoding="utf-8")
+    found = situations(SituationsConfig(path=path), "search", limit)
+    assert [situation.situation_id for situation in found] == [f"search{n}" for n in expected]
+
+
+GOOD = '{"situation_id": "a", "text": "t", "emotion": "e", "split": "search"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "holds a line that is no situation"),
+        ('{"situation_id": "a"}', "holds a line that is no situation"),
+        (GOOD.replace("emotion", "mood"), "situation_id, text, emotion and split"),
+        ("[1]", "holds a line that is no situation"),
+        (f"{GOOD}\n{GOOD}", "uses a situation_id twice"),
+        (GOOD.replace("search", "evaluation"), "no situation has split 'search'"),
+        ("", "no situation has split 'search'"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "situations.jsonl"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        situations(SituationsConfig(path=path), "search", 0)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.jsonl' does not exist"):
+        situations(SituationsConfig(path=tmp_path / "none.jsonl"), "search", 0)

@@ -1,0 +1,188 @@
+"""What the trainers read: made from trajectories, cut by whole turns."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage_core.errors import DataError
+from sage_core.sac import utterance_of
+from sage_core.schema import (
+    Candidate,
+    Message,
+    PreferencePair,
+    TrainingDialogue,
+    Trajectory,
+    TrajectoryTurn,
+    with_roles,
+)
+from sage_core.training.data import (
+    fitting_dialogues,
+    fitting_pairs,
+    preference_pairs,
+    selected_dialogues,
+)
+
+CALM, GLAD = "{a_emotion: calm} ", "{a_emotion: glad} "
+
+
+def agent(chosen: int, *texts: str) -> TrajectoryTurn:
+    candidates = tuple(
+        Candidate(text, float(place == chosen), place == chosen) for place, text in enumerate(texts)
+    )
+    return TrajectoryTurn("assistant", texts[chosen], candidates)
+
+
+def user(text: str) -> TrajectoryTurn:
+    return TrajectoryTurn("user", text, ())
+
+
+def trajectory(name: str, *turns: TrajectoryTurn) -> Trajectory:
+    return Trajectory(name, name, turns[0].content if turns else "", "sad", turns)
+
+
+def words(messages: Sequence[Message]) -> int:
+    """The length that these tests count in."""
+    return sum(len(message.content.split()) for message in messages)
+
+
+def test_selected_dialogues_end_on_the_agent() -> None:
+    even = trajectory("x", user("a"), agent(0, CALM + "b"))
+    odd = trajectory("y", *even.turns, user("c"))
+    alone = trajectory("z", user("a"))
+    expected = TrainingDialogue((Message("user", "a"), Message("assistant", CALM + "b")))
+    assert selected_dialogues([even, odd, alone]) == [expected, expected]
+
+
+def test_pairs_of_each_turn_with_a_choice() -> None:
+    turns = (
+        user("a"),
+        agent(1, CALM + "one", GLAD + "two", GLAD + "two"),
+        user("b"),
+        agent(0, CALM + "three", GLAD + "three"),  # the utterances are alike: no choice
+        user("c"),
+        agent(0, "alone"),
+        user("d"),
+        agent(2, "x", "x", "y"),
+    )
+    first, second = preference_pairs([trajectory("t", *turns)], 0)
+    assert first == PreferencePair((Message("user", "a"),), GLAD + "two", CALM + "one")
+    # The prompt is all that was said before, with the agent's states.
+    assert second.prompt == tuple(Message(turn.role, turn.content) for turn in turns[:7])
+    assert (second.chosen, second.rejected) == ("y", "x")
+
+
+def test_a_turn_without_a_chosen_candidate_gives_no_pair() -> None:
+    turn = TrajectoryTurn("assistant", "a", (Candidate("a", 0, False), Candidate("b", 0, False)))
+    assert preference_pairs([trajectory("t", user("hi"), turn)], 0) == []
+
+
+candidate_texts = st.lists(
+    st.builds(
+        str.__add__,
+        st.sampled_from(["", CALM, GLAD, "{u_emotion: sad} "]),
+        st.sampled_from(["yes", "no", "maybe"]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+agent_turns = candidate_texts.flatmap(
+    lambda texts: st.integers(0, len(texts) - 1).map(lambda chosen: agent(chosen, *texts))
+)
+trajectories = st.lists(
+    st.lists(agent_turns, max_size=3).map(
+        lambda turns: trajectory("t", *(t for turn in turns for t in (user("hi"), turn)))
+    ),
+    max_size=4,
+)
+
+
+@given(trajectories, st.integers(0, 3))
+def test_chosen_and_rejected_say_different_things(found: list[Trajectory], seed: int) -> None:
+    pairs = preference_pairs(found, seed)
+    assert pairs == preference_pairs(found, seed)
+    for pair in pairs:
+        assert utterance_of(pair.chosen) != utterance_of(pair.rejected)
+        assert pair.prompt[-1].role == "user"
+    choices = [
+        len({utterance_of(candidate.text) for candidate in turn.candidates}) > 1
+        for t in found
+        for turn in t.turns
+    ]
+    assert len(pairs) == sum(choices)
+
+
+def test_the_rejected_one_is_drawn_by_seed_among_all_others() -> None:
+    found = [trajectory("t", user("hi"), agent(0, "a", "b", "c", "d"))]
+    drawn = {preference_pairs(found, seed)[0].rejected for seed in range(40)}
+    assert drawn == {"b", "c", "d"}
+
+
+def training(*utterances: str) -> TrainingDialogue:
+    return TrainingDialogue(with_roles(utterances))
+
+
+@pytest.mark.parametrize(
+    ("max_length", "turns"), [(6, 4), (5, 2), (4, 2), (3, 2)]
+)  # the first exchange has 3 words, both have 6
+def test_dialogues_lose_their_last_exchanges(max_length: int, turns: int) -> None:
+    given = training("one", "two three", "four", "five six")
+    (cut,) = fitting_dialogues([given], max_length, words)
+    assert cut.messages == given.messages[:turns]
+
+
+def test_dialogues_whose_first_exchange_is_too_long_are_left_out() -> None:
+    long, short = training("one two", "three four"), training("one", "two")
+    assert fitting_dialogues([long, short], 3, words) == [short]
+    with pytest.raises(DataError, match=r"of 1 dialogues none has a first exchange of at most 3"):
+        fitting_dialogues([long], 3, words)
+
+
+PAIR = PreferencePair(with_roles(["a", "b c", "d"]), "e f", "g")
+
+
+@pytest.mark.parametrize(
+    ("max_length", "prompt"),
+    [(6, ("a", "b c", "d")), (5, ("d",)), (3, ("d",))],  # 4 of the prompt, 2 of the longer reply
+)
+def test_pairs_lose_the_oldest_exchanges(max_length: int, prompt: tuple[str, ...]) -> None:
+    (cut,) = fitting_pairs([PAIR], max_length, words)
+    assert tuple(message.content for message in cut.prompt) == prompt
+    assert cut.prompt[0].role == "user"
+    assert (cut.chosen, cut.rejected) == (PAIR.chosen, PAIR.rejected)
+
+
+def test_the_longer_reply_decides_whether_a_pair_fits() -> None:
+    turned = PreferencePair(PAIR.prompt, PAIR.rejected, PAIR.chosen)
+    for pair in (PAIR, turned):
+        with pytest.raises(DataError, match="of 1 preference pairs none fits into 2 tokens"):
+            fitting_pairs([pair], 2, words)
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "b c", "d e f"]), min_size=1, max_size=7).map(
+            lambda texts: texts if len(texts) % 2 else texts[1:] or ["a", "b"]
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 12),
+)
+def test_what_is_left_fits_and_is_cut_by_exchanges(prompts: list[list[str]], limit: int) -> None:
+    pairs = [PreferencePair(with_roles(texts), "x y", "z") for texts in prompts]
+    try:
+        fitting = fitting_pairs(pairs, limit, words)
+    except DataError:
+        fitting = []
+    for pair in fitting:
+        assert words((*pair.prompt, Message("assistant", "x y"))) <= limit
+        assert any(
+            pair.prompt == given.prompt[cut:]
+            for given in pairs
+            for cut in range(0, len(given.prompt), 2)
+        )
+    # None is left out that would have fitted with its last turn alone.
+    last = [words(pair.prompt[-1:]) + 2 <= limit for pair in pairs if len(pair.prompt) % 2]
+    assert len(fitting) >= sum(last)
