@@ -39,6 +39,8 @@ def prepare(*, quiet: bool) -> None:
         defaults["PREFECT_LOGGING_LEVEL"] = "CRITICAL"  # errors are shown by the command line
         defaults["TRANSFORMERS_VERBOSITY"] = "error"
         defaults["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+        defaults["TQDM_DISABLE"] = "1"  # the stages have bars of their own
+        defaults["MLFLOW_LOGGING_LEVEL"] = "WARNING"
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         # Deprecations between our dependencies are not the reader's business.

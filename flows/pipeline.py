@@ -10,6 +10,7 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from sage_core import preflight
 from sage_core.config import PipelineConfig
 from sage_core.evaluation.judge import model_pairs
 from sage_core.storage import ArtifactRef, shards
@@ -24,6 +25,7 @@ _RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
 @flow(name="sage-pipeline", task_runner=_RUNNER)
 def pipeline(config: PipelineConfig) -> dict[str, Any]:
     """m0 → raw, m1 → m2 → m3 → … → dpo, judged pair by pair; returns the artefacts' references."""
+    preflight.check(config)
     forget_remade()
     with track(config) as tracker:
         return _pipeline(config, tracker)

@@ -7,6 +7,7 @@ that moves between tasks holds the hash of all files but the manifest; :meth:`Ar
 checks it against the disk.
 """
 
+import errno
 import hashlib
 import json
 import shutil
@@ -25,6 +26,7 @@ from sage_core.errors import ArtifactError, DataError
 from sage_core.schema import ARROW_SCHEMAS
 
 MANIFEST = "manifest.json"
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 Row = TypeVar("Row")
 
 
@@ -76,7 +78,9 @@ class ArtifactStore:
             building.rename(final)
             shutil.rmtree(final / ".replaced", ignore_errors=True)
         except OSError as error:
-            raise _disk_error(name, error) from error
+            if error.errno in _DISK_ERRORS:
+                raise _disk_error(name, error) from error
+            raise
         finally:
             shutil.rmtree(building, ignore_errors=True)
         return ref

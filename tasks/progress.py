@@ -20,6 +20,7 @@ _bars = Progress(
     TimeElapsedColumn(),
     console=console,
     transient=True,
+    disable=not console.is_terminal,
 )
 
 

@@ -34,6 +34,10 @@ def read(config: CorpusConfig) -> Iterator[Dialogue]:
     else:
         if config.input is None:
             raise ConfigError(f"corpus.reader = '{config.reader}' needs corpus.input, a file path")
+        if not config.input.is_file():
+            raise DataError(
+                f"corpus.input = '{config.input}' does not exist; give the path of a file"
+            )
         dialogues = read_messages(config.input)
     return islice(dialogues, config.max_read or None)
 
@@ -48,15 +52,13 @@ def read_chitchat() -> Iterator[Dialogue]:
 
 def read_messages(path: Path) -> Iterator[Dialogue]:
     """The conversations of a JSON-lines file of message lists."""
-    if not path.is_file():
-        raise DataError(f"corpus.input = '{path}' does not exist; give the path of a file")
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 record = json.loads(line)
-                turns = [str(message["content"]) for message in record["messages"]]
+                turns = [_text(message["content"]) for message in record["messages"]]
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
                     f"line {number} of '{path}' is no conversation ({error!r}); each line is "
@@ -65,3 +67,9 @@ def read_messages(path: Path) -> Iterator[Dialogue]:
             dialogue_id = str(record.get("dialogue_id", f"{path.stem}-{number}"))
             thread_id = str(record.get("thread_id", dialogue_id))
             yield Dialogue(dialogue_id, path.stem, thread_id, with_roles(turns))
+
+
+def _text(content: object) -> str:
+    if not isinstance(content, str):
+        raise TypeError(f"content is {content!r} and not a text")
+    return content

@@ -55,6 +55,14 @@ class OpenAIEngine:
             max_retries=self.config.max_retries,
         )
 
+    def check(self) -> None:
+        """Check that the client can be made.
+
+        Raises:
+            EngineError: OpenAI itself is to be asked, and there is no key.
+        """
+        _ = self._client
+
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         for request in requests:
             require(self, request)
@@ -68,8 +76,7 @@ class OpenAIEngine:
         return self._side_by_side(self._choose_one, list(zip(requests, options, strict=True)))
 
     def _side_by_side(self, function: Any, items: Sequence[Any]) -> list[Any]:
-        client = self._client  # made here, so that a missing key is not reported once a thread
-        assert client is not None
+        self.check()  # here, so that a missing key is not reported once a thread
         with ThreadPoolExecutor(self.config.max_concurrency) as pool:
             return list(pool.map(function, items))
 

@@ -45,11 +45,7 @@ def borda_votes(
     """
     requests, orders, options = [], [], []
     for ballot in ballots:
-        if len(ballot.candidates) > MAX_CANDIDATES:
-            raise ConfigError(
-                f"search.candidates = {len(ballot.candidates)} is more than the selector has "
-                f"letters for; choose at most {MAX_CANDIDATES}"
-            )
+        check_candidates(len(ballot.candidates))
         for shuffle in range(config.shuffles):
             order = list(range(len(ballot.candidates)))
             Random(f"{seed}|{ballot.ballot_id}|{shuffle}").shuffle(order)
@@ -70,6 +66,19 @@ def borda_votes(
         _mean_borda(len(ballot.candidates), [next(answers) for _ in range(config.shuffles)])
         for ballot in ballots
     ]
+
+
+def check_candidates(number: int) -> None:
+    """Check that the selector has a letter for each candidate.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if number > MAX_CANDIDATES:
+        raise ConfigError(
+            f"search.candidates = {number} is more than the selector has letters for; choose at "
+            f"most {MAX_CANDIDATES}"
+        )
 
 
 def _mean_borda(

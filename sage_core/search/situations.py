@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from importlib import resources
+from typing import get_args
 
 from sage_core.config import SituationsConfig
 from sage_core.errors import DataError
@@ -37,6 +38,13 @@ def _read(config: SituationsConfig) -> list[Situation]:
             f"{source} holds a line that is no situation ({error}); each line is an object with "
             "situation_id, text, emotion and split"
         ) from None
+    halves = get_args(Split)
+    for situation in found:
+        if situation.split not in halves:
+            raise DataError(
+                f"{source}: the split of '{situation.situation_id}' is '{situation.split}'; "
+                f"choose one of {', '.join(halves)}"
+            )
     if len({situation.situation_id for situation in found}) != len(found):
         raise DataError(f"{source} uses a situation_id twice; give each situation its own")
     return found

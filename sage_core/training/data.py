@@ -76,10 +76,9 @@ def fitting_pairs(
     fitting = []
     for pair in pairs:
         prompt = pair.prompt
-        longest = max((pair.chosen, pair.rejected), key=len)
-        while len(prompt) > 1 and length((*prompt, Message("assistant", longest))) > max_length:
+        while len(prompt) > 1 and _pair_length(prompt, pair, length) > max_length:
             prompt = prompt[2:]
-        if length((*prompt, Message("assistant", longest))) <= max_length:
+        if _pair_length(prompt, pair, length) <= max_length:
             fitting.append(PreferencePair(prompt, pair.chosen, pair.rejected))
     if not fitting:
         raise DataError(
@@ -87,3 +86,9 @@ def fitting_pairs(
             f"{max_length} tokens; raise max_length, search.candidates or search.situations"
         )
     return fitting
+
+
+def _pair_length(prompt: Sequence[Message], pair: PreferencePair, length: Length) -> int:
+    """Tokens of the prompt with the longer of both replies."""
+    replies = (pair.chosen, pair.rejected)
+    return max(length((*prompt, Message("assistant", reply))) for reply in replies)

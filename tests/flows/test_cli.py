@@ -55,6 +55,7 @@ def test_wrong_input_is_one_message_and_exit_code_2(
         ("model.base=NO/SUCH-MODEL", ["NO/SUCH-MODEL", "ORG/NAME"]),
         ("corpus.min_mean_words=900", ["no dialogue is left", "corpus.min_mean_words"]),
         ("situations.path=no-situations.jsonl", ["no-situations.jsonl"]),
+        ("search.candidates=40", ["search.candidates", "26"]),
     ],
 )
 def test_a_run_that_cannot_work_says_why_and_leaves_nothing_unfinished(

@@ -1,0 +1,41 @@
+"""What can be known to fail before a run starts: missing files, wrong names, missing keys."""
+
+from collections.abc import Callable
+
+from sage_core.config import PipelineConfig
+from sage_core.corpus.filters import filters
+from sage_core.corpus.readers import read
+from sage_core.engines.openai_http import OpenAIEngine
+from sage_core.errors import ConfigError, SageError
+from sage_core.search.selector import check_candidates
+from sage_core.search.situations import situations
+
+
+def check(config: PipelineConfig) -> None:
+    """Check a configuration against this machine.
+
+    Raises:
+        ConfigError: all that is wrong, in one message.
+    """
+    roles = (
+        config.annotation.engine,
+        config.search.selector.engine,
+        *(judge.engine for judge in config.evaluation.judges),
+    )
+    checks: list[Callable[[], object]] = [
+        lambda: read(config.corpus),
+        lambda: filters(config.corpus, sentiment=lambda utterance: 0.0),
+        lambda: situations(config.situations, "search", config.search.situations),
+        lambda: situations(config.situations, "evaluation", config.evaluation.situations),
+        lambda: check_candidates(config.search.candidates),
+        *(OpenAIEngine(role).check for role in roles if role.kind == "openai"),
+    ]
+    problems: list[str] = []
+    for probe in checks:
+        try:
+            probe()
+        except SageError as error:
+            if str(error) not in problems:
+                problems.append(str(error))
+    if problems:
+        raise ConfigError("; ".join(problems))
