@@ -52,6 +52,7 @@ def run(
 
     config = load_config(preset, overrides or ())
     environment.prepare(quiet=not verbose)
+    environment.stop_orphaned_servers()
 
     from flows.run import run_pipeline
 

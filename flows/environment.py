@@ -10,6 +10,7 @@ from urllib.request import urlopen
 
 from tasks.home import sage_home
 
+_EPHEMERAL_SERVER = "prefect.server.api.server:create_app"
 UI_FILE = "ui.json"  # written by `sage ui`: the addresses of the servers it runs
 
 
@@ -50,6 +51,20 @@ def prepare(*, quiet: bool) -> None:
         defaults["PREFECT_API_URL"] = api
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def stop_orphaned_servers() -> None:
+    """End the Prefect servers that runs over this home started and that a `kill -9` orphaned."""
+    import psutil
+
+    prefect_home = os.environ["PREFECT_HOME"]
+    for process in psutil.process_iter():
+        try:
+            orphaned = process.ppid() == 1 and _EPHEMERAL_SERVER in process.cmdline()
+            if orphaned and process.environ().get("PREFECT_HOME") == prefect_home:
+                process.terminate()
+        except psutil.Error:
+            continue
 
 
 def running_server(home: Path) -> str | None:

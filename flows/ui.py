@@ -47,7 +47,8 @@ def serve(prefect_port: int, mlflow_port: int, *, worker: bool) -> None:
                 )
             )
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore SIGINT
+        signal.signal(number, _interrupt)
     try:
         start(
             "prefect",

@@ -35,11 +35,17 @@ _CONFIG_HASH = "sage.config_hash"
 _SERIES_HASH = "sage.series_hash"
 _ROUNDS = "sage.rounds"
 _SAMPLE_DIALOGUES = 8
+# Opens the experiment on its runs; else MLflow's UI opens it on traces, of which there are none.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, by default the SQLite database of the SAGE home."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sage_home() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _own_database()
+
+
+def _own_database() -> str:
+    return f"sqlite:///{sage_home() / 'mlflow.db'}"
 
 
 def artifact_root() -> Path:
@@ -176,9 +182,11 @@ class Tracker:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is not None:
             return str(experiment.experiment_id)
-        own_database = "MLFLOW_TRACKING_URI" not in os.environ
-        location = (artifact_root() / name).as_uri() if own_database else None
-        return str(self._client.create_experiment(name, artifact_location=location))
+        own = tracking_uri() == _own_database()  # a server decides for itself where files go
+        location = (artifact_root() / name).as_uri() if own else None
+        return str(
+            self._client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
+        )
 
     def _unfinished(self, config_hash: str) -> str | None:
         """A parent run of this configuration that was killed or failed."""

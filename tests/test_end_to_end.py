@@ -91,6 +91,19 @@ def test_what_was_finished_before_the_kill_is_not_done_again(
     assert "search-shard m1 2/2" in result["made"]
 
 
+def test_the_killed_run_leaves_no_server_behind(home: Path, result: dict[str, Any]) -> None:
+    import psutil
+
+    left = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("PREFECT_HOME") == str(home / "prefect"):
+                left.append(process.cmdline())
+        except psutil.Error:
+            continue
+    assert left == []
+
+
 def test_every_model_is_made_rolled_out_and_judged(result: dict[str, Any]) -> None:
     assert [model["model"] for model in result["models"]] == MODELS
     pairs = result["win_rates"]["pairs"]
@@ -165,6 +178,7 @@ print(json.dumps({{
     "steps": sorted(m.step for m in c.get_metric_history(parents[0].info.run_id, "reply_words")),
     "inputs": {{n: len(r.inputs.dataset_inputs) for n, r in children.items()}},
     "aliases": sorted(c.get_registered_model("sage-tiny").aliases),
+    "location": c.get_experiment(e).artifact_location,
     "files": sorted(f.path for f in c.list_artifacts(parents[0].info.run_id)),
     "models": sorted(m.name for m in c.search_logged_models([e])),
 }}))
@@ -174,6 +188,7 @@ print(json.dumps({{
     )
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout)
+    assert seen["location"] == (home / "mlflow-artifacts" / "sage-tiny").as_uri()
     assert seen["parents"] == ["FINISHED"]  # the killed run's parent was taken up again
     assert seen["children"] == sorted(MODELS)
     assert seen["aliases"] == sorted(MODELS)
