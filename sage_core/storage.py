@@ -165,8 +165,21 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
         try:
             rows.extend(adapter.validate_python(read))
         except ValidationError as error:
-            raise DataError(f"'{file}' has rows that are no {row_type.__name__}: {error}") from None
+            row = error.errors()[0]["loc"][0]
+            raise DataError(
+                f"'{file}', row {row} (from 0), is no {row_type.__name__}: {first_problem(error)}"
+            ) from None
     return rows
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first complaint of a validation in words; for literals pydantic lists the choices."""
+    first = error.errors()[0]
+    fields = [part for part in first["loc"] if isinstance(part, str)]
+    if first["type"] in ("missing", "missing_argument"):
+        return f"the field '{fields[-1]}' is missing"
+    where = f"{fields[-1]} = " if fields else ""
+    return f"{where}{first['input']!r}: {first['msg']}"
 
 
 def shards(items: Sequence[Row], size: int) -> list[Sequence[Row]]:

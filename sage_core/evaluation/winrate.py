@@ -22,7 +22,7 @@ from scipy import stats
 from sage_core.errors import DataError
 from sage_core.evaluation.metrics import CONFIDENCE, Rate
 from sage_core.schema import Judgement, Order, Verdict
-from sage_core.storage import read_rows
+from sage_core.storage import first_problem, read_rows
 
 _PARQUET_MAGIC = b"PAR1"  # the first four bytes of every Parquet file
 _LINE = TypeAdapter(Judgement)
@@ -149,11 +149,10 @@ def read_judgements(path: Path) -> list[Judgement]:
     """
     try:
         if path.is_dir():
-            shards = sorted(path.glob("*.parquet")) or [path]
-            return [row for shard in shards for row in _read_parquet(shard)]
+            return read_rows(path, Judgement)
         with path.open("rb") as stream:
             parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
-        return _read_parquet(path) if parquet else _read_json_lines(path)
+        return read_rows(path, Judgement) if parquet else _read_json_lines(path)
     except FileNotFoundError:
         raise DataError(f"'{path}' does not exist; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -161,14 +160,6 @@ def read_judgements(path: Path) -> list[Judgement]:
             f"'{path}' cannot be read as judgements: {error}; give a Parquet file, a folder of "
             "them, or JSON lines in UTF-8"
         ) from None
-
-
-def _read_parquet(path: Path) -> list[Judgement]:
-    try:
-        return read_rows(path, Judgement)
-    except ValidationError as error:
-        row = error.errors()[0]["loc"][0]
-        raise DataError(f"'{path}', row {row} (from 0): {_what_is_wrong(error)}") from None
 
 
 def _read_json_lines(path: Path) -> list[Judgement]:
@@ -180,18 +171,8 @@ def _read_json_lines(path: Path) -> list[Judgement]:
             try:
                 rows.append(_LINE.validate_json(line))
             except ValidationError as error:
-                raise DataError(f"'{path}', line {number}: {_what_is_wrong(error)}") from None
+                raise DataError(f"'{path}', line {number}: {first_problem(error)}") from None
     return rows
-
-
-def _what_is_wrong(error: ValidationError) -> str:
-    """The first complaint in words; for ``verdict`` and ``order`` pydantic lists the choices."""
-    first = error.errors()[0]
-    fields = [part for part in first["loc"] if isinstance(part, str)]
-    if first["type"] in ("missing", "missing_argument"):
-        return f"the field '{fields[-1]}' is missing"
-    where = f"{fields[-1]} = " if fields else ""
-    return f"{where}{first['input']!r}: {first['msg']}"
 
 
 def _outcome(verdicts: dict[Order, Verdict]) -> Verdict:
