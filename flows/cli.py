@@ -96,7 +96,7 @@ def ui(
     """Start the Prefect server, the MLflow UI and a worker on loopback, over the SAGE home."""
     from flows import environment
 
-    environment.prepare(quiet=True)
+    environment.prepare(quiet=False)
 
     from flows.ui import serve
 

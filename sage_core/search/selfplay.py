@@ -141,8 +141,14 @@ def _agent_turn(
 
 
 def _spoken(completions: Sequence[Completion], speaker: Speaker) -> dict[str, str]:
-    """Distinct candidates that say something: text -> utterance, in the order drawn."""
+    """Distinct candidates that say something: text -> utterance, in the order drawn.
+
+    A reply that was cut off inside its states has no utterance: left in, its braces would be taken
+    for one.
+    """
     texts = dict.fromkeys(completion.text.strip() for completion in completions)
+    if speaker.states:
+        texts = {t: None for t in texts if is_well_formed(t) or not t.startswith("{")}
     utterances = {text: utterance_of(text) if speaker.states else text for text in texts}
     return {text: utterance.strip() for text, utterance in utterances.items() if utterance.strip()}
 

@@ -203,6 +203,13 @@ def test_empty_candidates_are_no_candidates() -> None:
     assert [c.text for c in first.turns[1].candidates] == [texts[3]]
 
 
+def test_a_reply_cut_off_inside_its_states_is_no_candidate() -> None:
+    agent = Recorder("m1", lambda request, n: GROUPS[:-12] if n == 0 else f"{GROUPS}whole")
+    trajectories = play(agent, Recorder("u", stateful("hm")), candidates=2, max_turns=2)
+    for trajectory in trajectories:
+        assert [c.text for c in trajectory.turns[1].candidates] == [f"{GROUPS}whole"]
+
+
 def test_a_speaker_with_nothing_to_say_ends_its_dialogue_only() -> None:
     def silent_about_rain(request: Request, candidate: int) -> str:
         return GROUPS if "rain" in request.request_id and turn_of(request) >= 3 else f"{GROUPS}hi"
