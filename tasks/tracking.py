@@ -35,7 +35,7 @@ _CONFIG_HASH = "sage.config_hash"
 _SERIES_HASH = "sage.series_hash"
 _ROUNDS = "sage.rounds"
 _SAMPLE_DIALOGUES = 8
-# Opens the experiment on its runs; else MLflow's UI opens it on traces, of which there are none.
+# Marks the experiment as one of training runs; without it MLflow's UI guesses.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
