@@ -35,8 +35,6 @@ _CONFIG_HASH = "sage.config_hash"
 _SERIES_HASH = "sage.series_hash"
 _ROUNDS = "sage.rounds"
 _SAMPLE_DIALOGUES = 8
-# Marks the experiment as one of training runs; without it MLflow's UI guesses.
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def tracking_uri() -> str:
@@ -184,9 +182,7 @@ class Tracker:
             return str(experiment.experiment_id)
         own = tracking_uri() == _own_database()  # a server decides for itself where files go
         location = (artifact_root() / name).as_uri() if own else None
-        return str(
-            self._client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
-        )
+        return str(self._client.create_experiment(name, artifact_location=location))
 
     def _unfinished(self, config_hash: str) -> str | None:
         """A parent run of this configuration that was killed or failed."""
