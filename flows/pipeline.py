@@ -33,7 +33,6 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
 
 def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     common = {"model": config.model, "seed": config.seed}
-    training = {"lora": config.lora, **common}
     base = stages.base_model("m0", model=config.model)
     tracker.base(base)
 
@@ -50,7 +49,14 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     trained: dict[str, ArtifactRef] = {}
     for name, text in (("raw", without_states), ("m1", with_states)):
         trained[name] = stages.sft(
-            name, name=name, dialogues=text, base=base, parent=None, settings=config.sft, **training
+            name,
+            name=name,
+            dialogues=text,
+            base=base,
+            parent=None,
+            settings=config.sft,
+            lora=config.lora,
+            **common,
         )
         tracker.checkpoint(name, trained[name], parent="m0", data=text)
     user = trained["m1"]  # plays the user in every conversation
@@ -73,7 +79,8 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
             base=base,
             parent=trained[last],
             settings=config.refine.sft,
-            **training,
+            lora=config.lora,
+            **common,
         )
         tracker.checkpoint(name, trained[name], parent=last, data=text)
         last = name
@@ -83,7 +90,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         trajectories=searched, max_pairs=config.dpo.max_pairs, seed=config.seed
     )
     trained["dpo"] = stages.dpo(
-        pairs=pairs, base=base, parent=trained[last], settings=config.dpo, **training
+        pairs=pairs, base=base, parent=trained[last], settings=config.dpo, **common
     )
     tracker.checkpoint("dpo", trained["dpo"], parent=last, data=pairs)
 

@@ -65,10 +65,8 @@ PROBE = "grammar_probe.json"
 
 _RECORDS = ("schema", "storage", "sac")
 _CORPUS = ("corpus.build", "corpus.filters", "corpus.readers", "corpus.sentiment", *_RECORDS)
-_ENGINES = tuple(
-    f"engines.{module}"
-    for module in ("base", "grammar", "in_process", "loading", "openai_http", "shared_prefix")
-)
+_TRANSFORMERS = ("drawing", "in_process", "loading", "resident", "shared_prefix")
+_ENGINES = tuple(f"engines.{name}" for name in ("base", "grammar", "openai_http", *_TRANSFORMERS))
 _TRAINING = ("training.lora", "training.data", "engines.loading", *_RECORDS)
 
 
@@ -205,7 +203,6 @@ def dpo(
     base: ArtifactRef,
     parent: ArtifactRef,
     settings: DPOConfig,
-    lora: LoraConfig,
     model: ModelConfig,
     seed: int,
 ) -> None:
@@ -214,7 +211,7 @@ def dpo(
     _release_engines()
     with _training_progress("train dpo") as on_step:
         training.train_dpo(
-            folder, _folder(base), _folder(parent), rows, settings, lora, model, seed, on_step
+            folder, _folder(base), _folder(parent), rows, settings, model, seed, on_step
         )
 
 
@@ -472,7 +469,7 @@ def _transformers(base: ArtifactRef, adapter: ArtifactRef | None, model: ModelCo
 
 def _release_engines() -> None:
     """Training has the machine to itself."""
-    from sage_core.engines.in_process import release
+    from sage_core.engines.resident import release
 
     release()
 

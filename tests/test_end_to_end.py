@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -258,14 +259,40 @@ def test_a_deployed_run_started_through_the_api_goes_through(
     weekly = call(f"{api}/deployments/name/sage-one-more-round/weekly-refinement")
     assert [schedule["schedule"]["cron"] for schedule in weekly["schedules"]] == ["0 3 * * 1"]
 
+    run_through(api, deployment, deployment["parameters"], home)
+
+
+def test_one_more_round_goes_on_from_the_last_finished_run(
+    home: Path, servers: tuple[str, str], result: dict[str, Any]
+) -> None:
+    api, _ = servers
+    tiny = call(f"{api}/deployments/name/sage-pipeline/tiny")
+    weekly = call(f"{api}/deployments/name/sage-one-more-round/weekly-refinement")
+    before = made(home)
+    run_through(api, weekly, tiny["parameters"], home)
+    assert {name: made(home)[name] - before[name] for name in ("sft", "dpo")} == {
+        "sft": 1,  # m4; all models before it come from the cache
+        "dpo": 1,
+    }
+
+
+def made(home: Path) -> Counter[str]:
+    """How many artefacts of each stage lie in the store."""
+    return Counter(path.parents[1].name for path in (home / "artifacts").glob("*/*/manifest.json"))
+
+
+def run_through(
+    api: str, deployment: dict[str, Any], parameters: dict[str, Any], home: Path
+) -> None:
+    """Start a deployment as the form of the UI does, and wait for its end."""
     run = call(
         f"{api}/deployments/{deployment['id']}/create_flow_run",
-        {"parameters": deployment["parameters"], "state": {"type": "SCHEDULED"}},
+        {"parameters": parameters, "state": {"type": "SCHEDULED"}},
     )
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     state = ""
     while state not in ("COMPLETED", "FAILED", "CRASHED"):
-        assert time.monotonic() < deadline, f"the run is still {state} after 240 s"
+        assert time.monotonic() < deadline, f"the run is still {state} after 400 s"
         time.sleep(2)
         state = call(f"{api}/flow_runs/{run['id']}")["state_type"]
     assert state == "COMPLETED", (home / "logs" / "worker.log").read_text()[-4000:]

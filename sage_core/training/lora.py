@@ -47,7 +47,11 @@ def train_sft(
 
     tokenizer: Any = load_tokenizer(base)
     fitting = fitting_dialogues(dialogues, config.max_length, _length(tokenizer))
-    model = _trainable(base, parent, lora, model_config, seed)
+    model = (
+        _new(base, lora, model_config, seed)
+        if parent is None
+        else _continued(base, parent, model_config, seed)
+    )
     arguments = TrlSFTConfig(
         **_common_arguments(folder, model_config, config, seed, len(fitting)),
         assistant_only_loss=True,
@@ -71,7 +75,6 @@ def train_dpo(
     parent: Path,
     pairs: Sequence[PreferencePair],
     config: DPOConfig,
-    lora: LoraConfig,
     model_config: ModelConfig,
     seed: int,
     on_step: Progress = lambda step, steps: None,
@@ -84,7 +87,7 @@ def train_dpo(
 
     tokenizer: Any = load_tokenizer(base)
     fitting = fitting_pairs(pairs, config.max_length, _length(tokenizer))
-    model = _trainable(base, parent, lora, model_config, seed)
+    model = _continued(base, parent, model_config, seed)
     terms: dict[str, Any] = {"loss_type": ["sigmoid"]}
     if config.sft_weight:
         terms = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.sft_weight]}
@@ -177,19 +180,15 @@ def _length(tokenizer: Any) -> Callable[[Sequence[Message]], int]:
     return length
 
 
-def _trainable(
-    base: Path, parent: Path | None, lora: LoraConfig, model_config: ModelConfig, seed: int
-) -> Any:
+def _new(base: Path, lora: LoraConfig, model_config: ModelConfig, seed: int) -> Any:
+    """The base with a new adapter."""
     from peft import LoraConfig as PeftLoraConfig
-    from peft import PeftModel, get_peft_model
+    from peft import get_peft_model
     from transformers import set_seed
 
     set_seed(seed)
-    model = load_model(base, model_config)
-    if parent is not None:
-        return PeftModel.from_pretrained(model, parent, is_trainable=True)
     return get_peft_model(
-        model,
+        load_model(base, model_config),
         PeftLoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
@@ -198,6 +197,15 @@ def _trainable(
             task_type="CAUSAL_LM",
         ),
     )
+
+
+def _continued(base: Path, parent: Path, model_config: ModelConfig, seed: int) -> Any:
+    """The base with the adapter of ``parent``, to be trained on."""
+    from peft import PeftModel
+    from transformers import set_seed
+
+    set_seed(seed)
+    return PeftModel.from_pretrained(load_model(base, model_config), parent, is_trainable=True)
 
 
 def _common_arguments(

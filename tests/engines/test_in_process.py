@@ -14,8 +14,10 @@ import torch
 
 from sage_core.config import ModelConfig, SamplingConfig
 from sage_core.engines.base import Completion, Constraint, Request
+from sage_core.engines.drawing import Rows, draw
 from sage_core.engines.grammar import json_schema, one_of, sac_grammar
-from sage_core.engines.in_process import TransformersEngine, _draw, _resident, _Rows, release
+from sage_core.engines.in_process import TransformersEngine
+from sage_core.engines.resident import release, resident_model
 from sage_core.errors import EngineError
 from sage_core.sac import is_well_formed
 from sage_core.schema import Message
@@ -162,7 +164,7 @@ def test_draws_follow_the_distribution() -> None:
     logits = probabilities.log().repeat(4000, 1)
 
     def counts(how: SamplingConfig) -> list[int]:
-        drawn: list[int] = _draw(logits.clone(), how, uniforms).bincount(minlength=4).tolist()
+        drawn: list[int] = draw(logits.clone(), how, uniforms).bincount(minlength=4).tolist()
         return drawn
 
     assert counts(sampling(temperature=1)) == pytest.approx([2000, 0, 1200, 800], abs=1)
@@ -177,7 +179,7 @@ def test_a_uniform_of_almost_one_draws_no_impossible_token() -> None:
     """The tokens' probabilities may add up to a little more or less than one."""
     for logits in ([0.0, 0.0, -torch.inf], [0.3, 0.1, 0.2, 1.7, 0.9, -torch.inf, -torch.inf]):
         for uniform in (0.0, 1 - 2**-53):
-            drawn = _draw(
+            drawn = draw(
                 torch.tensor([logits]),
                 sampling(temperature=1),
                 torch.tensor([uniform], dtype=torch.float64),
@@ -285,12 +287,12 @@ def test_the_penalty_spares_the_states(
 ) -> None:
     """Row 0 and 1 of one request. A token of the prompt leads by 5%; a penalty of 1.5 takes it
     back, but not inside the two state groups, which end with the second closing brace."""
-    resident = _resident(tiny_base, CONFIG)
+    resident = resident_model(tiny_base, CONFIG)
     encode = resident.tokenizer.encode
     (old,), (brace,), (new,) = (encode(text, add_special_tokens=False) for text in "Q}Z")
     how = sampling(repetition_penalty=1.5, penalise_states=penalise_states)
     request = asked("hi", how=how, n=2, opens_with_states=True)
-    rows = _Rows(resident, [request], [[old, old]])
+    rows = Rows(resident, [request], [[old, old]])
 
     def drawn(step: int, *leading: int) -> list[int]:
         """Draw with ``leading`` far ahead in each row, or old before new where it is -1."""
@@ -316,9 +318,9 @@ def test_the_penalty_spares_the_states(
 def test_a_plain_reply_is_penalised_from_its_start(
     tiny_base: Path, engine: TransformersEngine
 ) -> None:
-    resident = _resident(tiny_base, CONFIG)
+    resident = resident_model(tiny_base, CONFIG)
     (old,) = resident.tokenizer.encode("Q", add_special_tokens=False)
-    rows = _Rows(resident, [asked("hi", how=sampling(repetition_penalty=1.5))], [[old]])
+    rows = Rows(resident, [asked("hi", how=sampling(repetition_penalty=1.5))], [[old]])
     logits = torch.zeros(1, resident.vocabulary)
     logits[0, old], logits[0, old + 1] = 10.5, 10.0
     assert rows.draw(logits, 0).tolist() == [old + 1]

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from sage_core.errors import DataError
 from sage_core.evaluation.winrate import (
     PairSummary,
-    holm,
     position_bias,
     read_judgements,
     summarise,
@@ -118,15 +117,6 @@ def test_nothing_counts() -> None:
     assert summarise([]) == []
 
 
-def test_holm_by_hand() -> None:
-    # Ascending: 0.01 * 4 = 0.04; 0.02 * 3 = 0.06; 0.03 * 2 = 0.06; 0.9 * 1 = 0.9.
-    assert holm([0.03, 0.9, 0.01, 0.02]) == pytest.approx([0.06, 0.9, 0.04, 0.06])
-    # 0.01 * 3 = 0.03; 0.04 * 2 = 0.08; 0.05 * 1 = 0.05, which is raised to 0.08.
-    assert holm([0.05, 0.01, 0.04]) == pytest.approx([0.08, 0.03, 0.08])
-    # 0.6 * 2 = 1.2 is capped.
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-
-
 def test_holm_is_within_one_judge_and_leaves_out_empty_pairs() -> None:
     rows = [
         *outcome(0, 0, 6, pair=("m0", "m1")),  # p = 1/32, the smaller of two: times 2
@@ -158,7 +148,6 @@ def test_a_pairs_numbers_depend_on_nothing_else() -> None:
 
 
 def test_bootstrap_against_resampling_items_one_by_one() -> None:
-    # The multinomial draw stands for drawing items with replacement: do the latter.
     summary = only(outcome(30, 20, 50))
     items = np.array([-1] * 30 + [0] * 20 + [1] * 50)
     rng = np.random.default_rng(1)

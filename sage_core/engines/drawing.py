@@ -1,0 +1,141 @@
+"""Drawing the tokens of a batch of candidates: grammar, penalty, and a seeded stream for each."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from sage_core.config import SamplingConfig
+from sage_core.engines.base import Completion, Request, draw_seed
+from sage_core.engines.resident import Kept, Resident
+
+_STATE_GROUPS = 2
+
+
+class Rows:
+    """The candidates of a batch: draws their tokens, knows which are finished."""
+
+    def __init__(
+        self, resident: Resident, requests: list[Request], prompts: list[list[int]]
+    ) -> None:
+        sampling, n = requests[0].sampling, requests[0].n
+        device = resident.model.device
+        self._resident, self._sampling = resident, sampling
+        self._rows = len(requests) * n
+        self._tokens: list[list[int]] = [[] for _ in range(self._rows)]
+        self._stopped = np.zeros(self._rows, dtype=bool)
+        self._live = np.arange(self._rows)  # row of the batch -> row of the request list
+        self._uniforms = torch.tensor(
+            np.stack(
+                [
+                    np.random.Generator(np.random.PCG64(draw_seed(request, candidate))).random(
+                        sampling.max_new_tokens
+                    )
+                    for request in requests
+                    for candidate in range(n)
+                ]
+            ),
+            device=device,
+        )
+        self._exempt = requests[0].opens_with_states and not sampling.penalise_states
+        self._open_groups = np.full(self._rows, _STATE_GROUPS if self._exempt else 0)
+        self._seen: torch.Tensor | None = None
+        if sampling.repetition_penalty != 1:
+            self._seen = torch.zeros(
+                self._rows, resident.vocabulary, dtype=torch.bool, device=device
+            )
+            for row in range(self._rows):
+                self._seen[row, torch.tensor(prompts[row // n], device=device)] = True
+        self._matchers: list[Any] = []
+        constraint = requests[0].constraint
+        if constraint is not None:
+            compiled = resident.compiled(constraint)
+            self._matchers = [resident.matcher(compiled) for _ in range(self._rows)]
+            self._bitmask = resident.bitmask(self._rows)
+
+    def draw(self, logits: torch.Tensor, step: int) -> torch.Tensor:
+        """Draw the next token of every live row from float32 logits (R, V)."""
+        if self._matchers:
+            self._constrain(logits)
+        if self._seen is not None:
+            self._penalise(logits)
+        tokens = draw(logits, self._sampling, self._uniforms[:, step])
+        if self._seen is not None:
+            self._seen.scatter_(1, tokens[:, None], True)
+        for row, token in enumerate(tokens.tolist()):
+            self._accept(row, token)
+        return tokens
+
+    def _accept(self, row: int, token: int) -> None:
+        if self._stopped[self._live[row]]:
+            return
+        if self._matchers:
+            self._matchers[row].accept_token(token)
+        if token in self._resident.stop:
+            self._stopped[self._live[row]] = True
+            return
+        self._tokens[self._live[row]].append(token)
+        if self._open_groups[row] > 0:
+            self._open_groups[row] -= self._resident.closing_braces[token]
+
+    def _constrain(self, logits: torch.Tensor) -> None:
+        import xgrammar
+
+        for row, matcher in enumerate(self._matchers):
+            if not matcher.is_terminated():
+                matcher.fill_next_token_bitmask(self._bitmask, row)
+            else:
+                self._bitmask[row] = -1
+        bitmask = self._bitmask[: len(self._matchers)].to(logits.device)
+        xgrammar.apply_token_bitmask_inplace(logits, bitmask)
+
+    def _penalise(self, logits: torch.Tensor) -> None:
+        """Repetition penalty (Keskar et al. 2019) over prompt and reply, but not in states."""
+        assert self._seen is not None
+        speaking = torch.tensor(np.flatnonzero(self._open_groups <= 0), device=logits.device)
+        penalty = self._sampling.repetition_penalty
+        scores = logits[speaking]
+        penalised = torch.where(scores > 0, scores / penalty, scores * penalty)
+        logits[speaking] = torch.where(self._seen[speaking], penalised, scores)
+
+    def finished(self) -> bool:
+        return bool(self._stopped.all())
+
+    def compact(self, n: int) -> Kept | None:
+        """Drop the prompts all of whose candidates ended, once they are a quarter of the batch."""
+        done: Any = self._stopped[self._live].reshape(-1, n).all(axis=1)
+        if done.mean() < 0.25 or len(done) == 1:
+            return None
+        device = self._uniforms.device
+        prompts = np.flatnonzero(~done)
+        rows = np.flatnonzero(np.repeat(~done, n))
+        kept = Kept(torch.tensor(prompts, device=device), torch.tensor(rows, device=device))
+        self._live = self._live[rows]
+        self._open_groups = self._open_groups[rows]
+        self._uniforms = self._uniforms[kept.rows]
+        if self._seen is not None:
+            self._seen = self._seen[kept.rows]
+        if self._matchers:
+            self._matchers = [self._matchers[row] for row in rows]
+        return kept
+
+    def completions(self) -> list[Completion]:
+        texts = self._resident.tokenizer.batch_decode(self._tokens, skip_special_tokens=True)
+        return [
+            Completion(text, "stop" if stopped else "length", len(tokens))
+            for text, stopped, tokens in zip(texts, self._stopped, self._tokens, strict=True)
+        ]
+
+
+def draw(logits: torch.Tensor, sampling: SamplingConfig, uniforms: torch.Tensor) -> torch.Tensor:
+    """One token per row: inverse-CDF sampling with one uniform number each; top-k first."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    scores, tokens = logits, None
+    if 0 < sampling.top_k < logits.shape[-1]:
+        scores, tokens = logits.topk(sampling.top_k)
+    cumulative = (scores / sampling.temperature).softmax(-1, dtype=torch.float64).cumsum(-1)
+    # Scaled by the sum, since rounding leaves it short of one, and a token of no probability must
+    # not be drawn.
+    index = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)
+    return (index if tokens is None else tokens.gather(1, index))[:, 0]

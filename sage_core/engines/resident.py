@@ -1,0 +1,242 @@
+"""A base model in memory: its tokenizer, its adapters, and how it reads and continues prompts.
+
+One copy of the base stays; adapters are loaded next to each other and switched, never merged.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sage_core.config import ModelConfig
+from sage_core.engines import shared_prefix
+from sage_core.engines.base import Constraint, Request
+from sage_core.engines.loading import load_model, load_tokenizer, stop_tokens
+from sage_core.errors import EngineError
+
+_MIN_COMMON = 32  # tokens; below that, reading them once costs more than it saves
+
+
+@dataclass
+class Kept:
+    """What stays after finished prompts left the batch: indices of prompts and of rows."""
+
+    prompts: torch.Tensor
+    rows: torch.Tensor
+
+
+@dataclass
+class Prefilled:
+    """Prompts that were read: their cache, right-padded, how many tokens they have in common, the
+    lengths (P,) of what follows those, and the logits (P, V) after each prompt."""
+
+    cache: Any
+    common: int
+    lengths: torch.Tensor
+    logits: torch.Tensor
+
+
+class Decoder:
+    """The model past its prompts: feeds tokens, keeps the cache."""
+
+    def __init__(self, resident: "Resident", prefilled: Prefilled, n: int, capacity: int) -> None:
+        self._resident = resident
+        self._next = (prefilled.common + prefilled.lengths).repeat_interleave(n)
+        self._levels: list[shared_prefix.Level] | None = None
+        if resident.shares_prompts:
+            self._levels = shared_prefix.levels(
+                prefilled.cache, prefilled.common, prefilled.lengths
+            )
+            self._cache: Any = shared_prefix.SuffixCache(len(prefilled.cache.layers), capacity)
+        else:
+            prefilled.cache.batch_repeat_interleave(n)
+            self._cache = prefilled.cache
+
+    def step(self, tokens: torch.Tensor, *, every_position: bool = False) -> torch.Tensor:
+        """Feed (R,) or (R, T) tokens; returns float32 logits (R, V), or (R, T, V)."""
+        tokens = tokens if tokens.dim() == 2 else tokens[:, None]
+        positions = self._next[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        self._next = self._next + tokens.shape[1]
+        model = self._resident.model
+        arguments = {} if self._levels is None else {"levels": self._levels}
+        model.set_attn_implementation("sdpa" if self._levels is None else shared_prefix.ATTENTION)
+        output = model(
+            input_ids=tokens,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=0 if every_position else 1,
+            **arguments,
+        )
+        logits: torch.Tensor = output.logits.float()
+        return logits if every_position else logits[:, -1]
+
+    def select(self, kept: Kept) -> None:
+        """Go on with these prompts and rows only."""
+        assert self._levels is not None  # rows leave batches of several prompts only
+        self._levels = [*self._levels[:-1], self._levels[-1].select(kept.prompts)]
+        self._cache.select(kept.rows)
+        self._next = self._next[kept.rows]
+
+
+def common_prefix(prompts: list[list[int]]) -> int:
+    """How many tokens all prompts start with, if it is worth reading them apart; at least one
+    token of each prompt is left over."""
+    shortest = min(len(prompt) for prompt in prompts)
+    common = min(len(os.path.commonprefix(prompts)), shortest - 1)
+    return common if len(prompts) > 1 and common >= _MIN_COMMON else 0
+
+
+class Resident:
+    """A loaded base model with everything derived from its tokenizer."""
+
+    def __init__(self, base: Path, config: ModelConfig) -> None:
+        self.config = config
+        self.tokenizer: Any = load_tokenizer(base)
+        self.model: Any = load_model(base, config)
+        self.vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
+        self.stop = set(stop_tokens(self.model, self.tokenizer))
+        self._peft: Any = None
+        self._loaded: list[str] = []
+        self._compiled: dict[Constraint, Any] = {}
+
+    def encode(self, request: Request) -> list[int]:
+        """Token ids of the conversation, up to where the completion starts."""
+        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        ids: list[int] = self.tokenizer.encode(text + request.prefix, add_special_tokens=False)
+        room = self.config.max_context - request.sampling.max_new_tokens
+        if len(ids) > room:
+            raise EngineError(
+                f"the prompt of '{request.request_id}' has {len(ids)} tokens, but model.max_context"
+                f" leaves room for {room}; raise model.max_context or lower max_turns or "
+                "max_new_tokens"
+            )
+        return ids
+
+    def prefill(self, prompts: list[list[int]]) -> "Prefilled":
+        """Read the prompts. The tokens that all of them start with are read once."""
+        from transformers import DynamicCache
+
+        device = self.model.device
+        common = common_prefix(prompts)
+        rest = [prompt[common:] for prompt in prompts]
+        lengths = torch.tensor([len(tokens) for tokens in rest], device=device)
+        longest = int(lengths.max())
+        padded = torch.tensor(
+            [tokens + [0] * (longest - len(tokens)) for tokens in rest], device=device
+        )
+        cache: Any = DynamicCache(config=self.model.config)
+        self.model.set_attn_implementation("sdpa")
+        if common:
+            shared = torch.tensor([prompts[0][:common]], device=device)
+            self.model(shared, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(len(prompts))
+        # Padding is on the right, so the causal mask alone keeps it out of every prompt.
+        ends = lengths - 1
+        kept = torch.unique(ends)
+        output = self.model(padded, past_key_values=cache, use_cache=True, logits_to_keep=kept)
+        rows = torch.arange(len(rest), device=device)
+        logits = output.logits[rows, torch.searchsorted(kept, ends)].float()
+        return Prefilled(cache, common, lengths, logits)
+
+    def using(self, adapter: Path | None) -> "_Adapter":
+        return _Adapter(self, adapter)
+
+    def activate(self, adapter: Path | None) -> None:
+        """Switch to an adapter, loading it if it is not here; None switches adapters off."""
+        from peft import PeftModel
+
+        if adapter is None:
+            if self._peft is not None:
+                self._peft.base_model.disable_adapter_layers()
+            return
+        name = str(adapter.resolve()).replace(".", "_")
+        if self._peft is None:
+            self._peft = PeftModel.from_pretrained(
+                self.model, adapter, adapter_name=name, autocast_adapter_dtype=False
+            ).eval()
+            self._loaded = [name]
+        elif name not in self._loaded:
+            if len(self._loaded) >= self.config.resident_adapters:
+                self._peft.delete_adapter(self._loaded.pop(0))
+            self._peft.load_adapter(adapter, adapter_name=name, autocast_adapter_dtype=False)
+            self._loaded.append(name)
+        self._peft.base_model.enable_adapter_layers()
+        self._peft.set_adapter(name)
+
+    @cached_property
+    def shares_prompts(self) -> bool:
+        """Whether all layers are full attention; others take one unpadded prompt at a time."""
+        from transformers import DynamicCache
+
+        return shared_prefix.supports(DynamicCache(config=self.model.config))
+
+    @cached_property
+    def closing_braces(self) -> list[int]:
+        """How many closing braces each token of the vocabulary holds."""
+        texts = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
+        counts = [text.count("}") for text in texts]
+        return counts + [0] * (self.vocabulary - len(counts))
+
+    def compiled(self, constraint: Constraint) -> Any:
+        if constraint not in self._compiled:
+            try:
+                if constraint.kind == "grammar":
+                    compiled = self._compiler.compile_grammar(constraint.text)
+                else:
+                    compiled = self._compiler.compile_json_schema(
+                        constraint.text, any_whitespace=False
+                    )
+            except RuntimeError as error:
+                raise EngineError(
+                    f"the {constraint.kind} cannot be compiled: {error}; mend it:\n"
+                    f"{constraint.text}"
+                ) from None
+            self._compiled[constraint] = compiled
+        return self._compiled[constraint]
+
+    def matcher(self, compiled: Any) -> Any:
+        import xgrammar
+
+        return xgrammar.GrammarMatcher(compiled, override_stop_tokens=sorted(self.stop))
+
+    def bitmask(self, rows: int) -> Any:
+        import xgrammar
+
+        return xgrammar.allocate_token_bitmask(rows, self.vocabulary)
+
+    @cached_property
+    def _compiler(self) -> Any:
+        import xgrammar
+
+        info = xgrammar.TokenizerInfo.from_huggingface(self.tokenizer, vocab_size=self.vocabulary)
+        return xgrammar.GrammarCompiler(info)
+
+
+class _Adapter:
+    """The adapter that is on while a batch runs; off again afterwards."""
+
+    def __init__(self, resident: Resident, adapter: Path | None) -> None:
+        self._resident, self._adapter = resident, adapter
+
+    def __enter__(self) -> None:
+        self._resident.activate(self._adapter)
+
+    def __exit__(self, *error: object) -> None:
+        self._resident.activate(None)
+
+
+@lru_cache(maxsize=1)
+def resident_model(base: Path, config: ModelConfig) -> Resident:
+    return Resident(base, config)
+
+
+def release() -> None:
+    """Forget the model in memory, so that training has the machine to itself."""
+    resident_model.cache_clear()
