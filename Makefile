@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CLUSTER := $(VENV)/.installed-cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check ui clean
+.PHONY: help setup demo test check test-integration bench-corpus ui clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
 
 setup: $(STAMP)  ## make .venv with the pinned dependencies
 
@@ -30,6 +31,16 @@ check: setup  ## lint, format and types
 
 test: check  ## everything CI runs: check and all tests, with one real run of the pipeline
 	$(BIN)/pytest
+
+test-integration: $(CLUSTER)  ## a Ray and a Dask cluster of two workers each
+	$(BIN)/pytest -m integration
+
+bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 6 GB of disk, a quarter of an hour
+	$(BIN)/python -m benchmarks.corpus
+
+$(CLUSTER): $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,cluster]'
+	touch $@
 
 ui: setup  ## Prefect and MLflow in the browser
 	$(BIN)/sage ui

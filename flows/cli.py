@@ -1,6 +1,7 @@
 """The command line, ``sage``. Heavy libraries are imported by the commands that need them."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows.runners import Runner
 from sage_core.errors import SageError
 
 app = typer.Typer(
@@ -43,6 +45,9 @@ def main() -> None:
 def run(
     preset: Preset = "demo",
     overrides: Overrides = None,
+    runner: Annotated[
+        Runner, typer.Option(help="Where stages run that can run side by side.")
+    ] = Runner.threads,
     verbose: Annotated[bool, typer.Option(help="Show Prefect's log.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -56,7 +61,7 @@ def run(
 
     from flows.run import run_pipeline
 
-    result = run_pipeline(config)
+    result = run_pipeline(config, runner)
     if as_json:
         print(json.dumps(result.as_dict(), indent=2, sort_keys=True))  # noqa: T201
     else:
@@ -118,28 +123,54 @@ def deploy() -> None:
 
 @corpus_app.command("build")
 def corpus_build(
-    output: Annotated[Path, typer.Option(help="Folder for the three files.")],
-    reader: Annotated[str, typer.Option(help="chitchat or messages.")] = "chitchat",
+    output: Annotated[Path, typer.Option(help="Folder for the tables.")],
+    reader: Annotated[
+        str,
+        typer.Option(
+            help="chitchat, empathetic_dialogues, pushshift, convokit, sharegpt, messages or hf."
+        ),
+    ] = "chitchat",
     input_path: Annotated[
-        Path | None, typer.Option("--input", help="File of the reader; not for packaged data.")
+        Path | None,
+        typer.Option("--input", help="File or folder of the reader; not for packaged data."),
     ] = None,
     overrides: Overrides = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes side by side; default: one per core.")
+    ] = None,
+    runner: Annotated[
+        Runner | None,
+        typer.Option(help="Run it as a Prefect flow with cached stages, on threads or a cluster."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Filter conversations into dialogues.parquet, rejected.parquet and funnel.json."""
+    """Filter conversations into dialogues.parquet, rejected.parquet and funnel.json.
+
+    Beside them: quarantine.jsonl, samples of unreadable records, and data_card.md.
+    """
     from sage_core.config import validate_config
-    from sage_core.corpus import build, readers
 
     settings: dict[str, Any] = {"reader": reader, "input": input_path}
     config = validate_config(_with_overrides({"corpus": settings}, overrides)).corpus
-    corpus = build.filter_dialogues(readers.read(config), config)
-    build.save(corpus, output)
+    if runner is None:
+        from sage_core.corpus import build
+
+        funnel = build.build(config, output, processes or os.cpu_count() or 1)
+    else:
+        from flows import environment
+
+        environment.prepare(quiet=True)
+
+        from flows.corpus import run_corpus
+
+        funnel = run_corpus(config, output, runner)
     if as_json:
-        print(json.dumps(list(corpus.funnel), indent=2))  # noqa: T201
+        print(json.dumps(funnel, indent=2))  # noqa: T201
         return
-    table = Table("step", "kept", "dropped")
-    for step in corpus.funnel:
-        table.add_row(step["step"], str(step["kept"]), str(step["dropped"]))
+    table = Table("step", "kept", "dropped", "quarantined")
+    for step in funnel:
+        quarantined = str(step["quarantined"]) if "quarantined" in step else ""
+        table.add_row(step["step"], str(step["kept"]), str(step["dropped"]), quarantined)
     out.print(table)
 
 

@@ -11,7 +11,9 @@ from urllib.request import urlopen
 
 from flows.environment import running_server
 from sage_core.config import EMBEDDED_MODEL, EngineConfig, PipelineConfig
+from sage_core.corpus import readers
 from sage_core.engines.loading import embedded_gguf
+from sage_core.errors import SageError
 from tasks.home import sage_home
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "prefect", "mlflow", "nltk", "xgrammar")
@@ -84,24 +86,21 @@ def _base_model(config: PipelineConfig) -> Check:
 
 
 def _dialogues(config: PipelineConfig) -> Check:
-    path = config.corpus.input
     if config.corpus.reader == "chitchat":
         try:
             return Check("dialogues", True, f"chitchat-dataset {version('chitchat-dataset')}")
         except PackageNotFoundError:
             return Check("dialogues", False, "chitchat-dataset not installed", "run `make setup`")
-    found = path is not None and path.is_file()
-    return Check(
-        "dialogues",
-        found,
-        str(path) if found else f"corpus.input = {path} is no file",
-        "" if found else "--set corpus.input=FILE (JSON lines with messages)",
-    )
+    try:
+        sources = readers.sources(config.corpus)
+    except SageError as error:
+        return Check("dialogues", False, str(error), "--set corpus.input=PATH")
+    return Check("dialogues", True, f"{config.corpus.input} ({len(sources)} sources)")
 
 
 def _situations(config: PipelineConfig) -> Check:
     path = config.situations.path
-    found = path is None or path.is_file()
+    found = path is None or path.exists()
     return Check(
         "situations",
         found,

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.corpus import build_corpus
+from flows.runners import Runner, task_runner
 from sage_core import preflight
 from sage_core.config import PipelineConfig
 from sage_core.evaluation.judge import model_pairs
@@ -19,10 +20,8 @@ from tasks.caching import Stage, forget_remade
 from tasks.stages import DIALOGUES, SITUATIONS, count, source_hash
 from tasks.tracking import Tracker, track
 
-_RUNNER: Any = ThreadPoolTaskRunner(max_workers=2)
 
-
-@flow(name="sage-pipeline", task_runner=_RUNNER)
+@flow(name="sage-pipeline", task_runner=task_runner(Runner.threads))
 def pipeline(config: PipelineConfig) -> dict[str, Any]:
     """m0 → raw, m1 → m2 → m3 → … → dpo, judged pair by pair; returns the artefacts' references."""
     preflight.check(config)
@@ -37,13 +36,14 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     tracker.base(base)
 
     # 4.1 Human dialogues, filtered.
-    corpus = build_corpus(config)
-    dialogues = stages.training_dialogues(corpus=corpus, settings=config.corpus, seed=config.seed)
+    settings = [config.corpus, *config.mixture.corpora]
+    corpora = [build_corpus(corpus) for corpus in settings]
+    dialogues = stages.training_dialogues(corpora=corpora, settings=settings, seed=config.seed)
 
     # 4.2 An LLM writes down every utterance's state; states move to the front of the replies.
     annotated = annotate(config, dialogues, base)
-    with_states = stages.chain_text("m1", annotated=annotated, states=True)
-    without_states = stages.chain_text("raw", annotated=annotated, states=False)
+    with_states = training_text(config, "m1", annotated, states=True)
+    without_states = training_text(config, "raw", annotated, states=False)
 
     # 4.3 m1 learns to predict the user's state, its own action and the reply; raw only the reply.
     trained: dict[str, ArtifactRef] = {}
@@ -110,7 +110,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     )
     report = stages.report(
         config=config,
-        corpus=corpus,
+        corpus=corpora[0],
         dialogues=dialogues,
         probe=probe,
         search=searched[0],
@@ -118,10 +118,10 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         rollouts=rollouts,
         figures=figures,
     )
-    tables.publish(corpus, figures)
+    tables.publish(corpora, figures)
     tracker.evaluation(figures, report, rollouts)
     return {
-        "corpus": corpus,
+        "corpus": corpora[0],
         "sac": annotated,
         "preferences": pairs,
         "trajectories": searched,
@@ -131,18 +131,6 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         "figures": figures,
         "report": report,
     }
-
-
-def build_corpus(config: PipelineConfig) -> ArtifactRef:
-    """The filtered corpus, its parts side by side."""
-    source = source_hash(config.corpus.input)
-    parts = stages.corpus_shard.map(
-        [
-            {"corpus": config.corpus, "shard": shard, "source": source}
-            for shard in range(config.corpus.shards)
-        ]
-    )
-    return stages.corpus(parts=parts)
 
 
 def annotate(config: PipelineConfig, dialogues: ArtifactRef, base: ArtifactRef) -> ArtifactRef:
@@ -159,6 +147,21 @@ def annotate(config: PipelineConfig, dialogues: ArtifactRef, base: ArtifactRef) 
         seed=config.seed,
     )
     return stages.annotated_dialogues(parts=parts)
+
+
+def training_text(
+    config: PipelineConfig, name: str, annotated: ArtifactRef, *, states: bool
+) -> ArtifactRef:
+    """What the model ``name`` trains on, with the mixture's instruction data."""
+    instructions = config.mixture.instructions
+    return stages.chain_text(
+        name,
+        annotated=annotated,
+        states=states,
+        settings=config.mixture,
+        source=source_hash(instructions.input) if instructions else "",
+        seed=config.seed,
+    )
 
 
 def search(

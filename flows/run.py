@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.pipeline import pipeline
+from flows.runners import Runner, shared_server, task_runner
 from sage_core.config import PipelineConfig
 from sage_core.storage import ArtifactRef
 from tasks.caching import Cached, listen
@@ -59,7 +60,7 @@ class RunResult:
         out.print("the run in Prefect and MLflow: sage ui")
 
 
-def run_pipeline(config: PipelineConfig) -> RunResult:
+def run_pipeline(config: PipelineConfig, runner: Runner = Runner.threads) -> RunResult:
     """Run the flow in this process, naming each stage as it ends."""
     names: dict[bool, list[str]] = {True: [], False: []}
     start = time.monotonic()
@@ -70,7 +71,8 @@ def run_pipeline(config: PipelineConfig) -> RunResult:
         console.print(f"{time.monotonic() - start:6.0f} s  {mark}  {name}", highlight=False)
 
     listen(report_stage)
-    artifacts = pipeline(config)
+    with shared_server(runner):
+        artifacts = pipeline.with_options(task_runner=task_runner(runner))(config)
     win_rates, models = read_figures(artifacts["figures"])
     return RunResult(
         artifacts, win_rates, models, names[False], names[True], time.monotonic() - start

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from sage_core.config import PipelineConfig
 from sage_core.corpus.filters import filters
-from sage_core.corpus.readers import read
+from sage_core.corpus.readers import sources
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.errors import ConfigError, SageError
 from sage_core.search.selector import check_candidates
@@ -23,7 +23,7 @@ def check(config: PipelineConfig) -> None:
         *(judge.engine for judge in config.evaluation.judges),
     )
     checks: list[Callable[[], object]] = [
-        lambda: read(config.corpus),
+        lambda: sources(config.corpus),
         lambda: filters(config.corpus, sentiment=lambda utterance: 0.0),
         lambda: situations(config.situations, "search", config.search.situations),
         lambda: situations(config.situations, "evaluation", config.evaluation.situations),

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 Role = Literal["user", "assistant"]
 Split = Literal["search", "evaluation"]
+Part = Literal["train", "validation", "test"]
 Order = Literal["ab", "ba"]
 Verdict = Literal["model_a", "model_b", "tie", "unparsed"]
 
@@ -28,12 +29,16 @@ class Message:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A human conversation: turns alternate, the first one is the user's."""
+    """A human conversation: turns alternate, the first one is the user's.
+
+    All dialogues of a thread (the paths of one reply tree) are in the same ``split``.
+    """
 
     dialogue_id: str
     source: str
     thread_id: str
     messages: tuple[Message, ...]
+    split: Part = "train"
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,7 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
             ("source", pa.string()),
             ("thread_id", pa.string()),
             ("messages", _MESSAGES),
+            ("split", pa.string()),
         ]
     ),
     Rejection: pa.schema([("dialogue_id", pa.string()), ("reason", pa.string())]),

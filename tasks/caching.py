@@ -9,10 +9,12 @@ everything that it feeds.
 """
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from pydantic import BaseModel
 
 from sage_core.errors import ConfigError, DataError
 from sage_core.storage import ArtifactRef, digest
-from tasks.home import store
+from tasks.home import sage_home, store
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Stage:
         ``label`` tells task runs of the same stage apart in the UI.
         """
         run: Any = self._configured(label, inputs)
-        state: State[ArtifactRef] = run(label, inputs, return_state=True)
+        state: State[ArtifactRef] = run(label, inputs, str(sage_home()), return_state=True)
         return self._checked(state, label, inputs)
 
     def map(
@@ -95,7 +97,7 @@ class Stage:
         names = labels or [f"{n + 1}/{len(arguments_of)}" for n in range(len(arguments_of))]
         pairs = list(zip(names, arguments_of, strict=True))
         futures: list[PrefectFuture[ArtifactRef]] = [
-            self._configured(label, arguments).submit(label, arguments)
+            self._configured(label, arguments).submit(label, arguments, str(sage_home()))
             for label, arguments in pairs
         ]
         for future in futures:
@@ -118,7 +120,7 @@ class Stage:
         hit = state.name == "Cached"
         if hit and not store().verify(ref):
             refreshed = self._configured(label, inputs).with_options(refresh_cache=True)
-            ref = _as_ref(refreshed(label, inputs))
+            ref = _as_ref(refreshed(label, inputs, str(sage_home())))
             hit = False
             _remade.add(ref)
         elif not hit and any(parent in _remade for parent in _references(inputs)):
@@ -127,7 +129,9 @@ class Stage:
             listener(f"{self.name} {label}".strip(), Cached(ref, hit))
         return ref
 
-    def _run(self, label: str, inputs: dict[str, Any]) -> ArtifactRef:
+    def _run(self, label: str, inputs: dict[str, Any], home: str) -> ArtifactRef:
+        """Make the artefact; on a worker of a cluster the environment does not name the home."""
+        os.environ["SAGE_HOME"] = home
         key = self.key(**inputs)
         manifest = {
             "stage": self.name,
@@ -215,7 +219,10 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _source(module: str) -> str:
-    """The source of a module of ``sage_core``, read without importing what it imports."""
+    """The source of a module of ``sage_core``, read without importing what it imports, or the
+    content of a data file, given with its folder (``data/words.txt``)."""
+    if "/" in module:
+        return resources.files("sage_core").joinpath(module).read_text(encoding="utf-8")
     spec = find_spec(f"sage_core.{module}")
     if spec is None or spec.origin is None:
         raise ValueError(f"sage_core has no module '{module}'")

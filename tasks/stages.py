@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from sage_core import annotation
+from sage_core import annotation, mixture
 from sage_core.config import (
     AnnotationConfig,
     CorpusConfig,
@@ -22,6 +22,7 @@ from sage_core.config import (
     EngineConfig,
     JudgeConfig,
     LoraConfig,
+    MixtureConfig,
     ModelConfig,
     PipelineConfig,
     SearchConfig,
@@ -30,10 +31,10 @@ from sage_core.config import (
     SituationsConfig,
 )
 from sage_core.corpus import build as corpus_build
-from sage_core.corpus import readers
+from sage_core.corpus import ingest, readers
+from sage_core.corpus.tables import rows_in
 from sage_core.engines import loading
 from sage_core.engines.base import Engine
-from sage_core.errors import DataError
 from sage_core.evaluation import judge
 from sage_core.schema import (
     AnnotatedDialogue,
@@ -47,7 +48,15 @@ from sage_core.schema import (
 )
 from sage_core.search import selfplay
 from sage_core.search import situations as situations_module
-from sage_core.storage import ArtifactRef, read_json, read_rows, shards, write_json, write_rows
+from sage_core.storage import (
+    ArtifactRef,
+    digest,
+    read_json,
+    read_rows,
+    shards,
+    write_json,
+    write_rows,
+)
 from sage_core.training import data as training_data
 from sage_core.training import lora as training
 from tasks.caching import stage
@@ -62,9 +71,17 @@ PREFERENCES = "preferences.parquet"
 JUDGEMENTS = "judgements.parquet"
 TRAINING = "training.parquet"
 PROBE = "grammar_probe.json"
+_HASHED_BYTES = 2**30
 
 _RECORDS = ("schema", "storage", "sac")
-_CORPUS = ("corpus.build", "corpus.filters", "corpus.readers", "corpus.sentiment", *_RECORDS)
+_READERS = tuple(
+    f"corpus.readers.{path.stem}" for path in sorted(Path(readers.__file__).parent.glob("[!_]*.py"))
+)
+_INGEST = ("corpus.ingest", "corpus.lines", "corpus.readers", "corpus.records", "corpus.tables",
+           *_READERS, *_RECORDS)  # fmt: skip
+_FILTERS = ("corpus.build", "corpus.duplicates", "corpus.filters", "corpus.offensive",
+            "corpus.records", "corpus.sentiment", "corpus.tables", "corpus.threads",
+            "data/blocked_subreddits.txt", *_RECORDS)  # fmt: skip
 _TRANSFORMERS = ("drawing", "in_process", "loading", "resident", "shared_prefix")
 _ENGINES = tuple(f"engines.{name}" for name in ("base", "grammar", "openai_http", *_TRANSFORMERS))
 _TRAINING = ("training.lora", "training.data", "engines.loading", *_RECORDS)
@@ -79,32 +96,55 @@ def base_model(folder: Path, model: ModelConfig) -> None:
     loading.prepare_base(folder, model)
 
 
-@stage(*_CORPUS)
-def corpus_shard(folder: Path, corpus: CorpusConfig, shard: int, source: str) -> None:
-    """One part of the raw conversations, filtered; ``source`` is the hash of the input."""
-    dialogues = [
-        dialogue
-        for number, dialogue in enumerate(readers.read(corpus))
-        if number % corpus.shards == shard
-    ]
-    with progress(f"filter corpus {shard + 1}/{corpus.shards}", len(dialogues)) as advance:
-        corpus_build.save(corpus_build.filter_dialogues(dialogues, corpus, advance), folder)
+@stage(*_INGEST)
+def corpus_source(folder: Path, corpus: CorpusConfig, name: str, source: str) -> None:
+    """The records of one source; ``source`` is the hash of its content."""
+    (found,) = (found for found in readers.sources(corpus) if found.name == name)
+    ingest.ingest(found, corpus, folder)
 
 
-@stage(*_CORPUS)
-def corpus(folder: Path, parts: list[ArtifactRef]) -> None:
-    """All kept and dropped dialogues, and the funnel."""
-    merged = corpus_build.merge([corpus_build.load(_folder(part)) for part in parts])
-    corpus_build.save(merged, folder)
+@stage(*_INGEST)
+def sorted_posts(folder: Path, sources: list[ArtifactRef]) -> None:
+    """The posts of all sources, sorted by thread."""
+    ingest.sort_posts([_folder(source) for source in sources], folder / ingest.RECORDS)
 
 
-@stage(*_CORPUS)
-def training_dialogues(
-    folder: Path, corpus: ArtifactRef, settings: CorpusConfig, seed: int
+@stage(*_FILTERS)
+def corpus_partition(
+    folder: Path, records: ArtifactRef, corpus: CorpusConfig, first: int, stop: int, phrases: str
 ) -> None:
-    """The kept dialogues that training uses."""
-    kept = corpus_build.training_dialogues(corpus_build.load(_folder(corpus)), settings, seed)
-    write_rows(folder / corpus_build.DIALOGUES, kept, Dialogue)
+    """One partition of the records as dialogues, filtered; ``phrases`` is the hash of the user's
+    list of offensive ones."""
+    path = _folder(records) / ingest.RECORDS
+    with progress("filter corpus", min(rows_in(path), corpus.records_per_partition)) as advance:
+        partition = ingest.Partition(0, first, stop)
+        corpus_build.filter_partition(path, partition, corpus, folder, advance)
+
+
+@stage(*_FILTERS, "corpus.card", "corpus.ingest")
+def corpus(
+    folder: Path, sources: list[ArtifactRef], parts: list[ArtifactRef], corpus: CorpusConfig
+) -> None:
+    """All kept and dropped dialogues, the funnel, the quarantine and the data card."""
+    corpus_build.merge(
+        [_folder(source) for source in sources],
+        [_folder(part) for part in parts],
+        corpus,
+        folder,
+    )
+
+
+@stage(*_FILTERS, "mixture")
+def training_dialogues(
+    folder: Path, corpora: list[ArtifactRef], settings: list[CorpusConfig], seed: int
+) -> None:
+    """The kept dialogues of all corpora that training uses."""
+    kept = [
+        corpus_build.training_dialogues(_folder(corpus), config, seed)
+        for corpus, config in zip(corpora, settings, strict=True)
+    ]
+    drawn = mixture.draw(kept, [config.weight for config in settings], seed)
+    write_rows(folder / corpus_build.DIALOGUES, drawn, Dialogue)
 
 
 # --- State-Action Chains (section 4.2) -----------------------------------------------------------
@@ -135,12 +175,26 @@ def annotated_dialogues(folder: Path, parts: list[ArtifactRef]) -> None:
     _concatenate(parts, SAC, AnnotatedDialogue, folder)
 
 
-@stage("annotation", *_RECORDS)
-def chain_text(folder: Path, annotated: ArtifactRef, states: bool) -> None:
-    """Training text: State-Action Chains for m1, the bare utterances for raw."""
+@stage("annotation", "mixture", *_RECORDS)
+def chain_text(
+    folder: Path,
+    annotated: ArtifactRef,
+    states: bool,
+    settings: MixtureConfig,
+    source: str,
+    seed: int,
+) -> None:
+    """Training text: State-Action Chains for m1, the bare utterances for raw; ``source`` is the
+    hash of the instruction data."""
     rows = read_rows(_folder(annotated) / SAC, AnnotatedDialogue)
     as_text = annotation.chains if states else annotation.without_states
-    write_rows(folder / TRAINING, [as_text(row) for row in rows], TrainingDialogue)
+    dialogues = mixture.blend([as_text(row) for row in rows], settings.blend, seed)
+    if settings.instructions:
+        instructions = mixture.read_instructions(settings.instructions)
+        dialogues = mixture.with_instructions(
+            dialogues, instructions, settings.instructions.share, seed
+        )
+    write_rows(folder / TRAINING, dialogues, TrainingDialogue)
 
 
 # --- training (sections 4.3, 4.4, 4.5) -----------------------------------------------------------
@@ -218,7 +272,7 @@ def dpo(
 # --- self-play (sections 4.4 and 4.6) ------------------------------------------------------------
 
 
-@stage("search.situations", "schema", "storage")
+@stage("search.situations", "corpus.readers.empathetic_dialogues", "schema", "storage")
 def situations(
     folder: Path, settings: SituationsConfig, split: Split, limit: int, source: str
 ) -> None:
@@ -433,17 +487,23 @@ def engine_for(settings: EngineConfig, base: ArtifactRef, model: ModelConfig) ->
 
 
 def source_hash(path: Path | None) -> str:
-    """SHA-256 of an input file, so that a changed file is read again; '' for packaged data.
-
-    Raises:
-        DataError: the file does not exist.
+    """SHA-256 of an input, so that a changed one is read again; '' for packaged data and for a
+    name on a hub. Of a folder, and of a file too large to read twice, the names, sizes and times
+    of change stand for the content.
     """
-    if path is None:
+    if path is None or not path.exists():
         return ""
-    if not path.is_file():
-        raise DataError(f"'{path}' does not exist; give the path of a file")
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    if path.is_file() and path.stat().st_size <= _HASHED_BYTES:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return digest(
+        [
+            [file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns]
+            for file in files
+            if file.is_file()
+        ]
+    )
 
 
 def count(ref: ArtifactRef, name: str) -> int:

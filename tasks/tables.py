@@ -1,5 +1,7 @@
 """Tables in the Prefect UI: the corpus funnel and the win rates."""
 
+from collections.abc import Sequence
+
 from prefect.artifacts import create_table_artifact
 
 from sage_core.corpus.build import FUNNEL
@@ -8,13 +10,15 @@ from tasks.home import store
 from tasks.stages import read_figures
 
 
-def publish(corpus: ArtifactRef, figures: ArtifactRef) -> None:
-    """Publish both tables for the flow run that is under way."""
-    create_table_artifact(
-        key="sage-corpus-funnel",
-        table=read_json(store().folder(corpus) / FUNNEL),
-        description="Dialogues kept and dropped by each rule.",
-    )
+def publish(corpora: Sequence[ArtifactRef], figures: ArtifactRef) -> None:
+    """Publish the tables for the flow run that is under way."""
+    for number, corpus in enumerate(corpora):
+        steps = read_json(store().folder(corpus) / FUNNEL)
+        create_table_artifact(
+            key="sage-corpus-funnel" + (f"-{number + 1}" if number else ""),
+            table=[{name: step[name] for name in ("step", "kept", "dropped")} for step in steps],
+            description="Dialogues kept and dropped by each rule.",
+        )
     win_rates, _ = read_figures(figures)
     create_table_artifact(
         key="sage-win-rates",

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sage_core.corpus.build import FunnelStep
+from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.sac import parse

@@ -7,7 +7,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from sage_core.config import EMBEDDED_MODEL, PipelineConfig
-from sage_core.corpus.build import FunnelStep
+from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.metrics import ModelMetrics, Rate
 from sage_core.evaluation.report import ReportData
 from sage_core.evaluation.winrate import PairSummary

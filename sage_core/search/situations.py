@@ -1,11 +1,14 @@
 """The situations that open simulated conversations."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import get_args
+from zlib import crc32
 
 from sage_core.config import SituationsConfig
+from sage_core.corpus.readers import empathetic_dialogues
 from sage_core.errors import DataError
 from sage_core.schema import Situation, Split
 
@@ -28,8 +31,10 @@ def _read(config: SituationsConfig) -> list[Situation]:
         text = resources.files("sage_core.data").joinpath("situations.jsonl").read_text("utf-8")
     else:
         source = f"situations.path = '{config.path}'"
-        if not config.path.is_file():
+        if not config.path.exists():
             raise DataError(f"{source} does not exist; give the path of a JSON-lines file")
+        if config.path.is_dir() or empathetic_dialogues.knows(config.path):
+            return list(_empathetic_dialogues(config.path))
         text = config.path.read_text("utf-8")
     try:
         found = [Situation(**json.loads(line)) for line in text.splitlines() if line.strip()]
@@ -48,6 +53,23 @@ def _read(config: SituationsConfig) -> list[Situation]:
     if len({situation.situation_id for situation in found}) != len(found):
         raise DataError(f"{source} uses a situation_id twice; give each situation its own")
     return found
+
+
+def _empathetic_dialogues(path: Path) -> Iterator[Situation]:
+    """Its situations with their labels: of a folder, ``train.*`` for search and ``test.*`` for
+    evaluation; of one file, two halves by a hash of the conversation."""
+    parts: dict[Split, list[Path]] = {"search": [path], "evaluation": [path]}
+    if path.is_dir():
+        parts = {"search": sorted(path.glob("train*")), "evaluation": sorted(path.glob("test*"))}
+    for split, files in parts.items():
+        for file in files:
+            for conversation, text, emotion in empathetic_dialogues.read_situations(file):
+                if path.is_dir() or _half(conversation) == split:
+                    yield Situation(conversation, text, emotion, split)
+
+
+def _half(conversation: str) -> Split:
+    return "search" if crc32(conversation.encode()) % 2 else "evaluation"
 
 
 def _spread(found: Sequence[Situation], limit: int) -> list[Situation]:

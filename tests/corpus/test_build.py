@@ -1,58 +1,72 @@
-"""The corpus of the packaged conversations, and what training takes of it."""
+"""Whole corpora, from files to tables: nothing is lost, whatever the number of processes."""
 
+import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sage_core.config import CorpusConfig
 from sage_core.corpus.build import (
-    FilteredCorpus,
-    filter_dialogues,
-    load,
-    merge,
-    save,
+    DIALOGUES,
+    FUNNEL,
+    REJECTED,
+    build,
+    load_funnel,
+    split_of,
     training_dialogues,
 )
-from sage_core.corpus.filters import PAPER_RULES
-from sage_core.corpus.readers import read
+from sage_core.corpus.card import CARD
+from sage_core.corpus.ingest import QUARANTINE
 from sage_core.corpus.sentiment import analyser
-from sage_core.errors import DataError
-from sage_core.schema import Dialogue, with_roles
-from sage_core.storage import shards
+from sage_core.corpus.tables import ROW_GROUP, RowWriter, read_dialogues
+from sage_core.errors import ConfigError, DataError
+from sage_core.schema import Dialogue, Rejection, with_roles
+from sage_core.storage import read_rows
+
+PAPER_STEPS = ["turns", "question", "words", "sentiment"]
+FILES = {DIALOGUES, REJECTED, FUNNEL, QUARANTINE, CARD}
 
 
-def consistent(corpus: FilteredCorpus) -> None:
-    """Kept + dropped == read, at every step and in the tables."""
-    first, *steps = corpus.funnel
-    assert first["step"] == "read"
-    assert (first["dropped"], first["quarantined"]) == (0, 0)
+def made(folder: Path) -> tuple[list[Dialogue], list[Rejection], list[Any]]:
+    """The tables of a corpus, after a check that their counts agree."""
+    kept = read_rows(folder / DIALOGUES, Dialogue)
+    rejected = read_rows(folder / REJECTED, Rejection)
+    funnel: list[Any] = load_funnel(folder)
+    assert {path.name for path in folder.iterdir()} == FILES
+    first, *steps = funnel
+    assert (first["step"], first["dropped"]) == ("read", 0)
     before = first["kept"]
     for step in steps:
         assert step["kept"] + step["dropped"] == before
-        rejected = [row for row in corpus.rejected if row.reason == step["step"]]
-        assert len(rejected) == step["dropped"]
+        assert step["dropped"] == sum(row.reason == step["step"] for row in rejected)
         before = step["kept"]
-    assert before == len(corpus.kept)
-    assert len(corpus.kept) + len(corpus.rejected) == first["kept"]
+    assert before == len(kept)
+    assert len(kept) + len(rejected) == first["kept"]
+    records = dict(first["records"])
+    assert records["quarantined"] == first["quarantined"]
+    assert records.pop("read") == sum(records.values())
+    return kept, rejected, funnel
 
 
-# What the paper's four rules keep of the 7,168 packaged conversations.
 @pytest.mark.parametrize(("span", "kept"), [("whole", 11), ("longest_run", 782)])
-def test_the_packaged_conversations_under_the_papers_rules(span: str, kept: int) -> None:
-    config = CorpusConfig.model_validate({"span": span, "rules": "paper"})
-    corpus = filter_dialogues(read(config), config)
-    consistent(corpus)
-    assert corpus.funnel[0]["kept"] == 7168
-    assert len(corpus.kept) == kept
-    steps = ["read", *(["span"] if span == "longest_run" else []), *PAPER_RULES]
-    assert [step["step"] for step in corpus.funnel] == steps
-    ids = [row.dialogue_id for row in (*corpus.kept, *corpus.rejected)]
+def test_the_packaged_conversations_under_the_papers_rules(
+    tmp_path: Path, span: str, kept: int
+) -> None:
+    build(CorpusConfig.model_validate({"span": span, "rules": "paper"}), tmp_path / "corpus")
+    dialogues, rejected, funnel = made(tmp_path / "corpus")
+    assert funnel[0]["kept"] == 7168
+    assert len(dialogues) == kept
+    steps = ["read", *(["span"] if span == "longest_run" else []), *PAPER_STEPS]
+    assert [step["step"] for step in funnel] == steps
+    ids = [row.dialogue_id for row in (*dialogues, *rejected)]
     assert len(set(ids)) == 7168
     # The rules once more, in plain words, on a part of what was kept.
     compound = analyser()
-    for dialogue in corpus.kept[::20]:
+    for dialogue in dialogues[::20]:
         texts = [message.content for message in dialogue.messages]
         assert len(texts) > 4
         assert sum(len(text.split()) for text in texts) / len(texts) > 15
@@ -60,74 +74,207 @@ def test_the_packaged_conversations_under_the_papers_rules(span: str, kept: int)
         assert min(map(compound, texts)) > 0.4
 
 
-utterances = st.sampled_from(["hi", "why?", "one two three", "a b c d e f?"])
-conversations = st.lists(utterances, max_size=6).map(with_roles)
+def comment(name: str, parent: str, thread: str, author: str, body: str) -> dict[str, Any]:
+    return {
+        "id": name, "parent_id": parent, "link_id": f"t3_{thread}", "author": author, "body": body,
+        "created_utc": 1, "subreddit": "test",
+    }  # fmt: skip
 
 
-@given(st.lists(conversations, max_size=12), st.integers(min_value=1, max_value=5))
-def test_shards_give_the_same_corpus_as_one_run(
-    messages: list[tuple[object, ...]], size: int
-) -> None:
-    config = CorpusConfig(rules=("turns", "question", "words"), min_turns=2, min_mean_words=1)
-    dialogues = [
-        Dialogue(str(number), "test", str(number), turns)  # type: ignore[arg-type]
-        for number, turns in enumerate(messages)
+def reddit(threads: int) -> list[dict[str, Any]]:
+    """Threads of eight comments: a chain of six with a second leaf, and an orphan."""
+    rows = []
+    for number in range(threads):
+        ids = [f"{number}x{turn}" for turn in range(6)]
+        parents = [f"t3_{number}", *(f"t1_{name}" for name in ids[:-1])]
+        rows += [
+            comment(name, parent, str(number), f"u{turn % 2}", f"Is turn {turn} of {number} fine?")
+            for turn, (name, parent) in enumerate(zip(ids, parents, strict=True))
+        ]
+        rows.append(comment(f"{number}y", f"t1_{ids[2]}", str(number), "u1", "Another answer."))
+        rows.append(comment(f"{number}z", "t1_gone", str(number), "u2", "An orphan."))
+    return rows
+
+
+def write_lines(path: Path, rows: Sequence[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_reddit_threads_whatever_the_order_and_the_number_of_processes(tmp_path: Path) -> None:
+    rows = reddit(40)
+    write_lines(tmp_path / "one" / "RC_2012-01", rows)
+    shuffled = random.Random(0).sample(rows, len(rows))
+    write_lines(tmp_path / "two" / "RC_2012-01", shuffled[:100])
+    write_lines(tmp_path / "two" / "RC_2012-02", shuffled[100:])
+    settings = {"reader": "pushshift", "rules": ("turns",), "records_per_partition": 50}
+    results = []
+    for folder, processes in (("one", 1), ("two", 1), ("two", 2)):
+        output = tmp_path / f"out-{folder}-{processes}"
+        config = CorpusConfig.model_validate({**settings, "input": tmp_path / folder})
+        build(config, output, processes)
+        made(output)
+        results.append([(output / name).read_bytes() for name in sorted(FILES - {CARD})])
+    assert results[0] == results[1] == results[2]
+    dialogues, rejected, funnel = made(output)
+    assert len(dialogues) == 40  # the chain of six
+    assert len(rejected) == 80  # the short leaf and the orphan
+    assert funnel[0]["records"] == {"read": 320, "used": 320, "quarantined": 0}
+    for dialogue in dialogues:
+        assert len(dialogue.messages) == 6
+        assert dialogue.source == "r/test"
+
+
+def test_a_thread_is_in_one_split_and_splits_have_their_shares(tmp_path: Path) -> None:
+    write_lines(tmp_path / "RC_2012-01", reddit(400))
+    config = CorpusConfig(
+        reader="pushshift",
+        input=tmp_path / "RC_2012-01",
+        rules=(),
+        validation_share=0.2,
+        test_share=0.1,
+    )
+    build(config, tmp_path / "out")
+    dialogues, _, _ = made(tmp_path / "out")
+    splits: dict[str, set[str]] = {}
+    for dialogue in dialogues:
+        splits.setdefault(dialogue.thread_id, set()).add(dialogue.split)
+    assert len(splits) == 400
+    assert all(len(split) == 1 for split in splits.values())
+    counts = [sum({name} == split for split in splits.values()) for name in ("validation", "test")]
+    assert 50 <= counts[0] <= 110  # 80 expected; five standard deviations are 40
+    assert 15 <= counts[1] <= 65  # 40 expected
+
+
+def test_bad_records_are_counted_sampled_and_named(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "RC_2012-01", reddit(100))
+    with path.open("ab") as stream:
+        stream.write(b"{broken\n")
+        stream.write(b'{"id": "1", "body": "no parent, no thread"}\n')
+        stream.write(b'\xff\xfe{"id": 1}\n')
+        for name, parent in (("p", "q"), ("q", "p")):
+            row = comment(name, f"t1_{parent}", "cycle", "u", "round and round")
+            stream.write(json.dumps(row).encode() + b"\n")
+        big = comment("big", "t3_big", "big", "u", "x" * 10_000_000)
+        stream.write(json.dumps(big).encode() + b"\n")
+    build(CorpusConfig(reader="pushshift", input=path, rules=()), tmp_path / "out")
+    _, _, funnel = made(tmp_path / "out")
+    assert funnel[0]["quarantined"] == 6
+    samples = [json.loads(line) for line in (tmp_path / "out" / QUARANTINE).open()]
+    assert sorted(sample["reason"] for sample in samples) == [
+        "missing_field", "not_json", "not_utf8", "parent_cycle", "parent_cycle", "too_long",
+    ]  # fmt: skip
+    assert "RC_2012-01, line 801" in [sample["where"] for sample in samples]
+    assert all(len(sample["sample"]) <= 200 for sample in samples)
+
+
+def test_too_many_bad_records_stop_the_run_and_leave_nothing(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", reddit(2))  # comments are no message lists
+    with pytest.raises(DataError) as caught:
+        build(CorpusConfig(reader="messages", input=path), tmp_path / "out")
+    for part in ("16 of 16 records", "rows.jsonl", "corpus.max_bad_share", "'messages'", "line 1"):
+        assert part in str(caught.value)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_wrong_rule_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    config = CorpusConfig(reader="messages", input=tmp_path / "missing", rules=("wrds",))
+    with pytest.raises(ConfigError, match="wrds"):
+        build(config, tmp_path / "out")
+
+
+def test_duplicates_are_dropped_across_partitions(tmp_path: Path) -> None:
+    said = ["I went to the sea with my dog and we swam all day long.", "How was the water then?"]
+    rows = [
+        {"messages": [{"role": role, "content": f"{text} {number % (ROW_GROUP + 5)}"}
+                      for role, text in zip(("user", "assistant"), said, strict=True)]}
+        for number in range(ROW_GROUP + 10)
+    ]  # fmt: skip
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    config = CorpusConfig(
+        reader="messages", input=path, rules=("exact_duplicate",), records_per_partition=1
+    )
+    build(config, tmp_path / "out")
+    dialogues, rejected, _ = made(tmp_path / "out")
+    assert len(dialogues) == ROW_GROUP + 5
+    assert [row.dialogue_id for row in rejected] == [
+        f"rows.jsonl-{ROW_GROUP + 5 + number}" for number in range(1, 6)
     ]
-    whole = filter_dialogues(dialogues, config)
-    consistent(whole)
-    parts = [filter_dialogues(shard, config) for shard in shards(dialogues, size)]
-    if parts:
-        assert merge(parts) == whole
 
 
-def test_a_corpus_is_read_as_saved(tmp_path: Path) -> None:
-    config = CorpusConfig(rules=("turns",), max_read=40)
-    corpus = filter_dialogues(read(config), config)
-    assert corpus.kept
-    assert corpus.rejected
-    save(corpus, tmp_path / "corpus")
-    assert load(tmp_path / "corpus") == corpus
+def test_the_data_card_says_where_the_dialogues_are_from(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "RC_2012-01", reddit(3))
+    config = CorpusConfig(reader="pushshift", input=path, rules=("turns",), licence="CC0-1.0")
+    build(config, tmp_path / "out")
+    card = (tmp_path / "out" / CARD).read_text()
+    for part in ("license: CC0-1.0", "RC_2012-01", "`pushshift`", "| turns | 3 | 6 |", "min_turns"):
+        assert part in card
+    assert str(tmp_path) not in card
 
 
-def corpus_of(lengths: list[int]) -> FilteredCorpus:
-    dialogues = [
-        Dialogue(f"d{number}", "test", "t", with_roles(f"turn {i}" for i in range(length)))
-        for number, length in enumerate(lengths)
-    ]
-    return filter_dialogues(dialogues, CorpusConfig(rules=()))
+def test_the_split_of_a_thread_is_stable() -> None:
+    config = CorpusConfig(validation_share=0.3, test_share=0.3)
+    found = [split_of(f"thread {number}", config) for number in range(8)]
+    assert found == [split_of(f"thread {number}", config) for number in range(8)]
+    assert split_of("x", CorpusConfig(validation_share=0, test_share=0)) == "train"
+
+
+def corpus_of(folder: Path, lengths: list[int], split: str = "train") -> Path:
+    folder.mkdir(exist_ok=True)
+    with RowWriter(folder / DIALOGUES, Dialogue) as writer:
+        for number, length in enumerate(lengths):
+            turns = with_roles(f"turn {turn}" for turn in range(length))
+            writer.write(Dialogue(f"d{number}", "test", "t", turns, split))  # type: ignore[arg-type]
+    steps = [{"step": "read", "kept": 3, "dropped": 0}, {"step": "words", "kept": 0, "dropped": 3}]
+    (folder / FUNNEL).write_text(json.dumps(steps))
+    return folder
 
 
 @pytest.mark.parametrize(
     ("max_turns", "expected"),
     [(0, [4, 6, 2, 6]), (4, [4, 4, 2, 4]), (5, [4, 4, 2, 4]), (3, [2, 2, 2, 2])],
 )
-def test_training_dialogues_are_cut_to_whole_exchanges(max_turns: int, expected: list[int]) -> None:
+def test_training_dialogues_are_cut_to_whole_exchanges(
+    tmp_path: Path, max_turns: int, expected: list[int]
+) -> None:
     """Of 5, 6, 1, 2 and 7 turns: the odd last ones go, and one turn alone is no exchange."""
-    corpus = corpus_of([5, 6, 1, 2, 7])
+    corpus = corpus_of(tmp_path, [5, 6, 1, 2, 7])
     found = training_dialogues(corpus, CorpusConfig(max_turns=max_turns), 0)
     assert [len(dialogue.messages) for dialogue in found] == expected
     assert {dialogue.messages[-1].role for dialogue in found} == {"assistant"}
-    kept = {dialogue.dialogue_id: dialogue.messages for dialogue in corpus.kept}
+    kept = {
+        dialogue.dialogue_id: dialogue.messages for dialogue in read_dialogues(corpus / DIALOGUES)
+    }
     for dialogue in found:
         assert kept[dialogue.dialogue_id][: len(dialogue.messages)] == dialogue.messages
 
 
-def test_the_sample_depends_on_the_seed_and_not_on_the_order() -> None:
-    corpus = corpus_of([4] * 30)
+def test_the_sample_depends_on_the_seed(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path, [4] * 30)
     config = CorpusConfig(max_dialogues=5)
     drawn = training_dialogues(corpus, config, 1)
     assert len({dialogue.dialogue_id for dialogue in drawn}) == 5
-    turned = FilteredCorpus(corpus.kept[::-1], corpus.rejected, corpus.funnel)
-    assert training_dialogues(turned, config, 1) == drawn
+    assert training_dialogues(corpus, config, 1) == drawn
     assert training_dialogues(corpus, config, 2) != drawn
 
 
-def test_an_empty_corpus_names_the_thresholds_and_the_counts() -> None:
-    dialogues = [Dialogue("d", "test", "t", with_roles(["hi?"] * 6))] * 3
-    config = CorpusConfig(rules=("turns", "words"))
+def test_other_splits_are_kept_from_training(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path, [4] * 3, split="test")
+    with pytest.raises(DataError):
+        training_dialogues(corpus, CorpusConfig(), 0)
+
+
+def test_an_empty_corpus_names_the_thresholds_and_the_counts(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        training_dialogues(filter_dialogues(dialogues, config), config, 0)
+        training_dialogues(corpus_of(tmp_path, []), CorpusConfig(), 0)
     message = str(caught.value)
     for threshold in ("corpus.min_turns", "corpus.min_mean_words", "corpus.min_sentiment"):
         assert threshold in message
-    assert "read: 3, turns: 3, words: 0" in message
+    assert "read: 3, words: 0" in message
+
+
+def test_tables_have_the_fixed_columns(tmp_path: Path) -> None:
+    build(CorpusConfig(max_read=10), tmp_path / "out")
+    columns = set(pq.read_schema(tmp_path / "out" / DIALOGUES).names)
+    assert {"dialogue_id", "source", "thread_id", "messages", "split"} <= columns

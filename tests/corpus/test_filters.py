@@ -1,21 +1,40 @@
 """The corpus rules on tiny texts: which rule drops a dialogue, and exactly where its border is."""
 
-from collections.abc import Callable
+from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_core.config import CorpusConfig
-from sage_core.corpus.build import SPAN_STEP, filter_dialogues
-from sage_core.corpus.filters import filters, longest_run, mean_words
-from sage_core.corpus.sentiment import analyser
-from sage_core.errors import ConfigError
-from sage_core.schema import Dialogue, Rejection, with_roles
+from sage_core.corpus import offensive
+from sage_core.corpus.filters import (
+    DIALOGPT_RULES,
+    DUPLICATE_RULES,
+    FREQUENT_WORDS,
+    PAPER_RULES,
+    RULE_SETS,
+    across,
+    filters,
+    longest_run,
+    mean_words,
+    most_repeats,
+)
+from sage_core.corpus.readers import read, sources
+from sage_core.errors import ConfigError, DataError
+from sage_core.schema import Dialogue, with_roles
 
 
 def dialogue(*utterances: str) -> Dialogue:
     return Dialogue("d", "test", "thread", with_roles(utterances))
+
+
+def conversations() -> list[Dialogue]:
+    """The packaged ones."""
+    config = CorpusConfig()
+    (source,) = sources(config)
+    return [row for row in read(source, config) if isinstance(row, Dialogue)]
 
 
 def words(count: int, end: str = "") -> str:
@@ -31,10 +50,9 @@ def scored(*scores: float) -> Dialogue:
     return dialogue(*(f"some words {score}" for score in scores))
 
 
-def reason(given: Dialogue, rules: tuple[str, ...] | str, **settings: float) -> str | None:
+def reason(given: Dialogue, rules: tuple[str, ...] | str, **settings: object) -> str | None:
     config = CorpusConfig.model_validate({"rules": rules, **settings})
-    rejected = filter_dialogues([given], config).rejected
-    return rejected[0].reason if rejected else None
+    return next((rule.name for rule in filters(config) if not rule.keeps(given)), None)
 
 
 @pytest.mark.parametrize(("turns", "expected"), [(4, "turns"), (5, None), (6, None)])
@@ -99,23 +117,193 @@ def test_the_first_failing_rule_in_the_configured_order_is_the_reason() -> None:
 
 
 def test_the_order_of_rules_does_not_change_what_is_kept() -> None:
-    dialogues = [
-        dialogue("a?", "b"),
-        dialogue(words(16, "?"), words(16)),
-        dialogue(*[words(20)] * 5),
-        dialogue(*[words(20, "?")] * 5),
-    ]
-    rules = ("turns", "question", "words")
-    kept = {
-        order: filter_dialogues(dialogues, CorpusConfig(rules=order)).kept
-        for order in (rules, rules[::-1], ("question", "words", "turns"))
-    }
-    assert set(kept.values()) == {(dialogues[3],)}
+    """And stopping at the first failing rule keeps what applying all of them keeps."""
+    dialogues = conversations()[:150]
+    settings = {"min_turns": 2, "min_mean_words": 4, "max_words": 400, "min_sentiment": -1}
+    config = CorpusConfig.model_validate({"rules": "all", **settings})
+    rules = filters(config)
+    applied = [[rule.keeps(row) for rule in rules] for row in dialogues]
+    kept = [row for row, results in zip(dialogues, applied, strict=True) if all(results)]
+    assert 0 < len(kept) < 150
+    draw = Random(0)
+    for _ in range(10):
+        order = draw.sample(rules, len(rules))
+        assert [row for row in dialogues if all(rule.keeps(row) for rule in order)] == kept
 
 
 def test_an_unknown_rule_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"\['lenght'\].*'question', 'sentiment', 'turns'"):
-        filters(CorpusConfig(rules=("turns", "lenght")))
+    config = CorpusConfig(rules=("turns", "lenght"))
+    for rules in (filters, across):
+        with pytest.raises(ConfigError, match=r"\['lenght'\].*paper, dialogpt, all.*'near_dup"):
+            rules(config)
+
+
+def test_rule_sets() -> None:
+    def names(rules: str) -> list[str]:
+        return [rule.name for rule in filters(CorpusConfig.model_validate({"rules": rules}))]
+
+    assert names("paper") == ["turns", "question", "words", "sentiment"]
+    assert sorted(names("dialogpt")) == [
+        "frequent_word", "markup", "max_words", "offensive", "repeated_word", "subreddit", "url"
+    ]  # fmt: skip
+    assert sorted(names("all")) == sorted((*PAPER_RULES, *DIALOGPT_RULES))
+    assert names("all")[-1] == "sentiment"
+    assert len(set(RULE_SETS["all"])) == len(RULE_SETS["all"])
+    for rules, expected in (("paper", []), ("dialogpt", []), ("all", list(DUPLICATE_RULES))):
+        assert across(CorpusConfig.model_validate({"rules": rules})) == expected
+
+
+def test_duplicate_rules_come_after_all_others() -> None:
+    config = CorpusConfig(rules=("near_duplicate", "url", "exact_duplicate", "turns"))
+    assert [rule.name for rule in filters(config)] == ["url", "turns"]
+    assert across(config) == ["exact_duplicate", "near_duplicate"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("see https://example.org/a", "url"),
+        ("see HTTP://example.org", "url"),
+        ("(www.example.org)", "url"),
+        ("awww. so cute, httpd is a server", None),
+        ("example.org", None),
+    ],
+)
+def test_url(text: str, expected: str | None) -> None:
+    assert reason(dialogue("fine", text), ("url",)) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("a [b", "markup"), ("]", "markup"), ("(a)", None)])
+def test_markup(text: str, expected: str | None) -> None:
+    assert reason(dialogue("fine", text), ("markup",)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "repeats"),
+    [
+        ("", 0),
+        ("... - !", 0),
+        ("no", 1),
+        ("no yes no", 1),
+        ("no no", 2),
+        ("No, no. NO!", 3),
+        ("well ha ha - ha yes", 3),
+        ("ha haha ha", 1),
+        ("can't can't cant", 2),
+        ("a a b b b c c", 3),
+        ("ß SS ss", 3),
+    ],
+)
+def test_repeated_word(text: str, repeats: int) -> None:
+    assert most_repeats(text) == repeats
+    given = dialogue("fine", text)
+    assert reason(given, ("repeated_word",)) == ("repeated_word" if repeats > 2 else None)
+    if repeats > 1:
+        assert reason(given, ("repeated_word",), max_repeats=repeats) is None
+        assert reason(given, ("repeated_word",), max_repeats=repeats - 1) == "repeated_word"
+
+
+def test_a_word_is_repeated_within_a_turn_only() -> None:
+    assert reason(dialogue("no no", "no no"), ("repeated_word",)) is None
+
+
+@pytest.mark.parametrize(
+    ("utterances", "expected"),
+    [
+        (("Guten Morgen", "schönen Tag"), "frequent_word"),
+        (("Guten Morgen", "AND you?"), None),
+        (("theory, butter", "within"), "frequent_word"),  # inside of words
+        (("I'm late",), None),
+        ((), "frequent_word"),
+    ],
+)
+def test_a_frequent_word(utterances: tuple[str, ...], expected: str | None) -> None:
+    assert reason(dialogue(*utterances), ("frequent_word",)) == expected
+
+
+def test_there_are_fifty_frequent_words() -> None:
+    assert len(set(FREQUENT_WORDS.split())) == 50
+    assert all(reason(dialogue(w), ("frequent_word",)) is None for w in FREQUENT_WORDS.split())
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"), [((200,), None), ((150, 50), None), ((150, 51), "max_words")]
+)
+def test_max_words_are_those_of_the_whole_dialogue(
+    counts: tuple[int, ...], expected: str | None
+) -> None:
+    given = dialogue(*map(words, counts))
+    assert reason(given, ("max_words",)) == expected
+    assert reason(given, ("max_words",), max_words=sum(counts) - 1) == "max_words"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("nazi", "subreddit"),
+        ("r/Nazi", "subreddit"),
+        ("/r/NAZI", "subreddit"),
+        ("history", None),
+        ("# Subreddits", None),
+        ("", None),
+        ("Mine", "subreddit"),
+        ("r/mine", "subreddit"),
+        ("mine2", None),
+    ],
+)
+def test_subreddit(source: str, expected: str | None) -> None:
+    given = Dialogue("d", source, "t", with_roles(["hi"]))
+    assert reason(given, ("subreddit",), blocked_sources=("r/MINE",)) == expected
+
+
+def test_offensive_language_is_whole_words_in_any_case() -> None:
+    rules = ("offensive",)
+    assert reason(dialogue("fine", "You BASTARD!"), rules) == "offensive"
+    assert reason(dialogue("a  camel\ntoe"), rules) == "offensive"  # a phrase of the list
+    assert reason(dialogue("an assessment of the classic"), rules) is None
+    assert reason(dialogue("camel", "toe"), rules) is None  # not across turns
+
+
+def test_the_users_own_phrases_come_on_top(tmp_path: Path) -> None:
+    path = tmp_path / "phrases.txt"
+    path.write_text("# a comment\n\nDarn\n  rotten   egg \na.c\n", "utf-8")
+    for text, expected in [
+        ("darn!", "offensive"),
+        ("you ROTTEN egg", "offensive"),
+        ("the a.c broke", "offensive"),
+        ("abc darned rotten eggs a comment", None),
+        ("you bastard", "offensive"),
+    ]:
+        assert reason(dialogue(text), ("offensive",), blocked_phrases=path) == expected
+    assert reason(dialogue("darn"), ("offensive",)) is None
+    path.write_text("heck", "utf-8")  # an edited file counts at once
+    assert reason(dialogue("darn"), ("offensive",), blocked_phrases=path) is None
+    path.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(DataError, match=r"phrases\.txt"):
+        reason(dialogue("darn"), ("offensive",), blocked_phrases=path)
+    with pytest.raises(ConfigError, match=r"none\.txt"):
+        reason(dialogue("darn"), ("offensive",), blocked_phrases=tmp_path / "none.txt")
+
+
+@given(
+    st.lists(st.text("ab .", max_size=4), max_size=5),
+    st.lists(st.sampled_from(["a", "b", "ab", "ba", " ", "  ", ".", "A"]), max_size=8).map("".join),
+)
+def test_the_matcher_finds_what_a_search_for_each_phrase_finds(
+    phrases: list[str], text: str
+) -> None:
+    def holds(phrase: str) -> bool:
+        """By trying all places of the text with single blanks."""
+        plain = " ".join(text.lower().split())
+        phrase = " ".join(phrase.split())
+        return bool(phrase) and any(
+            plain.startswith(phrase, start)
+            and not plain[start - 1 : start].isalpha()
+            and not plain[start + len(phrase) : start + len(phrase) + 1].isalpha()
+            for start in range(len(plain))
+        )
+
+    assert offensive.matcher(phrases)(text) == any(map(holds, phrases))
 
 
 def brute_force(positive: list[bool], min_turns: int) -> tuple[int, int] | None:
@@ -163,37 +351,3 @@ def test_longest_run_scores_no_turn_twice_and_skips_what_cannot_matter() -> None
     given = dialogue(*(f"turn {index} {float(index % 4 != 3)}" for index in range(16)))
     assert longest_run(given, 0.4, 4, counting) is None
     assert seen == [f"turn {index} 0.0" for index in (3, 7, 11, 15)]
-
-
-def test_a_dialogue_without_a_run_is_dropped_by_the_span() -> None:
-    given = dialogue(*["The bus leaves at nine."] * 6)
-    corpus = filter_dialogues([given], CorpusConfig(span="longest_run"))
-    assert corpus.rejected == (Rejection("d", SPAN_STEP),)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "I love this, it is GREAT!!!",
-        "not bad at all :)",
-        "This is the worst day of my life.",
-        "The bus leaves at nine.",
-        "",
-        "kind of ok, but the food was terrible, but the view was amazing",
-    ],
-)
-def test_sentiment_is_nltks(text: str) -> None:
-    from nltk.sentiment.vader import SentimentIntensityAnalyzer
-
-    compound: Callable[[str], float] = analyser()
-    score = compound(text)
-    reference = SentimentIntensityAnalyzer(lexicon_file="vader_lexicon.txt")
-    assert score == reference.polarity_scores(text)["compound"]
-    assert -1 <= score <= 1
-
-
-def test_sentiment_has_the_signs_one_expects() -> None:
-    compound = analyser()
-    assert compound("I love this, it is great!") > 0.4
-    assert compound("I hate this, it is awful!") < -0.4
-    assert compound("The bus leaves at nine.") == 0

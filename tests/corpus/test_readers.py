@@ -1,87 +1,129 @@
-"""Readers: what is streamed, and errors that name the line."""
+"""The registry of readers, and the readers of data sets that come whole: chitchat and the hub's."""
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sage_core.config import CorpusConfig
-from sage_core.corpus.readers import read
+from sage_core.corpus.readers import Source, read, sources, yields_posts
+from sage_core.corpus.records import BadRecord, Record
 from sage_core.errors import ConfigError, DataError
-from sage_core.schema import Message
+from sage_core.schema import Dialogue
+
+READERS = ["empathetic_dialogues", "pushshift", "convokit", "sharegpt", "messages"]
+TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 
 
-def messages_file(tmp_path: Path, *lines: str) -> CorpusConfig:
-    path = tmp_path / "mine.jsonl"
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return CorpusConfig(reader="messages", input=path)
+def read_all(reader: str, path: Path | None, **more: Any) -> list[Record]:
+    config = CorpusConfig.model_validate({"reader": reader, "input": path, **more})
+    return [record for source in sources(config) for record in read(source, config)]
 
 
-def conversation(*utterances: str, **more: str) -> str:
-    roles = ("user", "assistant")
-    messages = [
-        {"role": roles[index % 2], "content": text} for index, text in enumerate(utterances)
-    ]
-    return json.dumps({"messages": messages, **more})
+def dialogues(records: list[Record]) -> list[Dialogue]:
+    assert [record for record in records if not isinstance(record, Dialogue)] == []
+    return [record for record in records if isinstance(record, Dialogue)]
 
 
-def test_messages(tmp_path: Path) -> None:
-    config = messages_file(
-        tmp_path,
-        conversation("hi", "hello\nthere", "bye"),
-        "",
-        conversation("one", dialogue_id="x", thread_id="t"),
-        conversation("two", dialogue_id="y"),
-    )
-    first, second, third = read(config)
-    assert first.messages == (
-        Message("user", "hi"), Message("assistant", "hello\nthere"), Message("user", "bye"),
-    )  # fmt: skip
-    assert (first.dialogue_id, first.source, first.thread_id) == ("mine-1", "mine", "mine-1")
-    assert (second.dialogue_id, second.thread_id) == ("x", "t")
-    assert (third.dialogue_id, third.thread_id) == ("y", "y")
+def texts(dialogue: Dialogue) -> list[str]:
+    roles = [message.role for message in dialogue.messages]
+    assert roles == [("user", "assistant")[turn % 2] for turn in range(len(roles))]
+    return [message.content for message in dialogue.messages]
+
+
+def test_which_readers_yield_posts() -> None:
+    assert [reader for reader in [*READERS, "chitchat", "hf"] if yields_posts(
+        CorpusConfig.model_validate({"reader": reader, "input": "x"})
+    )] == ["pushshift", "convokit"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("reader", "known"),
     [
-        "{",
-        "[]",
-        "3",
-        '{"turns": []}',
-        '{"messages": [{"role": "user"}]}',
-        '{"messages": ["hi"]}',
-        '{"messages": null}',
+        (
+            "pushshift",
+            ["RC_2007-10", "RS_x", "a.bz2", "a.gz", "a.json", "a.jsonl", "a.xz", "b.ndjson",
+             "b/RC_2012-01.zst", "b/c/RC.ZST", "c.csv.gz", "utterances.jsonl"],
+        ),
+        ("convokit", ["b/utterances.jsonl", "d.zip", "utterances.jsonl"]),
+        ("sharegpt", ["a.json", "a.jsonl", "b.ndjson", "b/utterances.jsonl", "m.json.xz",
+                      "utterances.jsonl"]),
+        ("messages", ["a.json", "a.jsonl", "b.ndjson", "b/utterances.jsonl", "m.json.xz",
+                      "p.parquet", "utterances.jsonl"]),
+        ("empathetic_dialogues", ["c.csv", "c.csv.gz", "p.parquet"]),
+    ],
+)  # fmt: skip
+def test_a_folder_is_searched_for_what_the_reader_knows(
+    tmp_path: Path, reader: str, known: list[str]
+) -> None:
+    never = ["README", "README.md", "SHA256SUMS", ".cache/a.jsonl", "b/.a.jsonl", "._c.csv"]
+    others = ["RC_2007-10", "RS_x", "a.bz2", "a.gz", "a.xz", "b/RC_2012-01.zst", "b/c/RC.ZST"]
+    files = {*known, *never, "c.csv", "c.csv.gz", "p.parquet", "m.json.xz", "b/utterances.jsonl"}
+    if reader != "pushshift":
+        files |= set(others)
+    else:
+        known = sorted([*known, "m.json.xz", "b/utterances.jsonl"])
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.json.zip.csv.parquet.zst").mkdir()
+    config = CorpusConfig.model_validate({"reader": reader, "input": tmp_path})
+    assert sources(config) == [Source(tmp_path / name, name) for name in known]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_wrong_inputs_are_named(tmp_path: Path, reader: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'{reader}' needs corpus\.input"):
+        read_all(reader, None)
+    with pytest.raises(DataError, match=r"none' does not exist"):
+        read_all(reader, tmp_path / "none")
+    (tmp_path / "README.md").touch()
+    with pytest.raises(DataError, match=rf"no file of the reader '{reader}', which reads .*\*\."):
+        read_all(reader, tmp_path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("name", "data", "bad"),
+    [
+        ("x.json", b'{"meta": {"conv_id": 1}, "n": [1, 2]}\n' * 20, 20),
+        ("x.csv", b"name,age,town,street,a,b\n" + b"Ann,3,Rome,x,1,2\n" * 19, 20),
+        ("x.bin", bytes(range(128, 256)) * 100, 1),
+        ("x.parquet", b"PAR1" + bytes(100) + b"PAR1", 1),
+        ("x.zip", b"PK\x03\x04" + bytes(100), 1),
+        ("x.zst", b"no frame", 1),
+        ("x.txt", b"", 0),
     ],
 )
-def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
-    config = messages_file(tmp_path, conversation("hi"), "", line, conversation("bye"))
-    with pytest.raises(DataError, match=r"line 3 of '.*mine\.jsonl'") as caught:
-        list(read(config))
-    assert '{"messages": [{"role": ..., "content": ...}, ...]}' in str(caught.value)
+def test_the_wrong_reader_for_a_file(
+    tmp_path: Path, reader: str, name: str, data: bytes, bad: int
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    records = read_all(reader, path)
+    assert len(records) == bad
+    for record in records:
+        assert isinstance(record, BadRecord), record
+        assert record.where.startswith(name)
+        assert str(tmp_path) not in record.sample
 
 
-def test_lines_before_a_broken_one_are_streamed(tmp_path: Path) -> None:
-    dialogues = read(messages_file(tmp_path, conversation("hi"), "{"))
-    assert next(dialogues).messages == (Message("user", "hi"),)
-
-
-def test_a_missing_file_and_wrong_settings(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.jsonl' does not exist"):
-        list(read(CorpusConfig(reader="messages", input=tmp_path / "none.jsonl")))
-    with pytest.raises(ConfigError, match=r"needs corpus\.input"):
-        list(read(CorpusConfig(reader="messages")))
-    with pytest.raises(ConfigError, match="has its data packaged"):
-        list(read(CorpusConfig(reader="chitchat", input=tmp_path)))
-
-
-def test_max_read(tmp_path: Path) -> None:
-    lines = [conversation(str(number)) for number in range(5)]
-    config = messages_file(tmp_path, *lines)
-    assert [d.messages[0].content for d in read(config.model_copy(update={"max_read": 2}))] == [
-        "0", "1",
-    ]  # fmt: skip
-    assert len(list(read(config))) == 5
+@pytest.mark.parametrize("reader", READERS)
+def test_other_peoples_files_are_refused_record_by_record(tmp_path: Path, reader: str) -> None:
+    mine = {
+        "messages": {"messages": TALK},
+        "sharegpt": {"conversations": [{"from": "human", "value": "hi"}]},
+        "pushshift": {"id": "a", "link_id": "t3_b", "body": "x", "subreddit": "s"},
+        "convokit": {"id": "a", "root": "a", "speaker": "s", "text": "x"},
+        "empathetic_dialogues": {"conv_id": "x", "utterance_idx": 1},
+    }
+    others = [json.dumps(record) for name, record in mine.items() if name != reader]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(others * 3), encoding="utf-8")
+    reasons = Counter(r.reason if isinstance(r, BadRecord) else r for r in read_all(reader, path))
+    assert reasons == {"missing_field": 3 * len(others)}
 
 
 def test_chitchat_joins_the_messages_of_a_turn() -> None:
@@ -91,13 +133,89 @@ def test_chitchat_joins_the_messages_of_a_turn() -> None:
     raw = json.loads(
         (Path(chitchat_dataset.__file__).parent / "dataset.json").read_text(encoding="utf-8")
     )
-    dialogues = list(read(CorpusConfig()))
-    assert len(dialogues) == len(raw) == 7168
-    assert len({dialogue.dialogue_id for dialogue in dialogues}) == 7168
-    for dialogue in dialogues[::500]:
+    assert sources(CorpusConfig()) == [Source(None, "chitchat")]
+    read_back = dialogues(read_all("chitchat", None))
+    assert len(read_back) == len(raw) == 7168
+    assert len({dialogue.dialogue_id for dialogue in read_back}) == 7168
+    for dialogue in read_back[::500]:
         turns = raw[dialogue.dialogue_id]["messages"]
-        assert len(dialogue.messages) == len(turns)
-        for message, turn in zip(dialogue.messages, turns, strict=True):
-            assert message.content == " ".join(part["text"] for part in turn)
-        assert {m.role for m in dialogue.messages[::2]} <= {"user"}
-        assert {m.role for m in dialogue.messages[1::2]} <= {"assistant"}
+        assert texts(dialogue) == [" ".join(part["text"] for part in turn) for turn in turns]
+        assert dialogue.thread_id == dialogue.dialogue_id
+        assert dialogue.source == "chitchat"
+
+
+def test_chitchat_has_its_data_packaged(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has its data packaged"):
+        read_all("chitchat", tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What ``datasets`` is asked for is on this disk, and what it caches goes to the test's."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize("saved", ["folder", "dataset_dict", "dataset"])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("messages", [{"role": "system", "content": "be kind"}, *TALK]),
+        ("conversations", [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]),
+        ("dialog", ["hi", "hello"]),
+        ("dialogue", ["hi", "hello"]),
+        ("utterances", ["hi", "hello"]),
+        ("turns", ["hi", "hello"]),
+    ],
+)
+def test_hf(tmp_path: Path, saved: str, column: str, value: list[Any]) -> None:
+    import datasets
+
+    rows = [{column: value, "id": "x", "other": 1}, {column: value, "id": None, "other": 2}]
+    bad = [{column: [], "id": "y", "other": 3}, {column: None, "id": "z", "other": 4}]
+    splits = {
+        "train": datasets.Dataset.from_list([*rows, *bad]),
+        "test": datasets.Dataset.from_list(rows),
+    }
+    folder = tmp_path / "talks"
+    names = ["train", "test"]
+    if saved == "folder":
+        folder.mkdir()
+        for name, split in splits.items():
+            split.to_parquet(folder / f"{name}.parquet")
+    elif saved == "dataset_dict":
+        datasets.DatasetDict(splits).save_to_disk(folder)
+    else:
+        splits["train"].save_to_disk(folder)
+        names = ["all"]
+    config = CorpusConfig(reader="hf", input=folder)
+    assert sources(config) == [Source(folder, "talks")]
+    records = read_all("hf", folder)
+    good = [record for record in records if isinstance(record, Dialogue)]
+    assert [texts(dialogue) for dialogue in good] == [["hi", "hello"]] * 2 * len(names)
+    assert sorted(dialogue.dialogue_id for dialogue in good) == sorted(
+        [f"talks/{name}-2" for name in names] + ["x"] * len(names)
+    )
+    assert {dialogue.source for dialogue in good} == {"talks"}
+    assert [
+        (record.reason, record.where) for record in records if isinstance(record, BadRecord)
+    ] == [("no_turns", f"talks/{names[0]}, row 3"), ("missing_field", f"talks/{names[0]}, row 4")]
+
+
+def test_hf_names_the_columns_it_found(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"question": "x", "answer": "y"}\n', encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"columns answer, question; .* one of messages, conv.*turns"
+    ):
+        read_all("hf", tmp_path)
+
+
+def test_hf_without_a_data_set(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="is no data set that can be loaded"):
+        read_all("hf", tmp_path / "empty")
+    name = CorpusConfig(reader="hf", input=Path("nobody/nothing"))
+    assert sources(name) == [Source(Path("nobody/nothing"), "nobody/nothing")]

@@ -68,3 +68,31 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.jsonl' does not exist"):
         situations(SituationsConfig(path=tmp_path / "none.jsonl"), "search", 0)
+
+
+def empathetic_dialogues(path: Path, conversations: int) -> None:
+    rows = ["conv_id,utterance_idx,context,prompt,speaker_idx,utterance,selfeval,tags"]
+    for number in range(conversations):
+        prompt = f"I lost my keys_comma_ number {number}."
+        rows += [f"{path.stem}:{number},{turn},sad,{prompt},{turn % 2},Oh no.,," for turn in (1, 2)]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def test_empathetic_dialogues_in_its_parts(tmp_path: Path) -> None:
+    for name, size in (("train", 3), ("valid", 4), ("test", 2)):
+        empathetic_dialogues(tmp_path / f"{name}.csv", size)
+    config = SituationsConfig(path=tmp_path)
+    search = situations(config, "search", 0)
+    assert [s.situation_id for s in search] == ["train:0", "train:1", "train:2"]
+    assert (search[0].text, search[0].emotion) == ("I lost my keys, number 0.", "sad")
+    assert [s.situation_id for s in situations(config, "evaluation", 0)] == ["test:0", "test:1"]
+
+
+def test_one_file_of_empathetic_dialogues_is_halved(tmp_path: Path) -> None:
+    empathetic_dialogues(tmp_path / "valid.csv", 40)
+    config = SituationsConfig(path=tmp_path / "valid.csv")
+    halves = [situations(config, split, 0) for split in ("search", "evaluation")]
+    ids = [[situation.situation_id for situation in half] for half in halves]
+    assert len(ids[0]) + len(ids[1]) == 40
+    assert not set(ids[0]) & set(ids[1])
+    assert min(map(len, ids)) >= 10

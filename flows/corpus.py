@@ -1,0 +1,60 @@
+"""The corpus: every source read, then its partitions filtered side by side, on any task runner."""
+
+import shutil
+from pathlib import Path
+
+from prefect import flow
+
+from flows.runners import Runner, shared_server, task_runner
+from sage_core.config import CorpusConfig
+from sage_core.corpus import ingest, readers
+from sage_core.corpus.build import load_funnel
+from sage_core.corpus.records import FunnelStep
+from sage_core.storage import MANIFEST, ArtifactRef
+from tasks import stages
+from tasks.home import store
+from tasks.stages import source_hash
+
+
+@flow(name="sage-corpus")
+def corpus_flow(config: CorpusConfig) -> ArtifactRef:
+    """The corpus alone."""
+    return build_corpus(config)
+
+
+def run_corpus(config: CorpusConfig, output: Path, runner: Runner) -> list[FunnelStep]:
+    """Run :func:`corpus_flow`, copy what it made into ``output`` and return the funnel."""
+    with shared_server(runner):
+        ref = corpus_flow.with_options(task_runner=task_runner(runner))(config)
+    output.mkdir(parents=True, exist_ok=True)
+    for path in store().folder(ref).iterdir():
+        if path.name != MANIFEST:
+            shutil.copyfile(path, output / path.name)
+    return load_funnel(output)
+
+
+def build_corpus(config: CorpusConfig) -> ArtifactRef:
+    """The filtered corpus; call it within a flow."""
+    sources = stages.corpus_source.map(
+        [
+            {"corpus": config.reading, "name": source.name, "source": source_hash(source.path)}
+            for source in readers.sources(config)
+        ]
+    )
+    records = sources
+    if readers.yields_posts(config):
+        records = [stages.sorted_posts(sources=sources)]
+    partitions = ingest.plan([store().folder(source) for source in sources], config)
+    parts = stages.corpus_partition.map(
+        [
+            {
+                "records": records[partition.source],
+                "corpus": config,
+                "first": partition.first,
+                "stop": partition.stop,
+                "phrases": source_hash(config.blocked_phrases),
+            }
+            for partition in partitions
+        ]
+    )
+    return stages.corpus(sources=sources, parts=parts, corpus=config)

@@ -1,0 +1,69 @@
+"""Where stages that run side by side go: threads of this process, or a Ray or Dask cluster.
+
+Stages write into the SAGE home and tell Prefect's server about it, so every worker of a cluster
+must reach both: the folder by the same path, and the server at its address.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any
+
+from sage_core.errors import ConfigError
+
+
+class Runner(StrEnum):
+    """The choices of ``--runner``."""
+
+    threads = "threads"
+    ray = "ray"
+    dask = "dask"
+
+
+def task_runner(runner: Runner) -> Any:
+    """Prefect's task runner of that name; a cluster's address comes from ``RAY_ADDRESS`` or
+    ``DASK_SCHEDULER_ADDRESS``.
+
+    Raises:
+        ConfigError: the cluster's packages are not installed, or its address is not given.
+    """
+    if runner is Runner.threads:
+        from prefect.task_runners import ThreadPoolTaskRunner
+
+        return ThreadPoolTaskRunner(max_workers=2)
+    variable = "RAY_ADDRESS" if runner is Runner.ray else "DASK_SCHEDULER_ADDRESS"
+    address = os.environ.get(variable)
+    if not address:
+        raise ConfigError(f"--runner {runner} needs {variable}, the address of a cluster")
+    try:
+        if runner is Runner.ray:
+            from prefect_ray import RayTaskRunner
+
+            return RayTaskRunner(address=address)
+        from prefect_dask import DaskTaskRunner
+
+        return DaskTaskRunner(address=address)
+    except ImportError as error:
+        raise ConfigError(
+            f"--runner {runner} needs {error.name}; install the extra: pip install -e '.[cluster]'"
+        ) from None
+
+
+@contextmanager
+def shared_server(runner: Runner) -> Iterator[None]:
+    """One Prefect server for this process and the workers of a cluster on this machine, unless
+    ``PREFECT_API_URL`` names one: without it, every worker would start its own."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    if runner is Runner.threads or PREFECT_API_URL.value():
+        yield
+        return
+    server = SubprocessASGIServer()
+    server.start()
+    try:
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            yield
+    finally:
+        server.stop()

@@ -1,0 +1,48 @@
+"""The data card: where a corpus comes from, what each rule dropped, and its hash."""
+
+from collections.abc import Mapping, Sequence
+from hashlib import file_digest
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sage_core.config import CorpusConfig
+
+CARD = "data_card.md"
+_LICENCES = {  # of data sets with a reader of their own; others are the user's to name
+    "chitchat": "MIT",
+    "empathetic_dialogues": "CC-BY-NC-4.0",
+}
+_NOT_OF_THE_CORPUS = {  # named elsewhere on the card, or of training, or without effect on it
+    "reader", "input", "licence", "max_dialogues", "max_turns", "weight", "records_per_partition",
+}  # fmt: skip
+
+
+def write(
+    folder: Path,
+    config: CorpusConfig,
+    funnel: Sequence[Mapping[str, Any]],
+    quarantined: Mapping[str, int],
+) -> None:
+    """Write the card of the corpus in ``folder`` beside its tables.
+
+    Holds no time and no absolute path, so that equal corpora have equal cards.
+    """
+    from jinja2 import Environment
+
+    text = resources.files("sage_core.templates").joinpath("data_card.md.jinja").read_text("utf-8")
+    environment = Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701 - Markdown
+    with (folder / "dialogues.parquet").open("rb") as stream:
+        sha256 = file_digest(stream, "sha256").hexdigest()
+    thresholds = config.model_dump(mode="json", exclude=_NOT_OF_THE_CORPUS)
+    card = environment.from_string(text).render(
+        reader=config.reader,
+        source=config.input.name if config.input else f"package of the reader '{config.reader}'",
+        licence=config.licence or _LICENCES.get(config.reader, "unknown"),
+        funnel=funnel,
+        records=funnel[0]["records"],
+        quarantined=sorted(quarantined.items()),
+        thresholds=thresholds,
+        sha256=sha256,
+    )
+    (folder / CARD).write_text(card, encoding="utf-8")

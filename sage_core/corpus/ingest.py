@@ -1,0 +1,155 @@
+"""The first half of a corpus: every source is read once, into Parquet cut into partitions.
+
+Dialogues stay in the order of their source. Posts of reply trees are sorted by thread, out of
+core, so that a partition holds whole threads; their bucket is a hash of the thread.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from zlib import crc32
+
+from sage_core.config import CorpusConfig
+from sage_core.corpus import readers
+from sage_core.corpus.records import BadRecord, Post, Record
+from sage_core.corpus.tables import ROW_GROUP, RowWriter, row_groups_in, rows_in
+from sage_core.errors import DataError
+from sage_core.schema import Dialogue
+from sage_core.storage import canonical_json, read_json, write_json
+
+RECORDS = "records.parquet"
+COUNTS = "counts.json"
+QUARANTINE = "quarantine.jsonl"
+BUCKETS = 4096
+_SAMPLES = 20  # bad records kept of each reason
+_EARLY = 100_000  # records after which a run with too many bad ones stops at once
+_SORT_MEMORY = "400MB"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A part that is filtered by itself: the row groups [first, stop) of the records of source
+    number ``source``, or, of sorted posts, the buckets [first, stop)."""
+
+    source: int
+    first: int
+    stop: int
+
+
+class Quarantine:
+    """Counts bad records by reason and keeps a sample of each."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.samples: list[BadRecord] = []
+
+    def add(self, records: Iterable[BadRecord]) -> None:
+        for record in records:
+            self.reasons[record.reason] += 1
+            if self.reasons[record.reason] <= _SAMPLES:
+                self.samples.append(record)
+
+    def save(self, folder: Path) -> None:
+        """Write the samples as JSON lines."""
+        lines = [canonical_json(asdict(sample)) + "\n" for sample in self.samples]
+        (folder / QUARANTINE).write_text("".join(lines), encoding="utf-8")
+
+
+def ingest(source: readers.Source, config: CorpusConfig, folder: Path) -> None:
+    """Read one source into ``records.parquet``, ``counts.json`` and ``quarantine.jsonl``.
+
+    Raises:
+        DataError: far too many records are bad; see :func:`check_share`.
+    """
+    quarantine = Quarantine()
+    read = 0
+    row_type = Post if readers.yields_posts(config) else Dialogue
+    records: Iterable[Record] = readers.read(source, config)
+    with RowWriter(folder / RECORDS, row_type) as writer:
+        for record in islice(records, config.max_read or None):
+            read += 1
+            if isinstance(record, BadRecord):
+                quarantine.add([record])
+            elif isinstance(record, Post):
+                writer.write((crc32(record.thread_id.encode()) % BUCKETS, record))
+            else:
+                writer.write(record)
+            if read == _EARLY:
+                check_share(config, read, quarantine)
+    quarantine.save(folder)
+    write_json(folder / COUNTS, {"read": read, "quarantined": dict(quarantine.reasons)})
+
+
+def check_share(config: CorpusConfig, read: int, quarantine: Quarantine) -> None:
+    """Stop where the share of bad records is over the limit.
+
+    Raises:
+        DataError: it is; the message counts them by reason and shows one.
+    """
+    bad = quarantine.reasons.total()
+    if bad <= config.max_bad_share * read:
+        return
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in quarantine.reasons.most_common())
+    sample = quarantine.samples[0]
+    raise DataError(
+        f"{bad} of {read} records of '{config.input}' cannot be read ({reasons}), more than "
+        f"corpus.max_bad_share = {config.max_bad_share:g}; the first is {sample.where} "
+        f"({sample.reason}): {sample.sample[:80]!r}. Check corpus.reader, now '{config.reader}', "
+        "mend the input, or raise the limit"
+    )
+
+
+def counted(folders: Sequence[Path]) -> tuple[int, Quarantine]:
+    """How many records were read into ``folders``, and the bad ones among them."""
+    quarantine = Quarantine()
+    read = 0
+    for folder in folders:
+        counts = read_json(folder / COUNTS)
+        read += counts["read"]
+        quarantine.reasons.update(counts["quarantined"])
+        quarantine.samples += load_quarantine(folder)
+    return read, quarantine
+
+
+def load_quarantine(folder: Path) -> list[BadRecord]:
+    """The samples that :meth:`Quarantine.save` wrote."""
+    import json
+
+    lines = (folder / QUARANTINE).read_text(encoding="utf-8").splitlines()
+    return [BadRecord(**json.loads(line)) for line in lines]
+
+
+def sort_posts(ingested: Sequence[Path], target: Path) -> None:
+    """The posts of all sources in one file, sorted by bucket and thread; spills to disk beside it.
+
+    The memory of the sort is bounded, whatever the number of posts.
+    """
+    import duckdb
+
+    spill = target.with_name("spill")
+    settings = {"memory_limit": _SORT_MEMORY, "threads": "2", "temp_directory": str(spill)}
+    with duckdb.connect(config=settings) as connection:
+        posts = connection.read_parquet([str(folder / RECORDS) for folder in ingested])
+        posts.order("bucket, thread_id, post_id, created, author").write_parquet(
+            str(target), compression="zstd", row_group_size=4 * ROW_GROUP
+        )
+    if spill.exists():
+        spill.rmdir()
+
+
+def plan(ingested: Sequence[Path], config: CorpusConfig) -> list[Partition]:
+    """The partitions of the ingested sources, at least one."""
+    rows = [rows_in(folder / RECORDS) for folder in ingested]
+    if readers.yields_posts(config):
+        count = min(BUCKETS, -(-sum(rows) // config.records_per_partition) or 1)
+        edges = [BUCKETS * number // count for number in range(count + 1)]
+        return [Partition(0, *edge) for edge in pairwise(edges)]
+    step = max(1, config.records_per_partition // ROW_GROUP)
+    partitions = [
+        Partition(number, first, min(first + step, groups))
+        for number, groups in enumerate(row_groups_in(folder / RECORDS) for folder in ingested)
+        for first in range(0, groups, step)
+    ]
+    return partitions or [Partition(0, 0, 0)]

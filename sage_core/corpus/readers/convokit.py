@@ -1,0 +1,90 @@
+"""ConvoKit corpora: a folder, or ConvoKit's zip of it, which holds ``utterances.jsonl``.
+
+Each line is one utterance: ``id``, ``speaker`` (``user`` in old corpora; an identifier, or an
+object with ``id``), ``root`` or ``conversation_id``, ``reply_to`` or ``reply-to``, ``timestamp``
+and ``text``. A timestamp only orders answers to one utterance, so one that is no number is 0.
+``conversations.json`` and the corpus's other files are not read: an utterance holds all that a
+post needs. The post's source is the name of the folder or zip, which also stands before its
+identifiers: corpora side by side may use the same ones.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any, cast
+from zipfile import BadZipFile, ZipExtFile, ZipFile
+
+from sage_core.config import CorpusConfig
+from sage_core.corpus.lines import bad_record, read_lines, split_lines, stream_chunks
+from sage_core.corpus.readers.fields import (
+    FieldError,
+    Source,
+    identifier,
+    json_records,
+    needed,
+    seconds,
+    text,
+)
+from sage_core.corpus.records import Post, Record
+
+UTTERANCES = "utterances.jsonl"
+FILES = f"{UTTERANCES} or *.zip"
+
+
+def knows(path: PurePath) -> bool:
+    """Whether a file of a folder holds utterances."""
+    return path.name == UTTERANCES or path.suffix.lower() == ".zip"
+
+
+def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
+    """The utterances of one corpus, in its order."""
+    path = source.file
+    if path.suffix.lower() == ".zip":
+        yield from _read_zip(path, source.name, config.max_record_bytes)
+    else:
+        lines = read_lines(path, source.name, config.max_record_bytes)
+        yield from json_records(lines, source.name, partial(_post, path.resolve().parent.name))
+
+
+def _read_zip(path: Path, name: str, max_bytes: int) -> Iterator[Record]:
+    try:
+        with ZipFile(path) as archive:
+            members = [entry for entry in archive.namelist() if PurePath(entry).name == UTTERANCES]
+            if not members:
+                yield bad_record("missing_field", name, " ".join(archive.namelist()).encode())
+            for member in members:
+                where = f"{name}/{member}"
+                with archive.open(member) as stream:
+                    chunks = stream_chunks(cast(ZipExtFile, stream))
+                    lines = split_lines(chunks, where, max_bytes)
+                    yield from json_records(lines, where, partial(_post, path.stem))
+    except BadZipFile:  # the list of files, or a file's head; its data is stream_chunks's
+        yield bad_record("truncated", name, b"")
+
+
+def _post(corpus: str, record: dict[str, Any], number: int) -> Post:
+    parent = identifier(record, "reply_to", "reply-to")
+    return Post(
+        post_id=f"{corpus}/{needed(identifier(record, 'id'))}",
+        parent_id=parent and f"{corpus}/{parent}",
+        thread_id=f"{corpus}/{needed(identifier(record, 'root', 'conversation_id'))}",
+        author=_author(record),
+        created=_created(record.get("timestamp")),
+        source=corpus,
+        text=text(record, "text"),
+    )
+
+
+def _author(record: dict[str, Any]) -> str:
+    if "speaker" not in record and "user" not in record:
+        raise FieldError("missing_field")
+    speaker = record.get("speaker", record.get("user"))
+    author = identifier(speaker if isinstance(speaker, dict) else {"id": speaker}, "id")
+    return "" if author == "[deleted]" else author
+
+
+def _created(timestamp: object) -> int:
+    try:
+        return seconds(timestamp)
+    except FieldError:
+        return 0

@@ -1,0 +1,133 @@
+"""What the readers share: sources, fields of JSON records, and the refusal of bad ones."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sage_core.corpus.lines import bad_record, parse_json
+from sage_core.corpus.records import BadRecord, Record
+
+
+@dataclass(frozen=True)
+class Source:
+    """A part of the input that is read by itself.
+
+    Attributes:
+        path: its file; for the reader ``hf`` a folder or a name on the hub, for packaged data None.
+        name: the path relative to ``corpus.input``; a single file's own name.
+    """
+
+    path: Path | None
+    name: str
+
+    @property
+    def file(self) -> Path:
+        """``path`` of a source that is a file."""
+        assert self.path is not None, f"the source '{self.name}' has no file"
+        return self.path
+
+
+class FieldError(Exception):
+    """A record is refused; ``reason`` is that of its :class:`BadRecord`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def json_records(
+    lines: Iterable[tuple[int, bytes] | BadRecord],
+    where: str,
+    make: Callable[[dict[str, Any], int], Record],
+    unit: str = "line",
+) -> Iterator[Record]:
+    """``make(object, number)`` of each line of JSON; where it raises FieldError, a BadRecord."""
+    for line in lines:
+        if isinstance(line, BadRecord):
+            yield line
+            continue
+        number, raw = line
+        place = f"{where}, {unit} {number}"
+        record = parse_json(raw, place)
+        if isinstance(record, BadRecord):
+            yield record
+            continue
+        try:
+            yield make(record, number)
+        except FieldError as error:
+            yield bad_record(error.reason, place, raw)
+
+
+def row_records(
+    rows: Iterable[tuple[int, dict[str, Any]] | BadRecord],
+    where: str,
+    make: Callable[[dict[str, Any], int], Record],
+) -> Iterator[Record]:
+    """:func:`json_records` for the numbered rows of a table."""
+    for row in rows:
+        if isinstance(row, BadRecord):
+            yield row
+            continue
+        number, record = row
+        try:
+            yield make(record, number)
+        except FieldError as error:
+            yield bad_record(error.reason, f"{where}, row {number}", repr(record).encode())
+
+
+def text(record: dict[str, Any], key: str) -> str:
+    """A field that must be a text.
+
+    Raises:
+        FieldError: ``missing_field`` where it is missing or null, else ``wrong_type``.
+    """
+    value = record.get(key)
+    if isinstance(value, str):
+        return value
+    raise FieldError("missing_field" if value is None else "wrong_type")
+
+
+def identifier(record: dict[str, Any], *keys: str) -> str:
+    """The first of ``keys`` that is there, as text; "" where none is.
+
+    Raises:
+        FieldError: ``wrong_type`` for anything but a text or a whole number.
+    """
+    value = next((record[key] for key in keys if record.get(key) is not None), "")
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise FieldError("wrong_type")
+    return str(value)
+
+
+def needed(value: str) -> str:
+    """``value``, which must not be empty.
+
+    Raises:
+        FieldError: ``missing_field``.
+    """
+    if not value:
+        raise FieldError("missing_field")
+    return value
+
+
+def seconds(value: object) -> int:
+    """Whole seconds of a number or of a text that holds one; null is 0.
+
+    Raises:
+        FieldError: ``wrong_type``, also for what does not fit 64 bits.
+    """
+    if type(value) is int:
+        whole = value
+    elif value is None:
+        return 0
+    elif isinstance(value, str | float):
+        try:
+            whole = int(float(value))
+        except (ValueError, OverflowError):  # no number; infinite
+            raise FieldError("wrong_type") from None
+    else:
+        raise FieldError("wrong_type")
+    if not -(2**63) <= whole < 2**63:
+        raise FieldError("wrong_type")
+    return whole

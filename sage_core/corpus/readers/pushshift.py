@@ -1,0 +1,78 @@
+"""Reddit dumps of Pushshift: one JSON object a line, a comment (``RC_*``) or submission (``RS_*``).
+
+What has a ``body`` is a comment, else what has a ``title`` a submission, so both may share a file.
+
+=============  =====================================  ========================================
+post           comment                                submission
+=============  =====================================  ========================================
+``post_id``    ``t1_`` + ``id``                       ``t3_`` + ``id``
+``parent_id``  ``parent_id``, where null ``link_id``  ""
+``thread_id``  ``link_id``                            ``t3_`` + ``id``
+``text``       ``body``                               ``title``, an empty line, ``selftext``
+=============  =====================================  ========================================
+
+Both have ``author``, ``created_utc`` (a number, a text that holds one, or null) and ``subreddit``.
+``&gt;``, ``&lt;`` and ``&amp;`` of texts are unescaped.
+"""
+
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any
+
+from sage_core.config import CorpusConfig
+from sage_core.corpus.lines import COMPRESSED, read_lines
+from sage_core.corpus.readers.fields import FieldError, Source, json_records, seconds, text
+from sage_core.corpus.records import Post, Record
+
+FILES = "*.zst, *.bz2, *.xz, *.gz, *.ndjson, *.jsonl, *.json, RC_* or RS_*"
+_SUFFIXES = (*COMPRESSED, ".ndjson", ".jsonl", ".json")
+_GONE = ("", "[deleted]", "[removed]")
+
+
+def knows(path: PurePath) -> bool:
+    """Whether a file of a folder is a dump; the first dumps had no suffix."""
+    suffix = path.suffix.lower()
+    return suffix in _SUFFIXES or (not suffix and path.name.startswith(("RC_", "RS_")))
+
+
+def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
+    """The posts of one dump, in its order."""
+    lines = read_lines(source.file, source.name, config.max_record_bytes)
+    return json_records(lines, source.name, _post)
+
+
+def _post(record: dict[str, Any], number: int) -> Post:
+    author = record.get("author") or ""
+    if not isinstance(author, str):
+        raise FieldError("wrong_type")
+    post_id = text(record, "id")
+    if "body" in record:
+        post_id = f"t1_{post_id}"
+        thread_id = text(record, "link_id")
+        parent_id = thread_id if record.get("parent_id") is None else text(record, "parent_id")
+        said = _unescaped(text(record, "body"))
+    else:
+        post_id = thread_id = f"t3_{post_id}"
+        parent_id = ""
+        said = _unescaped(_submission(record))
+    return Post(
+        post_id=post_id,
+        parent_id=parent_id,
+        thread_id=thread_id,
+        author="" if author == "[deleted]" else author,
+        created=seconds(record.get("created_utc")),
+        source=f"r/{text(record, 'subreddit')}",
+        text=said,
+    )
+
+
+def _submission(record: dict[str, Any]) -> str:
+    title = text(record, "title")
+    body = "" if record.get("selftext") is None else text(record, "selftext")
+    return title if body.strip() in _GONE else f"{title}\n\n{body}"
+
+
+def _unescaped(escaped: str) -> str:
+    if "&" not in escaped:
+        return escaped
+    return escaped.replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&")

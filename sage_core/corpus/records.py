@@ -1,0 +1,67 @@
+"""What readers yield: whole dialogues, or the posts of reply trees, and the records they refuse;
+and the funnel that counts what became of them."""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from sage_core.schema import Dialogue
+
+SAMPLE_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Post:
+    """One post of a reply tree: a Reddit comment or submission, a ConvoKit utterance.
+
+    Attributes:
+        post_id: unique in its source; what ``parent_id`` of other posts names.
+        parent_id: the post it answers; "" for the first post of a tree.
+        thread_id: the conversation it belongs to, the same for all posts of a tree.
+        author: "" where it is not known (a deleted account).
+        created: seconds since 1970; orders siblings together with ``post_id``.
+        source: where it was said, such as ``r/AskReddit``.
+        text: what was said; :mod:`sage_core.corpus.threads` takes out ``[deleted]`` and
+            ``[removed]``.
+    """
+
+    post_id: str
+    parent_id: str
+    thread_id: str
+    author: str
+    created: int
+    source: str
+    text: str
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """A record that a reader could not take.
+
+    Attributes:
+        reason: one word or two with underscores: ``not_json``, ``not_utf8``, ``missing_field``,
+            ``wrong_type``, ``too_long``, ``truncated``, ``no_turns``.
+        where: file and line (from 1), such as ``RC_2012-01.zst, line 7``; the file's name only,
+            so that outputs do not depend on where the input lies.
+        sample: the first characters of the record, at most ``SAMPLE_CHARACTERS``.
+    """
+
+    reason: str
+    where: str
+    sample: str
+
+
+Record = Dialogue | Post | BadRecord
+
+
+class FunnelStep(TypedDict, total=False):
+    """One step of the funnel, in dialogues.
+
+    On the first step, ``read``, stand ``quarantined``, the bad records, and ``records``: what
+    became of the input's records, of which the posts of reply trees make up several a dialogue.
+    """
+
+    step: str
+    kept: int
+    dropped: int
+    quarantined: int
+    records: dict[str, int]

@@ -1,0 +1,90 @@
+"""What SFT trains on besides one corpus: several corpora by weight, blends, instruction data.
+
+Instruction data is the paper's own remedy for the arithmetic that dialogue training unlearns
+(its section 5.2 reports the drop on GSM8k).
+"""
+
+from collections.abc import Sequence
+from random import Random
+
+from sage_core.config import CorpusConfig, InstructionsConfig
+from sage_core.corpus import readers
+from sage_core.errors import DataError
+from sage_core.schema import Dialogue, TrainingDialogue
+
+
+def draw(
+    corpora: Sequence[Sequence[Dialogue]], weights: Sequence[float], seed: int
+) -> list[Dialogue]:
+    """Dialogues of all corpora, in random order if there are several.
+
+    Of corpora with a weight, numbers in proportion to the weights are drawn, as many as the
+    scarcest of them allows; a weight of 0 stands for all dialogues.
+    """
+    if len(corpora) == 1:
+        return list(corpora[0])
+    random = Random(seed)
+    per_weight = min(
+        (len(corpus) / weight for corpus, weight in zip(corpora, weights, strict=True) if weight),
+        default=0.0,
+    )
+    drawn: list[Dialogue] = []
+    for corpus, weight in zip(corpora, weights, strict=True):
+        size = min(len(corpus), round(weight * per_weight)) if weight else len(corpus)
+        drawn += random.sample(list(corpus), size)
+    random.shuffle(drawn)
+    return drawn
+
+
+def blend(dialogues: Sequence[TrainingDialogue], share: float, seed: int) -> list[TrainingDialogue]:
+    """Join random pairs into one dialogue that changes its subject, until ``share`` of all
+    dialogues are in a pair: the turns of the second follow those of the first."""
+    order = list(range(len(dialogues)))
+    random = Random(seed)
+    random.shuffle(order)
+    pairs = int(share * len(dialogues)) // 2
+    second_of = dict(zip(order[:pairs], order[pairs : 2 * pairs], strict=True))
+    appended = set(second_of.values())
+    return [
+        TrainingDialogue(dialogue.messages + dialogues[second_of[index]].messages)
+        if index in second_of
+        else dialogue
+        for index, dialogue in enumerate(dialogues)
+        if index not in appended
+    ]
+
+
+def with_instructions(
+    dialogues: Sequence[TrainingDialogue],
+    instructions: Sequence[TrainingDialogue],
+    share: float,
+    seed: int,
+) -> list[TrainingDialogue]:
+    """``dialogues`` with random ``instructions`` among them, which are then ``share`` of all, or
+    fewer where there are not enough."""
+    random = Random(seed)
+    wanted = round(len(dialogues) * share / (1 - share))
+    mixed = [*dialogues, *random.sample(list(instructions), min(wanted, len(instructions)))]
+    random.shuffle(mixed)
+    return mixed
+
+
+def read_instructions(config: InstructionsConfig) -> list[TrainingDialogue]:
+    """Instruction data as it is, without states, each conversation cut to whole exchanges.
+
+    Raises:
+        DataError: missing, or without one whole exchange.
+    """
+    corpus = CorpusConfig(reader=config.reader, input=config.input)
+    found = []
+    for source in readers.sources(corpus):
+        for record in readers.read(source, corpus):
+            if isinstance(record, Dialogue) and len(record.messages) >= 2:
+                turns = len(record.messages)
+                found.append(TrainingDialogue(record.messages[: turns - turns % 2]))
+    if not found:
+        raise DataError(
+            f"mixture.instructions.input = '{config.input}' holds no conversation of a question "
+            f"and an answer that the reader '{config.reader}' can read"
+        )
+    return found
