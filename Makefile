@@ -29,10 +29,10 @@ check: setup  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check  ## everything CI runs: check and all tests, with one real run of the pipeline
+test: check  ## check, and all tests with one real run of the pipeline
 	$(BIN)/pytest
 
-test-integration: $(CLUSTER)  ## a Ray and a Dask cluster of two workers each
+test-integration: $(CLUSTER)  ## single stages, and a Ray and a Dask cluster of two workers each
 	$(BIN)/pytest -m integration
 
 bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 6 GB of disk, a quarter of an hour

@@ -26,7 +26,7 @@ from sage_core.schema import Dialogue, with_roles
 from sage_core.storage import read_rows
 
 UNITS = (1, 4, 16)
-COMMENTS = 160_000  # of a unit; about 135 MB of JSON lines
+COMMENTS = 160_000  # of a unit; about 170 MB of JSON lines
 LINEAR = 0.25
 MEMORY_MB = 1500.0
 FLAT = 1.25

@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,21 +14,28 @@ from rich.table import Table
 from flows.runners import Runner
 from sage_core.errors import SageError
 
+if TYPE_CHECKING:
+    from sage_core.config import PipelineConfig
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="State-action augmented dialogue models: train, search, judge, compare.",
 )
 corpus_app = typer.Typer(no_args_is_help=True, help="Training dialogues.")
+train_app = typer.Typer(no_args_is_help=True, help="Train one checkpoint on a file.")
 judge_app = typer.Typer(no_args_is_help=True, help="Pairwise judging.")
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(judge_app, name="judge")
+app.add_typer(train_app, name="train")
 
 out = Console()
 Preset = Annotated[str, typer.Option(help="A preset (tiny, demo, paper) or a YAML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a setting: search.candidates=8")
 ]
+Input = Annotated[Path, typer.Option("--input", help="A Parquet file.")]
+Output = Annotated[Path, typer.Option(help="Folder for the result.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -174,6 +181,89 @@ def corpus_build(
     out.print(table)
 
 
+@app.command()
+def annotate(
+    input_path: Input, output: Output, preset: Preset = "demo", overrides: Overrides = None
+) -> None:
+    """Write down the states of dialogues.parquet: sac.parquet."""
+    config = _single(preset, overrides)
+
+    from flows import single
+
+    _said(single.annotate(config, input_path, output))
+
+
+@train_app.command("sft")
+def train_sft(
+    input_path: Input,
+    output: Output,
+    parent: Annotated[
+        Path | None, typer.Option(help="Checkpoint to go on from, with the refinement's settings.")
+    ] = None,
+    states: Annotated[bool, typer.Option(help="Without states: the baseline 'raw'.")] = True,
+    preset: Preset = "demo",
+    overrides: Overrides = None,
+) -> None:
+    """Train on sac.parquet, or on the selected dialogues of trajectories.parquet."""
+    config = _single(preset, overrides)
+
+    from flows import single
+
+    _said(single.train_sft(config, input_path, output, parent, states=states))
+
+
+@train_app.command("dpo")
+def train_dpo(
+    input_path: Input,
+    output: Output,
+    parent: Annotated[Path, typer.Option(help="Checkpoint to start from, also the reference.")],
+    preset: Preset = "demo",
+    overrides: Overrides = None,
+) -> None:
+    """Train on preferences.parquet, or on the pairs of trajectories.parquet."""
+    config = _single(preset, overrides)
+
+    from flows import single
+
+    _said(single.train_dpo(config, input_path, output, parent))
+
+
+@app.command()
+def search(
+    output: Output,
+    agent: Annotated[Path | None, typer.Option(help="The agent's checkpoint; none: m0.")] = None,
+    user: Annotated[Path | None, typer.Option(help="The user's checkpoint; none: m0.")] = None,
+    name: Annotated[str, typer.Option(help="The agent's name: m0 and raw have no states.")] = "m1",
+    preset: Preset = "demo",
+    overrides: Overrides = None,
+) -> None:
+    """Self-play search from the search half of the situations: trajectories.parquet."""
+    config = _single(preset, overrides)
+
+    from flows import single
+
+    _said(single.search(config, agent, user, name, output))
+
+
+@judge_app.command("run")
+def judge_run(
+    rollouts_a: Annotated[Path, typer.Argument(help="trajectories.parquet of the first model.")],
+    rollouts_b: Annotated[Path, typer.Argument(help="trajectories.parquet of the second.")],
+    output: Output,
+    model_a: Annotated[str, typer.Option(help="Name of the first model.")] = "a",
+    model_b: Annotated[str, typer.Option(help="Name of the second model.")] = "b",
+    preset: Preset = "demo",
+    overrides: Overrides = None,
+) -> None:
+    """Judge two models' conversations, in both orders: judgements.parquet."""
+    config = _single(preset, overrides)
+
+    from flows import single
+
+    names = (model_a, model_b)
+    _said(single.judge_run(config, (rollouts_a, rollouts_b), names, output))
+
+
 @judge_app.command("stats")
 def judge_stats(
     file: Annotated[Path, typer.Argument(help="Judgements: Parquet, a folder of it, or JSONL.")],
@@ -191,6 +281,20 @@ def judge_stats(
         from flows.run import win_rate_table
 
         out.print(win_rate_table([asdict(row) for row in summaries]))
+
+
+def _single(preset: str, overrides: list[str] | None) -> "PipelineConfig":
+    """The settings of a stage that runs by itself, and its environment."""
+    from flows import environment
+    from sage_core.config import load_config
+
+    config = load_config(preset, overrides or ())
+    environment.prepare(quiet=True)
+    return config
+
+
+def _said(path: Path) -> None:
+    out.print(str(path), soft_wrap=True, highlight=False)
 
 
 def _with_overrides(tree: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:

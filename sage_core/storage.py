@@ -92,6 +92,14 @@ class ArtifactStore:
             return False
         return _reference(ref.path, _hash_files(folder)) == ref
 
+    def find(self, name: str) -> ArtifactRef | None:
+        """The artefact ``name`` if it is there, finished and unchanged."""
+        manifest = self.root / name / MANIFEST
+        if not manifest.is_file():
+            return None
+        ref = ArtifactRef(**read_json(manifest)["reference"])
+        return ref if self.verify(ref) else None
+
     def manifest(self, ref: ArtifactRef) -> dict[str, Any]:
         """What :meth:`build` recorded of the artefact."""
         record: dict[str, Any] = read_json(self.folder(ref) / MANIFEST)

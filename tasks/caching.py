@@ -89,6 +89,11 @@ class Stage:
         state: State[ArtifactRef] = run(label, inputs, str(sage_home()), return_state=True)
         return self._checked(state, label, inputs)
 
+    def local(self, label: str = "", /, **inputs: Any) -> ArtifactRef:
+        """As :meth:`__call__`, without Prefect: from the store if it is there whole, else made."""
+        found = store().find(self._path(inputs))
+        return found or self._run(label, inputs, str(sage_home()))
+
     def map(
         self, inputs: Iterable[dict[str, Any]], labels: Iterable[str] | None = None
     ) -> list[ArtifactRef]:
@@ -132,7 +137,6 @@ class Stage:
     def _run(self, label: str, inputs: dict[str, Any], home: str) -> ArtifactRef:
         """Make the artefact; on a worker of a cluster the environment does not name the home."""
         os.environ["SAGE_HOME"] = home
-        key = self.key(**inputs)
         manifest = {
             "stage": self.name,
             "label": label,
@@ -152,8 +156,11 @@ class Stage:
             "seed": inputs.get("seed"),
         }
         return store().build(
-            f"{self.name}/{key[:20]}", lambda folder: self._write(folder, **inputs), manifest
+            self._path(inputs), lambda folder: self._write(folder, **inputs), manifest
         )
+
+    def _path(self, inputs: dict[str, Any]) -> str:
+        return f"{self.name}/{self.key(**inputs)[:20]}"
 
 
 def stage(*modules: str, retries: int = 0) -> Callable[[Callable[..., None]], Stage]:

@@ -5,7 +5,7 @@ modules named in ``@stage`` are those whose change makes the stage's cached resu
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -215,7 +215,7 @@ def sft(
     """A LoRA checkpoint trained on dialogues; ``parent`` is None for a first one."""
     rows = read_rows(_folder(dialogues) / TRAINING, TrainingDialogue)
     _release_engines()
-    with _training_progress(f"train {name}") as on_step:
+    with training_progress(f"train {name}") as on_step:
         training.train_sft(
             folder,
             _folder(base),
@@ -263,7 +263,7 @@ def dpo(
     """The last refined model after preference learning."""
     rows = read_rows(_folder(pairs) / PREFERENCES, PreferencePair)
     _release_engines()
-    with _training_progress("train dpo") as on_step:
+    with training_progress("train dpo") as on_step:
         training.train_dpo(
             folder, _folder(base), _folder(parent), rows, settings, model, seed, on_step
         )
@@ -295,7 +295,7 @@ def search_shard(
 ) -> None:
     """Self-play search from one shard of situations."""
     part = _situations(situations, settings.selfplay, shard)
-    with progress(f"search {agent_name} shard {shard + 1}", _turns(part, settings.selfplay)) as p:
+    with progress(f"search {agent_name} shard {shard + 1}", turns(part, settings.selfplay)) as p:
         trajectories = selfplay.self_play(
             part,
             _speaker(agent_name, agent, base, model),
@@ -326,7 +326,7 @@ def rollout_shard(
 ) -> None:
     """Plain conversations of one model from one shard of held-out situations."""
     part = _situations(situations, settings, shard)
-    with progress(f"rollout {agent_name} shard {shard + 1}", _turns(part, settings)) as advance:
+    with progress(f"rollout {agent_name} shard {shard + 1}", turns(part, settings)) as advance:
         trajectories = selfplay.self_play(
             part,
             _speaker(agent_name, agent, base, model),
@@ -483,7 +483,9 @@ def engine_for(settings: EngineConfig, base: ArtifactRef, model: ModelConfig) ->
         from sage_core.engines.openai_http import OpenAIEngine
 
         return OpenAIEngine(settings)
-    return _transformers(base, None, model)
+    from sage_core.engines.in_process import TransformersEngine  # imports torch
+
+    return TransformersEngine(_folder(base), None, model)
 
 
 def source_hash(path: Path | None) -> str:
@@ -521,12 +523,6 @@ def _folder(ref: ArtifactRef) -> Path:
     return store().folder(ref)
 
 
-def _transformers(base: ArtifactRef, adapter: ArtifactRef | None, model: ModelConfig) -> Engine:
-    from sage_core.engines.in_process import TransformersEngine  # imports torch
-
-    return TransformersEngine(_folder(base), _folder(adapter) if adapter else None, model)
-
-
 def _release_engines() -> None:
     """Training has the machine to itself."""
     from sage_core.engines.resident import release
@@ -534,11 +530,18 @@ def _release_engines() -> None:
     release()
 
 
+def speaker(name: str, base: Path, adapter: Path | None, model: ModelConfig) -> selfplay.Speaker:
+    """A model in a conversation; all but m0 and raw speak State-Action Chains."""
+    from sage_core.engines.in_process import TransformersEngine  # imports torch
+
+    engine = TransformersEngine(base, adapter, model)
+    return selfplay.Speaker(name, engine, states=name not in ("m0", "raw"))
+
+
 def _speaker(
     name: str, adapter: ArtifactRef | None, base: ArtifactRef, model: ModelConfig
 ) -> selfplay.Speaker:
-    engine = _transformers(base, adapter, model)
-    return selfplay.Speaker(name, engine, states=name not in ("m0", "raw"))
+    return speaker(name, _folder(base), _folder(adapter) if adapter else None, model)
 
 
 def _situations(ref: ArtifactRef, settings: SelfPlayConfig, shard: int) -> list[Situation]:
@@ -546,7 +549,8 @@ def _situations(ref: ArtifactRef, settings: SelfPlayConfig, shard: int) -> list[
     return list(shards(rows, settings.shard_size)[shard])
 
 
-def _turns(part: list[Situation], settings: SelfPlayConfig) -> int:
+def turns(part: Sequence[Situation], settings: SelfPlayConfig) -> int:
+    """Turns of the conversations, their openings not counted."""
     return len(part) * (settings.max_turns - 1)
 
 
@@ -558,7 +562,7 @@ def _concatenate(parts: list[ArtifactRef], name: str, row_type: type[Any], folde
 
 
 @contextmanager
-def _training_progress(description: str) -> Iterator[Callable[[int, int], None]]:
+def training_progress(description: str) -> Iterator[Callable[[int, int], None]]:
     """A bar for a trainer, which says only at its first step how many there are."""
     with ExitStack() as stack:
         advance: Callable[[int], None] | None = None

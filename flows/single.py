@@ -1,0 +1,159 @@
+"""One stage of the method on files: `sage annotate`, `sage train`, `sage search`, `sage judge run`.
+
+They call what the pipeline's stages call, without Prefect and without the cache; only m0 comes
+from the artefact store of the home.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from sage_core import annotation
+from sage_core.config import PipelineConfig
+from sage_core.errors import DataError
+from sage_core.evaluation import judge
+from sage_core.schema import (
+    AnnotatedDialogue,
+    Dialogue,
+    Judgement,
+    PreferencePair,
+    TrainingDialogue,
+    Trajectory,
+)
+from sage_core.search import selfplay
+from sage_core.search.situations import situations
+from sage_core.storage import ArtifactRef, read_rows, write_rows
+from sage_core.training import data
+from sage_core.training import lora as training
+from tasks import stages
+from tasks.home import store
+from tasks.progress import progress
+
+
+def annotate(config: PipelineConfig, dialogues: Path, output: Path) -> Path:
+    """States for the utterances of ``dialogues``; the path of the table made."""
+    rows = read_rows(dialogues, Dialogue)
+    settings = config.annotation
+    engine = stages.engine_for(settings.engine, _base(config), config.model)
+    with progress("annotate", len(rows)) as advance:
+        annotated = annotation.annotate(rows, engine, settings, config.seed, advance)
+    target = _made(output) / stages.SAC
+    write_rows(target, annotated, AnnotatedDialogue)
+    return target
+
+
+def train_sft(
+    config: PipelineConfig, rows: Path, output: Path, parent: Path | None, *, states: bool
+) -> Path:
+    """A checkpoint trained on annotated dialogues, trajectories or training text."""
+    dialogues = _training_dialogues(rows, states=states)
+    settings = config.refine.sft if parent else config.sft
+    with _new_checkpoint(output) as folder, stages.training_progress("train") as on_step:
+        base = store().folder(_base(config))
+        training.train_sft(
+            folder, base, parent, dialogues, settings, config.lora, config.model, config.seed,
+            on_step,
+        )  # fmt: skip
+    return output
+
+
+def train_dpo(config: PipelineConfig, rows: Path, output: Path, parent: Path) -> Path:
+    """A checkpoint trained on preference pairs, or on the pairs of trajectories."""
+    if _has(rows, "chosen"):
+        pairs = read_rows(rows, PreferencePair)
+    else:
+        pairs = data.preference_pairs(read_rows(rows, Trajectory), config.seed)
+    with _new_checkpoint(output) as folder, stages.training_progress("train dpo") as on_step:
+        base = store().folder(_base(config))
+        training.train_dpo(
+            folder, base, parent, pairs, config.dpo, config.model, config.seed, on_step
+        )
+    return output
+
+
+def search(
+    config: PipelineConfig, agent: Path | None, user: Path | None, name: str, output: Path
+) -> Path:
+    """Self-play search with the adapters of agent and user (None = m0) on the search half."""
+    base = _base(config)
+    settings = config.search
+    openings = situations(config.situations, "search", settings.situations)
+    folder = store().folder(base)
+    agent_speaker = stages.speaker(name, folder, agent, config.model)
+    user_speaker = stages.speaker("m1" if user else "m0", folder, user, config.model)
+    with progress("search", stages.turns(openings, settings.selfplay)) as advance:
+        trajectories = selfplay.self_play(
+            openings,
+            agent_speaker,
+            user_speaker,
+            settings.selfplay,
+            config.seed,
+            candidates=settings.candidates,
+            selector=selfplay.Selector(
+                stages.engine_for(settings.selector.engine, base, config.model), settings.selector
+            ),
+            on_progress=advance,
+        )
+    target = _made(output) / stages.TRAJECTORIES
+    write_rows(target, trajectories, Trajectory)
+    return target
+
+
+def judge_run(
+    config: PipelineConfig, rollouts: tuple[Path, Path], names: tuple[str, str], output: Path
+) -> Path:
+    """The verdicts of all configured judges on two models' trajectories, in both orders."""
+    base = _base(config)
+    first, second = (read_rows(path, Trajectory) for path in rollouts)
+    judgements: list[Judgement] = []
+    for settings in config.evaluation.judges:
+        engine = stages.engine_for(settings.engine, base, config.model)
+        with progress(f"judge {settings.name}", 2 * len(first)) as advance:
+            judgements += judge.judge_pair(
+                *names, first, second, engine, settings, config.seed, advance
+            )
+    target = _made(output) / stages.JUDGEMENTS
+    write_rows(target, judgements, Judgement)
+    return target
+
+
+def _base(config: PipelineConfig) -> ArtifactRef:
+    return stages.base_model.local("m0", model=config.model)
+
+
+def _training_dialogues(rows: Path, *, states: bool) -> list[TrainingDialogue]:
+    if _has(rows, "trajectory_id"):
+        return data.selected_dialogues(read_rows(rows, Trajectory))
+    if _has(rows, "messages"):
+        return read_rows(rows, TrainingDialogue)
+    as_text = annotation.chains if states else annotation.without_states
+    return [as_text(row) for row in read_rows(rows, AnnotatedDialogue)]
+
+
+def _has(path: Path, column: str) -> bool:
+    if not path.is_file():
+        raise DataError(f"'{path}' does not exist; give the path of a Parquet file")
+    return column in pq.read_schema(path).names
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _new_checkpoint(output: Path) -> Iterator[Path]:
+    """A folder that becomes ``output`` when the training has ended well."""
+    if output.exists() and any(output.iterdir()):
+        raise DataError(f"'{output}' is not empty; give a new folder for the checkpoint")
+    building = output.with_name(f".{output.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        yield building
+        building.replace(output)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
