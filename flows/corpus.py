@@ -43,7 +43,7 @@ def build_corpus(config: CorpusConfig) -> ArtifactRef:
     )
     records = sources
     if readers.yields_posts(config):
-        records = [stages.sorted_posts(sources=sources)]
+        records = [stages.sorted_posts(sources=sources, memory_mb=config.sort_memory_mb)]
     partitions = ingest.plan([store().folder(source) for source in sources], config)
     parts = stages.corpus_partition.map(
         [

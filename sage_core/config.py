@@ -143,6 +143,12 @@ class CorpusConfig(Section):
         50_000, description="Records filtered by one task; bounds its memory."
     )
 
+    sort_memory_mb: Positive = Field(
+        150,
+        description="Memory of the sort by thread, which spills to disk; 150 MB are enough for "
+        "8 million posts, and a larger dump needs somewhat more.",
+    )
+
     @property
     def reading(self) -> Self:
         """Only what reading depends on, so that a changed threshold reads nothing again."""

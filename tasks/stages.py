@@ -104,9 +104,10 @@ def corpus_source(folder: Path, corpus: CorpusConfig, name: str, source: str) ->
 
 
 @stage(*_INGEST)
-def sorted_posts(folder: Path, sources: list[ArtifactRef]) -> None:
+def sorted_posts(folder: Path, sources: list[ArtifactRef], memory_mb: int) -> None:
     """The posts of all sources, sorted by thread."""
-    ingest.sort_posts([_folder(source) for source in sources], folder / ingest.RECORDS)
+    folders = [_folder(source) for source in sources]
+    ingest.sort_posts(folders, folder / ingest.RECORDS, memory_mb)
 
 
 @stage(*_FILTERS)

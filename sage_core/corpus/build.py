@@ -36,7 +36,13 @@ from sage_core.corpus.ingest import (
     sort_posts,
 )
 from sage_core.corpus.records import FunnelStep
-from sage_core.corpus.tables import RowWriter, concatenate, read_dialogues, read_posts
+from sage_core.corpus.tables import (
+    RowWriter,
+    concatenate,
+    rare_collections,
+    read_dialogues,
+    read_posts,
+)
 from sage_core.errors import DataError
 from sage_core.schema import ARROW_SCHEMAS, Dialogue, Part, Rejection
 from sage_core.storage import read_json, write_json
@@ -65,7 +71,7 @@ def build(config: CorpusConfig, output: Path, processes: int = 1) -> list[Funnel
         records = [folder / RECORDS for folder in ingested]
         if readers.yields_posts(config):
             records = [Path(scratch) / RECORDS]
-            sort_posts(ingested, records[0])
+            sort_posts(ingested, records[0], config.sort_memory_mb)
         partitions = plan(ingested, config)
         filtered = folders("partition", len(partitions))
         inputs = [records[partition.source] for partition in partitions]
@@ -90,6 +96,7 @@ def filter_partition(
     read = 0
     dropped: Counter[str] = Counter()
     with (
+        rare_collections(),
         RowWriter(folder / DIALOGUES, Dialogue) as kept,
         RowWriter(folder / REJECTED, Rejection) as rejected,
     ):

@@ -15,6 +15,7 @@ _LICENCES = {  # of data sets with a reader of their own; others are the user's 
 }
 _NOT_OF_THE_CORPUS = {  # named elsewhere on the card, or of training, or without effect on it
     "reader", "input", "licence", "max_dialogues", "max_turns", "weight", "records_per_partition",
+    "sort_memory_mb",
 }  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from zlib import crc32
 from sage_core.config import CorpusConfig
 from sage_core.corpus import readers
 from sage_core.corpus.records import BadRecord, Post, Record
-from sage_core.corpus.tables import ROW_GROUP, RowWriter, row_groups_in, rows_in
-from sage_core.errors import DataError
+from sage_core.corpus.tables import ROW_GROUP, RowWriter, rare_collections, row_groups_in, rows_in
+from sage_core.errors import ConfigError, DataError
 from sage_core.schema import Dialogue
 from sage_core.storage import canonical_json, read_json, write_json
 
@@ -25,7 +25,6 @@ QUARANTINE = "quarantine.jsonl"
 BUCKETS = 4096
 _SAMPLES = 20  # bad records kept of each reason
 _EARLY = 100_000  # records after which a run with too many bad ones stops at once
-_SORT_MEMORY = "400MB"
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def ingest(source: readers.Source, config: CorpusConfig, folder: Path) -> None:
     read = 0
     row_type = Post if readers.yields_posts(config) else Dialogue
     records: Iterable[Record] = readers.read(source, config)
-    with RowWriter(folder / RECORDS, row_type) as writer:
+    with rare_collections(), RowWriter(folder / RECORDS, row_type) as writer:
         for record in islice(records, config.max_read or None):
             read += 1
             if isinstance(record, BadRecord):
@@ -121,20 +120,32 @@ def load_quarantine(folder: Path) -> list[BadRecord]:
     return [BadRecord(**json.loads(line)) for line in lines]
 
 
-def sort_posts(ingested: Sequence[Path], target: Path) -> None:
+def sort_posts(ingested: Sequence[Path], target: Path, memory_mb: int) -> None:
     """The posts of all sources in one file, sorted by bucket and thread; spills to disk beside it.
 
-    The memory of the sort is bounded, whatever the number of posts.
+    Raises:
+        ConfigError: ``memory_mb`` does not hold the index of what was spilled; 150 MB are enough
+            for 8 million posts.
     """
     import duckdb
 
     spill = target.with_name("spill")
-    settings = {"memory_limit": _SORT_MEMORY, "threads": "2", "temp_directory": str(spill)}
+    settings = {
+        "memory_limit": f"{memory_mb}MB",
+        "threads": "1",  # each takes as much again
+        "temp_directory": str(spill),
+    }
     with duckdb.connect(config=settings) as connection:
         posts = connection.read_parquet([str(folder / RECORDS) for folder in ingested])
-        posts.order("bucket, thread_id, post_id, created, author").write_parquet(
-            str(target), compression="zstd", row_group_size=4 * ROW_GROUP
-        )
+        try:
+            posts.order("bucket, thread_id, post_id, created, author").write_parquet(
+                str(target), compression="zstd", row_group_size=4 * ROW_GROUP
+            )
+        except duckdb.OutOfMemoryException as error:
+            raise ConfigError(
+                f"corpus.sort_memory_mb = {memory_mb} is too little to sort the posts; raise it "
+                f"({str(error).splitlines()[0]})"
+            ) from None
     if spill.exists():
         spill.rmdir()
 

@@ -3,8 +3,10 @@
 Columns are built flat, since a dictionary per message would cost more than the filters.
 """
 
+import gc
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -126,6 +128,18 @@ def concatenate(paths: Iterable[Path], target: Path, schema: pa.Schema) -> None:
         for path in paths:
             for batch in _batches(path, None):
                 writer.write_batch(batch)
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Look for reference cycles less often: records have none, and looking through many small
+    objects again and again costs as much as making them."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def rows_in(path: Path) -> int:

@@ -278,3 +278,10 @@ def test_tables_have_the_fixed_columns(tmp_path: Path) -> None:
     build(CorpusConfig(max_read=10), tmp_path / "out")
     columns = set(pq.read_schema(tmp_path / "out" / DIALOGUES).names)
     assert {"dialogue_id", "source", "thread_id", "messages", "split"} <= columns
+
+
+def test_a_sort_without_memory_says_which_setting_to_raise(tmp_path: Path) -> None:
+    write_lines(tmp_path / "RC_2012-01", reddit(20))
+    config = CorpusConfig(reader="pushshift", input=tmp_path / "RC_2012-01", sort_memory_mb=1)
+    with pytest.raises(ConfigError, match=r"corpus\.sort_memory_mb = 1 "):
+        build(config, tmp_path / "out")

@@ -3,9 +3,10 @@
 A turn is one sender's messages joined by one space.
 """
 
-import json
 from collections.abc import Iterator
 from importlib import resources
+
+import orjson
 
 from sage_core.config import CorpusConfig
 from sage_core.corpus.readers.fields import Source
@@ -15,7 +16,7 @@ from sage_core.schema import Dialogue, with_roles
 
 def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     """The conversations, in the package's order."""
-    packaged = resources.files("chitchat_dataset").joinpath("dataset.json").read_text("utf-8")
-    for conversation_id, conversation in json.loads(packaged).items():
+    packaged = resources.files("chitchat_dataset").joinpath("dataset.json").read_bytes()
+    for conversation_id, conversation in orjson.loads(packaged).items():
         turns = (" ".join(part["text"] for part in turn) for turn in conversation["messages"])
         yield Dialogue(conversation_id, "chitchat", conversation_id, with_roles(turns))
