@@ -35,7 +35,7 @@ test: check  ## check, and all tests with one real run of the pipeline
 test-integration: $(CLUSTER)  ## single stages, and a Ray and a Dask cluster of two workers each
 	$(BIN)/pytest -m integration
 
-bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 6 GB of disk, a quarter of an hour
+bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 12 GB of disk, ten minutes
 	$(BIN)/python -m benchmarks.corpus
 
 $(CLUSTER): $(STAMP)

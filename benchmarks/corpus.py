@@ -28,7 +28,8 @@ from sage_core.schema import Dialogue, with_roles
 from sage_core.storage import read_rows
 
 UNITS = (1, 4, 16)
-COMMENTS = 320_000  # of a unit; about 340 MB of JSON lines
+FILES = 2  # of a unit, so that two processes share one
+COMMENTS = 160_000  # of a file; about 170 MB of JSON lines
 LINEAR = 0.25
 MEMORY_MB = 1500.0
 FLAT = 1.25
@@ -141,19 +142,17 @@ def utterances() -> list[str]:
 
 def scale(benchmark: Benchmark, folder: Path) -> None:
     bodies = utterances()
-    sizes = []
-    for unit in range(max(UNITS)):
-        sizes.append(write_unit(folder, unit, bodies))
+    sizes = [write_file(folder, number, bodies) for number in range(FILES * max(UNITS))]
     for processes in (1, CORES):
         seconds, peaks = {}, {}
         for units in UNITS:
             seconds[units], peaks[units] = alone(measure, folder, units, processes)
-            gigabytes = sum(sizes[:units]) / 1e9
-            expected = seconds[UNITS[0]] * sum(sizes[:units]) / sizes[0]
+            size = sum(sizes[: FILES * units])
+            expected = seconds[UNITS[0]] * size / sum(sizes[: FILES * UNITS[0]])
             off = seconds[units] / expected - 1
             flat = peaks[units] / peaks[UNITS[0]]
             benchmark.add(
-                f"Pushshift dump of {gigabytes:.2f} GB, {processes} process"
+                f"Pushshift dump of {size / 1e9:.2f} GB, {processes} process"
                 f"{'es' if processes > 1 else ''}: s, peak MB",
                 f"{seconds[units]:.1f} s, {peaks[units]:.0f} MB",
                 f"{expected:.1f} s, {peaks[UNITS[0]]:.0f} MB (1 unit, in proportion)",
@@ -164,13 +163,13 @@ def scale(benchmark: Benchmark, folder: Path) -> None:
 
 
 def measure(folder: Path, units: int, processes: int) -> tuple[float, float]:
-    """Seconds and peak MB of building a corpus from the first ``units`` files."""
+    """Seconds and peak MB of building a corpus from the first ``units`` units."""
     build(CorpusConfig(max_read=10), folder / "warm")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         dump = Path(scratch) / "dump"
         dump.mkdir()
-        for unit in range(units):
-            (dump / unit_name(unit)).hardlink_to(folder / unit_name(unit))
+        for number in range(FILES * units):
+            (dump / file_name(number)).hardlink_to(folder / file_name(number))
         with peak_memory() as peak:
             seconds, _ = timed(build, reddit(dump), Path(scratch) / "out", processes)
         return seconds, peak[0]
@@ -180,27 +179,27 @@ def reddit(dump: Path) -> CorpusConfig:
     return CorpusConfig(reader="pushshift", input=dump)
 
 
-def unit_name(unit: int) -> str:
-    return f"RC_2012-{unit:02}.zst"
+def file_name(number: int) -> str:
+    return f"RC_2012-{number:02}.zst"
 
 
-def write_unit(folder: Path, unit: int, bodies: list[str]) -> int:
+def write_file(folder: Path, file: int, bodies: list[str]) -> int:
     """A file shaped like a month of comments, with real utterances as bodies; its size as plain
     text. Threads have one to sixty comments, each an answer to a random earlier one or the last."""
-    random = Random(unit)
+    random = Random(file)
     said = cycle(bodies[random.randrange(len(bodies)) :] + bodies)
-    path = folder / unit_name(unit)
+    path = folder / file_name(file)
     size = 0
     written = 0
     parameters = zstandard.ZstdCompressionParameters.from_level(3, window_log=27, enable_ldm=True)
     compressor = zstandard.ZstdCompressor(compression_params=parameters)
     with path.open("wb") as raw, compressor.stream_writer(raw) as stream:
         while written < COMMENTS:
-            thread = f"t3_{unit:x}t{written:x}"
+            thread = f"t3_{file:x}t{written:x}"
             parents = [thread]
             lines = []
             for number, body in enumerate(islice(said, random.randint(1, 60))):
-                name = f"{unit:x}c{written + number:x}"
+                name = f"{file:x}c{written + number:x}"
                 parent = parents[-1] if random.random() < 0.7 else random.choice(parents)
                 lines.append(json.dumps(comment(name, parent, thread, written + number, body)))
                 parents.append(f"t1_{name}")
@@ -233,8 +232,8 @@ def on_ray(benchmark: Benchmark, folder: Path) -> None:
     """The same corpus through Prefect on threads and on a Ray cluster of two workers."""
     dump = folder / "ray-dump"
     dump.mkdir()
-    for unit in range(2):
-        (dump / unit_name(unit)).hardlink_to(folder / unit_name(unit))
+    for number in range(FILES):
+        (dump / file_name(number)).hardlink_to(folder / file_name(number))
     tables = {}
     seconds = {}
     with ray_cluster() as cluster:
@@ -247,7 +246,7 @@ def on_ray(benchmark: Benchmark, folder: Path) -> None:
             home = {"SAGE_HOME": str(folder / f"home-{runner}"), **cluster}
             seconds[runner], _ = timed(
                 lambda command=command, home=home: subprocess.run(
-                    command, env={**os.environ, **home}, check=True, stdout=subprocess.DEVNULL
+                    command, env={**os.environ, **home}, check=True, capture_output=True
                 )
             )
             tables[runner] = [
@@ -255,7 +254,7 @@ def on_ray(benchmark: Benchmark, folder: Path) -> None:
             ]
     same = tables["threads"] == tables["ray"]
     benchmark.add(
-        "two units through Prefect on Ray: the three tables "
+        "one unit through Prefect on Ray: the three tables "
         + ("byte for byte those of threads" if same else "DIFFER from those of threads"),
         f"{seconds['ray']:.1f} s",
         f"{seconds['threads']:.1f} s (threads)",

@@ -7,7 +7,6 @@ template as it is.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Literal
 
 import pyarrow as pa
@@ -19,7 +18,7 @@ Order = Literal["ab", "ba"]
 Verdict = Literal["model_a", "model_b", "tie", "unparsed"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
 
@@ -27,7 +26,7 @@ class Message:
     content: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Dialogue:
     """A human conversation: turns alternate, the first one is the user's.
 
@@ -41,7 +40,7 @@ class Dialogue:
     split: Part = "train"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rejection:
     """A dialogue that a filter dropped, and the name of that filter's reason."""
 
@@ -158,10 +157,12 @@ class Judgement:
     raw: str
 
 
+_ROLES = ("user", "assistant")
+
+
 def with_roles(utterances: Iterable[str]) -> tuple[Message, ...]:
     """Utterances as messages that alternate, the first one being the user's."""
-    roles = cycle(("user", "assistant"))
-    return tuple(Message(role, text) for role, text in zip(roles, utterances, strict=False))
+    return tuple([Message(_ROLES[turn % 2], text) for turn, text in enumerate(utterances)])
 
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

@@ -9,7 +9,7 @@ from sage_core.schema import Dialogue
 SAMPLE_CHARACTERS = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Post:
     """One post of a reply tree: a Reddit comment or submission, a ConvoKit utterance.
 

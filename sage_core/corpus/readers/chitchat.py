@@ -18,5 +18,5 @@ def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     """The conversations, in the package's order."""
     packaged = resources.files("chitchat_dataset").joinpath("dataset.json").read_bytes()
     for conversation_id, conversation in orjson.loads(packaged).items():
-        turns = (" ".join(part["text"] for part in turn) for turn in conversation["messages"])
+        turns = [" ".join([part["text"] for part in turn]) for turn in conversation["messages"]]
         yield Dialogue(conversation_id, "chitchat", conversation_id, with_roles(turns))
