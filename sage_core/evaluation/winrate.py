@@ -212,4 +212,4 @@ def _interval(
         rng=seed,
     ).confidence_interval
     low, high = sorted((sign * float(interval.low), sign * float(interval.high)))
-    return low, high
+    return low + 0.0, high + 0.0  # no negative zero
