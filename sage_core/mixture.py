@@ -69,13 +69,18 @@ def with_instructions(
     return mixed
 
 
+def instruction_corpus(config: InstructionsConfig) -> CorpusConfig:
+    """How instruction data is read."""
+    return CorpusConfig(reader=config.reader, input=config.input)
+
+
 def read_instructions(config: InstructionsConfig) -> list[TrainingDialogue]:
     """Instruction data as it is, without states, each conversation cut to whole exchanges.
 
     Raises:
         DataError: missing, or without one whole exchange.
     """
-    corpus = CorpusConfig(reader=config.reader, input=config.input)
+    corpus = instruction_corpus(config)
     found = []
     for source in readers.sources(corpus):
         for record in readers.read(source, corpus):

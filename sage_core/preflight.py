@@ -1,12 +1,14 @@
 """What can be known to fail before a run starts: missing files, wrong names, missing keys."""
 
 from collections.abc import Callable
+from functools import partial
 
 from sage_core.config import PipelineConfig
 from sage_core.corpus.filters import filters
 from sage_core.corpus.readers import sources
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.errors import ConfigError, SageError
+from sage_core.mixture import instruction_corpus
 from sage_core.search.selector import check_candidates
 from sage_core.search.situations import situations
 
@@ -22,9 +24,12 @@ def check(config: PipelineConfig) -> None:
         config.search.selector.engine,
         *(judge.engine for judge in config.evaluation.judges),
     )
+    corpora = [config.corpus, *config.mixture.corpora]
+    if config.mixture.instructions:
+        corpora.append(instruction_corpus(config.mixture.instructions))
     checks: list[Callable[[], object]] = [
-        lambda: sources(config.corpus),
-        lambda: filters(config.corpus, sentiment=lambda utterance: 0.0),
+        *(partial(sources, corpus) for corpus in corpora),
+        *(partial(filters, corpus, lambda utterance: 0.0) for corpus in corpora),
         lambda: situations(config.situations, "search", config.search.situations),
         lambda: situations(config.situations, "evaluation", config.evaluation.situations),
         lambda: check_candidates(config.search.candidates),

@@ -176,7 +176,7 @@ def annotated_dialogues(folder: Path, parts: list[ArtifactRef]) -> None:
     _concatenate(parts, SAC, AnnotatedDialogue, folder)
 
 
-@stage("annotation", "mixture", *_RECORDS)
+@stage("annotation", "mixture", "corpus.lines", *_READERS, *_RECORDS)
 def chain_text(
     folder: Path,
     annotated: ArtifactRef,

@@ -55,6 +55,8 @@ def test_wrong_input_is_one_message_and_exit_code_2(
         ("model.base=NO/SUCH-MODEL", ["NO/SUCH-MODEL", "ORG/NAME"]),
         ("corpus.min_mean_words=900", ["no dialogue is left", "corpus.min_mean_words"]),
         ("situations.path=no-situations.jsonl", ["no-situations.jsonl"]),
+        ("mixture.instructions.input=no-tasks.jsonl", ["no-tasks.jsonl"]),
+        ("mixture.corpora=[{reader: sharegpt, input: no-chats.json}]", ["no-chats.json"]),
         ("search.candidates=40", ["search.candidates", "26"]),
     ],
 )
