@@ -56,7 +56,7 @@ def test_wrong_input_is_one_message_and_exit_code_2(
         ("corpus.min_mean_words=900", ["no dialogue is left", "corpus.min_mean_words"]),
         ("situations.path=no-situations.jsonl", ["no-situations.jsonl"]),
         ("mixture.instructions.input=no-tasks.jsonl", ["no-tasks.jsonl"]),
-        ("mixture.corpora=[{reader: sharegpt, input: no-chats.json}]", ["no-chats.json"]),
+        ("mixture.corpora=[{{reader: sharegpt, input: no-chats.json}}]", ["no-chats.json"]),
         ("search.candidates=40", ["search.candidates", "26"]),
     ],
 )
