@@ -95,7 +95,7 @@ def test_judge_stats_prints_pair_summaries(tmp_path: Path) -> None:
     assert counts == {"n": 2, "wins_a": 0, "ties": 1, "wins_b": 1, "unparsed": 0}
 
 
-def test_corpus_build_writes_three_files(tmp_path: Path) -> None:
+def test_corpus_build_writes_its_tables(tmp_path: Path) -> None:
     output = tmp_path / "corpus"
     done = sage(
         "corpus", "build", "--output", str(output), "--json",
@@ -106,7 +106,7 @@ def test_corpus_build_writes_three_files(tmp_path: Path) -> None:
     assert funnel[0]["step"] == "read"
     assert funnel[0]["kept"] == 200
     assert {path.name for path in output.iterdir()} == {
-        "dialogues.parquet", "rejected.parquet", "funnel.json",
+        "dialogues.parquet", "rejected.parquet", "funnel.json", "quarantine.jsonl", "data_card.md",
     }  # fmt: skip
 
 
