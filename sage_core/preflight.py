@@ -7,7 +7,9 @@ from sage_core.config import PipelineConfig
 from sage_core.corpus.filters import filters
 from sage_core.corpus.readers import sources
 from sage_core.engines.openai_http import OpenAIEngine
+from sage_core.engines.vllm_server import find_python
 from sage_core.errors import ConfigError, SageError
+from sage_core.evaluation import steering
 from sage_core.mixture import instruction_corpus
 from sage_core.search.selector import check_candidates
 from sage_core.search.situations import situations
@@ -19,11 +21,7 @@ def check(config: PipelineConfig) -> None:
     Raises:
         ConfigError: all that is wrong, in one message.
     """
-    roles = (
-        config.annotation.engine,
-        config.search.selector.engine,
-        *(judge.engine for judge in config.evaluation.judges),
-    )
+    roles = config.engines().values()
     corpora = [config.corpus, *config.mixture.corpora]
     if config.mixture.instructions:
         corpora.append(instruction_corpus(config.mixture.instructions))
@@ -32,8 +30,10 @@ def check(config: PipelineConfig) -> None:
         *(partial(filters, corpus, lambda utterance: 0.0) for corpus in corpora),
         lambda: situations(config.situations, "search", config.search.situations),
         lambda: situations(config.situations, "evaluation", config.evaluation.situations),
+        lambda: steering.check(config.steering_report),
         lambda: check_candidates(config.search.candidates),
         *(OpenAIEngine(role).check for role in roles if role.kind == "openai"),
+        *(partial(find_python, role) for role in roles if role.kind == "vllm"),
     ]
     problems: list[str] = []
     for probe in checks:

@@ -22,7 +22,10 @@ from sage_core.errors import StateFormatError
 from sage_core.schema import StateAction, StateActionReply
 
 __all__ = [
+    "AGENT",
     "EMPTY",
+    "USER",
+    "Role",
     "StateAction",
     "StateActionReply",
     "is_well_formed",
@@ -37,26 +40,26 @@ _NULL = "null"
 
 
 @dataclass(frozen=True)
-class _Role:
+class Role:
     """The key prefixes of one speaker: the one written, and all that are read."""
 
     written: str
     key: re.Pattern[str]
 
 
-def _role(written: str, *read: str) -> _Role:
+def _role(written: str, *read: str) -> Role:
     prefixes = "|".join((written, *read))
-    return _Role(written, re.compile(rf"(?:^|,)\s*(?:{prefixes})_(motivation|emotion|topic)s?\s*:"))
+    return Role(written, re.compile(rf"(?:^|,)\s*(?:{prefixes})_(motivation|emotion|topic)s?\s*:"))
 
 
-_USER = _role("u", "user")
-_AGENT = _role("a", "assistant", "agent")
+USER = _role("u", "user")
+AGENT = _role("a", "assistant", "agent")
 
 
 def parse(text: str) -> StateActionReply:
     """Read a reply. Text without state groups is all utterance; never raises."""
-    user, rest = _read_group(text, _USER)
-    agent, after_agent = _read_group(text if user is None else rest, _AGENT)
+    user, rest = _read_group(text, USER)
+    agent, after_agent = _read_group(text if user is None else rest, AGENT)
     if agent is not None:
         rest = after_agent
     if user is None and agent is None:
@@ -70,8 +73,8 @@ def render(reply: StateActionReply) -> str:
     Raises:
         StateFormatError: a state value cannot be carried by the format.
     """
-    user = render_state(reply.user, _USER.written)
-    agent = render_state(reply.agent, _AGENT.written)
+    user = render_state(reply.user, USER.written)
+    agent = render_state(reply.agent, AGENT.written)
     return f"{user} {agent} {reply.utterance}"
 
 
@@ -86,7 +89,7 @@ def render_state(state: StateAction, prefix: str) -> str:
         f"{{{prefix}_motivation: {_value(state.motivation)}, "
         f"{prefix}_emotion: {_value(state.emotion)}, {prefix}_topic: [{topics}]}}"
     )
-    read, rest = _read_group(group, _USER if prefix == _USER.written else _AGENT)
+    read, rest = _read_group(group, USER if prefix == USER.written else AGENT)
     if read != state or rest:
         raise StateFormatError(
             f"the state {state} cannot be written in the State-Action Chain format: it would be "
@@ -105,7 +108,7 @@ def utterance_of(text: str) -> str:
 def is_well_formed(text: str) -> bool:
     """Whether ``text`` opens with both groups, each with all three keys, and says something."""
     rest = text
-    for role in (_USER, _AGENT):
+    for role in (USER, AGENT):
         end = _group_end(rest)
         if end is None:
             return False
@@ -135,7 +138,7 @@ def _group_end(text: str) -> int | None:
     return None
 
 
-def _read_group(text: str, role: _Role) -> tuple[StateAction | None, str]:
+def _read_group(text: str, role: Role) -> tuple[StateAction | None, str]:
     """Read the state group of ``role`` that opens ``text``: (state, rest), or (None, text)."""
     end = _group_end(text)
     if end is None:

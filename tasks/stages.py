@@ -5,9 +5,11 @@ modules named in ``@stage`` are those whose change makes the stage's cached resu
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,12 +31,15 @@ from sage_core.config import (
     SelfPlayConfig,
     SFTConfig,
     SituationsConfig,
+    SteeringReportConfig,
 )
 from sage_core.corpus import build as corpus_build
 from sage_core.corpus import ingest, readers
 from sage_core.corpus.tables import rows_in
-from sage_core.engines import loading
+from sage_core.engines import loading, vllm_server
+from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Engine
+from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.evaluation import judge
 from sage_core.schema import (
     AnnotatedDialogue,
@@ -60,7 +65,7 @@ from sage_core.storage import (
 from sage_core.training import data as training_data
 from sage_core.training import lora as training
 from tasks.caching import stage
-from tasks.home import store
+from tasks.home import sage_home, store
 from tasks.progress import progress
 
 DIALOGUES = corpus_build.DIALOGUES
@@ -72,6 +77,7 @@ JUDGEMENTS = "judgements.parquet"
 TRAINING = "training.parquet"
 PROBE = "grammar_probe.json"
 _HASHED_BYTES = 2**30
+STEERING = "steering.json"
 
 _RECORDS = ("schema", "storage", "sac")
 _READERS = tuple(
@@ -82,8 +88,12 @@ _INGEST = ("corpus.ingest", "corpus.lines", "corpus.readers", "corpus.records", 
 _FILTERS = ("corpus.build", "corpus.duplicates", "corpus.filters", "corpus.offensive",
             "corpus.records", "corpus.sentiment", "corpus.tables", "corpus.threads",
             "data/blocked_subreddits.txt", *_RECORDS)  # fmt: skip
-_TRANSFORMERS = ("drawing", "in_process", "loading", "resident", "shared_prefix")
-_ENGINES = tuple(f"engines.{name}" for name in ("base", "grammar", "openai_http", *_TRANSFORMERS))
+_TRANSFORMERS = ("drawing", "in_process", "loading", "marks", "resident", "shared_prefix")
+_STEERING = ("state_tracker", "steerer", "steering")
+_SERVERS = ("answers", "openai_http", "state_penalty", "vllm_plugin", "vllm_server")
+_ENGINES = tuple(
+    f"engines.{name}" for name in ("base", "grammar", *_SERVERS, *_STEERING, *_TRANSFORMERS)
+)
 _TRAINING = ("training.lora", "training.data", "engines.loading", *_RECORDS)
 
 
@@ -299,8 +309,8 @@ def search_shard(
     with progress(f"search {agent_name} shard {shard + 1}", turns(part, settings.selfplay)) as p:
         trajectories = selfplay.self_play(
             part,
-            _speaker(agent_name, agent, base, model),
-            _speaker("m1", user, base, model),
+            _speaker(agent_name, agent, base, model, settings.selfplay.agent_engine),
+            _speaker("m1", user, base, model, settings.selfplay.user_engine),
             settings.selfplay,
             seed,
             candidates=settings.candidates,
@@ -330,8 +340,8 @@ def rollout_shard(
     with progress(f"rollout {agent_name} shard {shard + 1}", turns(part, settings)) as advance:
         trajectories = selfplay.self_play(
             part,
-            _speaker(agent_name, agent, base, model),
-            _speaker("m1", user, base, model),
+            _speaker(agent_name, agent, base, model, settings.agent_engine),
+            _speaker("m1", user, base, model, settings.user_engine),
             settings,
             seed,
             on_progress=advance,
@@ -359,7 +369,7 @@ def grammar_probe(
     from sage_core.evaluation.metrics import Rate  # imports scipy
 
     rows = read_rows(_folder(situations) / SITUATIONS, Situation)[: settings.grammar_probe]
-    speaker = _speaker("m1", agent, base, model)
+    speaker = _speaker("m1", agent, base, model, settings.selfplay.agent_engine)
     rates = {}
     for label, constrained in (("with grammar", True), ("without grammar", False)):
         rules = settings.selfplay.model_copy(update={"state_grammar": constrained})
@@ -440,7 +450,37 @@ def figures(
     )
 
 
-@stage("evaluation.report", "evaluation.winrate", "evaluation.metrics", *_RECORDS)
+@stage(
+    "evaluation.steering", "evaluation.metrics", "search.selfplay", *_RECORDS, *_ENGINES, retries=1
+)
+def steering_evidence(
+    folder: Path,
+    agent_name: str,
+    agent: ArtifactRef,
+    base: ArtifactRef,
+    situations: ArtifactRef,
+    settings: SteeringReportConfig,
+    selfplay: SelfPlayConfig,
+    model: ModelConfig,
+    seed: int,
+) -> None:
+    """How far a model can be steered, on held-out situations (section 5.3, Tables 3 to 5)."""
+    from sage_core.evaluation import steering  # imports scipy
+
+    rows = read_rows(_folder(situations) / SITUATIONS, Situation)
+    engine = engine_for(EngineConfig(), base, model, agent)  # servers cannot steer yet
+    with progress(f"steer {agent_name}", steering.steps(settings)) as advance:
+        evidence = steering.evidence(rows, agent_name, engine, settings, selfplay, seed, advance)
+    write_json(folder / STEERING, asdict(evidence))
+
+
+@stage(
+    "evaluation.report",
+    "evaluation.winrate",
+    "evaluation.metrics",
+    "evaluation.steering",
+    *_RECORDS,
+)
 def report(
     folder: Path,
     config: PipelineConfig,
@@ -451,6 +491,7 @@ def report(
     checkpoints: dict[str, ArtifactRef],
     rollouts: dict[str, ArtifactRef],
     figures: ArtifactRef,
+    steering: ArtifactRef | None,
 ) -> None:
     """The self-contained HTML report."""
     from sage_core.evaluation import report, summary  # import matplotlib and scipy
@@ -471,6 +512,7 @@ def report(
         rollouts={name: trajectories_of(ref) for name, ref in rollouts.items()},
         win_rates=read_json(_folder(figures) / WIN_RATES),
         metrics=read_json(_folder(figures) / METRICS),
+        steering=read_json(_folder(steering) / STEERING) if steering else None,
     )
     (folder / REPORT).write_text(report.render_report(data), encoding="utf-8")
 
@@ -478,15 +520,38 @@ def report(
 # --- shared ---------------------------------------------------------------------------------------
 
 
-def engine_for(settings: EngineConfig, base: ArtifactRef, model: ModelConfig) -> Engine:
-    """The engine that a role's settings name: m0 in this process, or a server."""
-    if settings.kind == "openai":
-        from sage_core.engines.openai_http import OpenAIEngine
+def engine_for(
+    settings: EngineConfig,
+    base: ArtifactRef,
+    model: ModelConfig,
+    adapter: ArtifactRef | None = None,
+) -> Engine:
+    """The engine that a role's settings name, for a checkpoint or, without ``adapter``, for m0."""
+    return engine_of(settings, _folder(base), model, _folder(adapter) if adapter else None)
 
-        return OpenAIEngine(settings)
-    from sage_core.engines.in_process import TransformersEngine  # imports torch
 
-    return TransformersEngine(_folder(base), None, model)
+def engine_of(
+    settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path | None
+) -> Engine:
+    """:func:`engine_for` with the folders of m0 and of the checkpoint's adapter. On a server of
+    the user's, without ``adapter``, it is the model that the settings name."""
+    if settings.kind == "transformers":
+        from sage_core.engines.in_process import TransformersEngine  # imports torch
+
+        return TransformersEngine(base, adapter, model)
+    answers = _answers(sage_home() / "answers.db")
+    if settings.kind == "vllm":
+        return vllm_server.engine(settings, base, adapter, model, sage_home() / "logs", answers)
+    if adapter:
+        key = os.environ.get(settings.api_key_env, "")
+        name = vllm_server.load_adapter(settings.base_url, key, adapter, settings.timeout_s)
+        settings = settings.model_copy(update={"model": name})
+    return OpenAIEngine(settings, answers)
+
+
+@cache
+def _answers(path: Path) -> AnswerStore:
+    return AnswerStore(path)
 
 
 def source_hash(path: Path | None) -> str:
@@ -526,23 +591,28 @@ def _folder(ref: ArtifactRef) -> Path:
 
 def _release_engines() -> None:
     """Training has the machine to itself."""
-    from sage_core.engines.resident import release
+    from sage_core.engines.resident import release  # imports torch
 
     release()
+    vllm_server.release()
 
 
-def speaker(name: str, base: Path, adapter: Path | None, model: ModelConfig) -> selfplay.Speaker:
+def speaker(
+    name: str, settings: EngineConfig, base: Path, adapter: Path | None, model: ModelConfig
+) -> selfplay.Speaker:
     """A model in a conversation; all but m0 and raw speak State-Action Chains."""
-    from sage_core.engines.in_process import TransformersEngine  # imports torch
-
-    engine = TransformersEngine(base, adapter, model)
+    engine = engine_of(settings, base, model, adapter)
     return selfplay.Speaker(name, engine, states=name not in ("m0", "raw"))
 
 
 def _speaker(
-    name: str, adapter: ArtifactRef | None, base: ArtifactRef, model: ModelConfig
+    name: str,
+    adapter: ArtifactRef | None,
+    base: ArtifactRef,
+    model: ModelConfig,
+    settings: EngineConfig,
 ) -> selfplay.Speaker:
-    return speaker(name, _folder(base), _folder(adapter) if adapter else None, model)
+    return speaker(name, settings, _folder(base), _folder(adapter) if adapter else None, model)
 
 
 def _situations(ref: ArtifactRef, settings: SelfPlayConfig, shard: int) -> list[Situation]:

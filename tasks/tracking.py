@@ -21,13 +21,14 @@ from mlflow.utils.time import get_current_time_millis
 from prefect.runtime import flow_run
 
 from sage_core.config import PipelineConfig
-from sage_core.evaluation.summary import lineage
+from sage_core.evaluation.steering import key_figures
+from sage_core.evaluation.summary import lineage, read_steering
 from sage_core.sac import utterance_of
 from sage_core.schema import Trajectory
-from sage_core.storage import ArtifactRef, digest, read_rows
+from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.lora import read_log
 from tasks.home import sage_home, store
-from tasks.stages import REPORT, TRAJECTORIES, read_figures
+from tasks.stages import REPORT, STEERING, TRAJECTORIES, read_figures
 
 _PARENT = "mlflow.parentRunId"
 _HASH = "sage.sha256"
@@ -142,7 +143,11 @@ class Tracker:
         self._register(name, run_id, checkpoint, folder=store().folder(checkpoint))
 
     def evaluation(
-        self, figures: ArtifactRef, report: ArtifactRef, rollouts: Mapping[str, ArtifactRef]
+        self,
+        figures: ArtifactRef,
+        report: ArtifactRef,
+        rollouts: Mapping[str, ArtifactRef],
+        steering: Mapping[str, ArtifactRef],
     ) -> None:
         """Log what compares the models, by step = iteration, and the report."""
         win_rates, models = read_figures(figures)
@@ -161,6 +166,9 @@ class Tracker:
                 compared[pair["model_b"]][name] = pair["wins_b"] / pair["n"]
                 difference = (pair["wins_b"] - pair["wins_a"]) / pair["n"]
                 compared[pair["model_b"]][f"{name}.difference"] = difference
+        for name, ref in steering.items():
+            evidence = read_steering(read_json(store().folder(ref) / STEERING))
+            compared[name] |= key_figures(evidence)
         now = get_current_time_millis()
         for name, values in compared.items():
             metrics = [Metric(key, value, now, self._steps[name]) for key, value in values.items()]

@@ -1,6 +1,8 @@
 """What tests of several folders share: a tiny random model with a real tokenizer and template."""
 
 import json
+import shutil
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -91,3 +93,32 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory, chatml_tokenizer: Any) -
     record = {"base": "tiny", "weights": "."}
     (folder / "base.json").write_text(json.dumps(record), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """A SAGE home as a run leaves it, with m0 (``model.base=tiny``) and an untrained m1."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from sage_core.storage import ArtifactStore
+
+    home = tmp_path_factory.mktemp("home")
+    store = ArtifactStore(home / "artifacts")
+    base = store.build(
+        "base-model/0",
+        lambda folder: shutil.copytree(tiny_base, folder, dirs_exist_ok=True),
+        {"stage": "base-model", "label": "m0", "parents": {}},
+    )
+    torch.manual_seed(0)
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_base),
+        LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    )
+    store.build(
+        "sft/0",
+        lambda folder: adapted.save_pretrained(folder, save_embedding_layers=False),
+        {"stage": "sft", "label": "m1", "parents": {"base": [asdict(base)]}},
+    )
+    return home

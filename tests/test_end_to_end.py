@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -158,6 +159,7 @@ def test_report_is_self_contained(home: Path, result: dict[str, Any]) -> None:
     page = home / "artifacts" / result["artifacts"]["report"]["path"] / "report.html"
     text = page.read_text(encoding="utf-8")
     assert all(model in text for model in MODELS)
+    assert "Does the state follow?" in text
     assert 'src="http' not in text
     assert "<link" not in text
 
@@ -199,6 +201,7 @@ print(json.dumps({{
     assert seen["steps"] == [steps[name] for name in spoke if name in steps]
     assert len(spoke) > 3  # so small a model may be cut off inside its states every time
     assert {"report.html", "win_rates.json", "dialogues.json"} <= set(seen["files"])
+    assert seen["metrics"]["m1"]["steering.emotion.boost_8"] >= 0
     for name in MODELS[1:]:
         assert seen["inputs"][name] == 1
         assert "train.loss" in seen["metrics"][name]
@@ -303,8 +306,15 @@ def run_through(
 
 def call(url: str, body: dict[str, Any] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    with urlopen(Request(url, data, {"Content-Type": "application/json"})) as answer:
-        return json.loads(answer.read())
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urlopen(Request(url, data, {"Content-Type": "application/json"})) as answer:
+                return json.loads(answer.read())
+        except HTTPError as error:  # Prefect says 503 while SQLite is busy, and means "again"
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def free_port() -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from sage_core.config import SamplingConfig
+from sage_core.engines.steering import Force, Steering
 from sage_core.errors import EngineError
 from sage_core.schema import Message
 
@@ -19,10 +20,11 @@ from sage_core.schema import Message
 @dataclass(frozen=True)
 class Constraint:
     """What the reply must match: an EBNF grammar (GBNF notation, root rule ``root``), or a JSON
-    schema."""
+    schema; ``forces`` are the forced state values that the grammar already holds."""
 
     kind: Literal["grammar", "json_schema"]
     text: str
+    forces: tuple[Force, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Request:
         opens_with_states: the reply is State-Action Chain text, so that
             ``sampling.penalise_states`` applies to its state groups.
         prefix: text that the reply already starts with; not part of the completion.
+        steering: what is asked of the reply's states; its forces must be in the constraint, if
+            there is one.
     """
 
     request_id: str
@@ -49,6 +53,7 @@ class Request:
     constraint: Constraint | None = None
     opens_with_states: bool = False
     prefix: str = ""
+    steering: Steering | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an engine can do; :func:`require` compares requests with it."""
+    """What an engine can do; :func:`require` compares requests with it.
+
+    ``independent``: it may be asked from several threads, and answers each as if asked alone, so
+    that nothing is gained by asking for many replies in one call.
+    """
 
     top_k: bool
     repetition_penalty: bool
@@ -71,6 +80,8 @@ class Capabilities:
     json_schema: bool
     prefix: bool
     scoring: bool
+    steering: bool
+    independent: bool = False
 
 
 class Engine(Protocol):
@@ -109,7 +120,8 @@ def require(engine: Engine, request: Request) -> None:
     """Check that ``engine`` can do what ``request`` asks.
 
     Raises:
-        EngineError: it cannot; the message names the setting to change.
+        EngineError: it cannot; the message names the setting to change. Or the request's forces
+            and its constraint do not agree.
     """
     can = engine.capabilities
     sampling = request.sampling
@@ -130,6 +142,14 @@ def require(engine: Engine, request: Request) -> None:
         and request.constraint.kind == "json_schema"
         and not can.json_schema,
         "a forced start of the reply": bool(request.prefix) and not can.prefix,
+        "steering of the states (drop boosts, forces and bans)": bool(request.steering)
+        and not can.steering,
     }
     if missing := [what for what, lacking in asked.items() if lacking]:
         raise EngineError(f"the engine '{engine.name}' cannot do: {'; '.join(missing)}")
+    forces = request.steering.forces if request.steering else ()
+    if request.constraint is not None and request.constraint.forces != forces:
+        raise EngineError(
+            f"the constraint of '{request.request_id}' does not hold what its steering forces; "
+            "make it with sac_grammar(steering.forces), or leave it out"
+        )

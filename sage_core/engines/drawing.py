@@ -1,4 +1,5 @@
-"""Drawing the tokens of a batch of candidates: grammar, penalty, and a seeded stream for each."""
+"""Drawing the tokens of a batch of candidates: grammar, penalty, steering, and a seeded stream for
+each."""
 
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from sage_core.config import SamplingConfig
 from sage_core.engines.base import Completion, Request, draw_seed
 from sage_core.engines.resident import Kept, Resident
+from sage_core.engines.steerer import Row, Steerer, apply
 
 _STATE_GROUPS = 2
 
@@ -52,6 +54,11 @@ class Rows:
             compiled = resident.compiled(constraint)
             self._matchers = [resident.matcher(compiled) for _ in range(self._rows)]
             self._bitmask = resident.bitmask(self._rows)
+        self._steerer: Steerer | None = None
+        self._steered: list[Row] = []
+        if requests[0].steering:
+            self._steerer = resident.steerer(requests[0])
+            self._steered = [Row(request.prefix) for request in requests for _ in range(n)]
 
     def draw(self, logits: torch.Tensor, step: int) -> torch.Tensor:
         """Draw the next token of every live row from float32 logits (R, V)."""
@@ -59,6 +66,8 @@ class Rows:
             self._constrain(logits)
         if self._seen is not None:
             self._penalise(logits)
+        if self._steerer is not None:
+            apply(logits, [self._steerer.edit(row) for row in self._steered])
         tokens = draw(logits, self._sampling, self._uniforms[:, step])
         if self._seen is not None:
             self._seen.scatter_(1, tokens[:, None], True)
@@ -75,6 +84,8 @@ class Rows:
             self._stopped[self._live[row]] = True
             return
         self._tokens[self._live[row]].append(token)
+        if self._steerer is not None:
+            self._steered[row].feed(self._steerer.vocabulary.texts[token])
         if self._open_groups[row] > 0:
             self._open_groups[row] -= self._resident.closing_braces[token]
 
@@ -117,6 +128,8 @@ class Rows:
             self._seen = self._seen[kept.rows]
         if self._matchers:
             self._matchers = [self._matchers[row] for row in rows]
+        if self._steerer is not None:
+            self._steered = [self._steered[row] for row in rows]
         return kept
 
     def completions(self) -> list[Completion]:

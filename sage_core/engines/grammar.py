@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from sage_core.engines.base import Constraint
+from sage_core.engines.steering import Force
 
-_SAC = r"""
-root ::= {user} {agent} utterance
+_WORDS = 3  # in a value
+_LETTERS = 16  # in a word
+_RULES = r"""
+root ::= {root}
 value ::= word (" " word){{0,2}}
 topics ::= (topic (", " topic){{0,2}})?
 topic ::= word (" " word){{0,2}}
@@ -18,16 +21,45 @@ word ::= [A-Za-z0-9] [A-Za-z0-9'-]{{0,15}}
 utterance ::= [^ \t\r\n\0] [^\0]*
 """.strip()
 _GROUP = (
-    '"{{{prefix}_motivation: " value ", {prefix}_emotion: " value '
-    '", {prefix}_topic: [" topics "]}} "'
+    '"{{{prefix}_motivation: " {motivation} ", {prefix}_emotion: " {emotion} '
+    '", {prefix}_topic: [" {topic} "]}} "'
 )
 
 
-def sac_grammar() -> Constraint:
+def sac_grammar(forces: Sequence[Force] = ()) -> Constraint:
     """A State-Action Chain: both state groups well formed, then an utterance of at least one
-    character. ``null`` is among the values."""
-    groups = {"user": _GROUP.format(prefix="u"), "agent": _GROUP.format(prefix="a")}
-    return Constraint("grammar", _SAC.format(**groups))
+    character. ``null`` is among the values. A forced field holds its value as it is, also where
+    no free value could have that form."""
+    groups = {}
+    for speaker, prefix in (("user", "u"), ("agent", "a")):
+        fields = {"motivation": "value", "emotion": "value", "topic": "topics"}
+        for force in forces:
+            if force.speaker == speaker:
+                text = ", ".join(force.values)
+                fields[force.field] = json.dumps(text, ensure_ascii=False)
+        groups[speaker] = _GROUP.format(prefix=prefix, **fields)
+    rules = _RULES.format(root="{user} {agent} utterance".format(**groups))
+    return Constraint("grammar", rules, tuple(forces))
+
+
+def action_grammar() -> Constraint:
+    """The agent's state group alone, as it goes on behind the user's group in ``Request.prefix``
+    (its closing brace the prefix's last character)."""
+    group = _GROUP.format(prefix="a", motivation="value", emotion="value", topic="topics")
+    return Constraint("grammar", _RULES.format(root=f'" " {group}'))
+
+
+def utterance_grammar() -> Constraint:
+    """The utterance, as it goes on behind both groups in ``Request.prefix``; see
+    :func:`action_grammar`."""
+    return Constraint("grammar", _RULES.format(root='" " utterance'))
+
+
+def fills_a_value(text: str) -> bool:
+    """Whether ``text`` is as long as a value can be under :func:`sac_grammar`, so that nothing
+    but the value's end may follow it."""
+    words = text.split(" ")
+    return len(words) >= _WORDS and len(words[-1]) >= _LETTERS
 
 
 def json_schema(properties: dict[str, Any]) -> Constraint:

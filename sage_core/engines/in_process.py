@@ -36,6 +36,7 @@ class TransformersEngine:
         json_schema=True,
         prefix=True,
         scoring=True,
+        steering=True,
     )
 
     def __init__(self, base: Path, adapter: Path | None, config: ModelConfig) -> None:
@@ -47,6 +48,8 @@ class TransformersEngine:
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         for request in requests:
             require(self, request)
+            if request.steering:
+                self._resident.steerer(request)  # so that a wrong keyword is named before the run
         prompts = [self._resident.encode(request) for request in requests]
         results: dict[int, list[Completion]] = {}
         with self._resident.using(self._adapter), torch.inference_mode():
@@ -91,6 +94,7 @@ class TransformersEngine:
                 request.sampling.model_dump_json(),
                 request.opens_with_states,
                 request.constraint.text if request.constraint else "",
+                repr(request.steering or None),
             )
 
         order = sorted(range(len(requests)), key=lambda i: (kind(i), len(prompts[i]), i))

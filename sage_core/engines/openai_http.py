@@ -1,32 +1,56 @@
 """Any OpenAI-compatible server: OpenAI itself, a vLLM server, llama.cpp's.
 
-Requests run side by side, at most ``max_concurrency`` at once; retries with back-off and time-outs
-are the ``openai`` client's.
+Requests run side by side, at most ``max_concurrency`` at once on one server; retries with back-off
+and time-outs are the ``openai`` client's. When a request fails for good, those under way are
+finished and kept (:mod:`sage_core.engines.answers`), so that the next start asks for the rest only.
 """
 
 import os
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from json import loads
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cached_property, lru_cache, partial
+from json import JSONDecodeError, loads
 from typing import TYPE_CHECKING, Any
 
 from sage_core.config import EngineConfig
+from sage_core.engines.answers import AnswerStore, Usage
 from sage_core.engines.base import Capabilities, Completion, Request, draw_seed, require
 from sage_core.errors import EngineError
+from sage_core.storage import digest
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
 _MAX_TOP_LOGPROBS = 20  # the API's limit
+_MAX_LOGPROB_TOKENS = 128  # vLLM's limit of logprob_token_ids
+_LOWEST_LOGPROB = -9999.0  # stands for -inf in vLLM's JSON
+_SEEDS = 2**31
+_DROPPED = ("abort", "error")  # how vLLM says that it gave a reply up
+_PASSING = (408, 409, 429)  # what the client tries again, besides 5xx
+_MENDS = {
+    400: "check the request against what the server can do",
+    401: "check the key (api_key_env)",
+    404: "check 'model' and 'base_url'",
+    429: "lower max_concurrency, or wait",
+}
 
 
 class OpenAIEngine:
-    """A model behind the chat-completions API."""
+    """A model behind the chat-completions API.
 
-    def __init__(self, config: EngineConfig) -> None:
+    Without ``answers``, finished requests are kept in memory until the call that made them
+    succeeds. ``kept_as`` is what serves the model, as far as kept answers depend on it.
+    """
+
+    def __init__(self, config: EngineConfig, answers: AnswerStore | None = None) -> None:
         self.config = config
         self.name = f"openai:{config.model}"
+        self.kept_as = config.base_url or "OpenAI"
+        self.usage = Usage()
         vllm = config.server == "vllm"
         self.capabilities = Capabilities(
             top_k=vllm,
@@ -34,9 +58,14 @@ class OpenAIEngine:
             penalty_outside_states=False,
             grammar=vllm,
             json_schema=True,
-            prefix=False,
+            prefix=vllm,
             scoring=True,
+            steering=False,
+            independent=True,
         )
+        self._answers = answers or AnswerStore()
+        self._lock = threading.Lock()
+        self._option_tokens: dict[str, list[int]] = {}
 
     @cached_property
     def _client(self) -> "OpenAI":
@@ -71,59 +100,109 @@ class OpenAIEngine:
     def choose(
         self, requests: Sequence[Request], options: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        """As the protocol says; options must be single tokens, since the API returns the 20 most
-        likely first tokens and nothing else."""
-        return self._side_by_side(self._choose_one, list(zip(requests, options, strict=True)))
+        """As the protocol says.
+
+        A vLLM server scores whole options; the shared prompt is in its prefix cache. Other servers
+        return the 20 most likely first tokens and nothing else: an option of one character that is
+        not among them gets -inf.
+
+        Raises:
+            EngineError: an option is empty, or, not on a vLLM server, has several characters and
+                is not among those 20 tokens.
+        """
+        one = self._choose_whole if self.config.server == "vllm" else self._choose_first_token
+        return self._side_by_side(one, list(zip(requests, options, strict=True)))
 
     def _side_by_side(self, function: Any, items: Sequence[Any]) -> list[Any]:
         self.check()  # here, so that a missing key is not reported once a thread
+        began = time.monotonic()
+        results: dict[int, Any] = {}
+        failures: list[Exception] = []
+
+        def run(index: int) -> None:
+            if not failures:  # else nothing new is begun
+                try:
+                    results[index] = function(items[index])
+                except Exception as error:
+                    failures.append(error)
+
         with ThreadPoolExecutor(self.config.max_concurrency) as pool:
-            return list(pool.map(function, items))
+            list(pool.map(run, range(len(items))))
+        self._count(Usage(seconds=time.monotonic() - began))
+        if failures:
+            if not isinstance(failures[0], EngineError):
+                raise failures[0]
+            raise EngineError(
+                f"{failures[0]}; {len(results)} of these {len(items)} requests were answered, and "
+                "are kept: start again, and only the others are asked"
+            ) from failures[0]
+        if not self._answers.lasting:
+            self._answers.forget()
+        return [results[index] for index in range(len(items))]
+
+    # --- generate ---------------------------------------------------------------------------------
 
     def _generate_one(self, request: Request) -> list[Completion]:
-        sampling = request.sampling
-        response = self._call(
-            request,
-            n=request.n,
-            temperature=sampling.temperature,
-            max_completion_tokens=sampling.max_new_tokens,
-            seed=draw_seed(request, 0) % 2**31,
-        )
-        used = response.usage.completion_tokens if response.usage else 0
-        return [
-            Completion(
+        arguments = self._arguments(request)
+        key = self._key("generate", n=request.n, seed=draw_seed(request, 0), **arguments)
+        kept = self._answers.get(key)
+        if kept is not None:
+            return [Completion(**completion) for completion in kept]
+        completions: list[Completion] = []
+        fruitless = 0
+        while len(completions) < request.n:
+            missing = request.n - len(completions)
+            seed = draw_seed(request, len(completions)) % _SEEDS
+            answer = self._ask(
+                request,
+                partial(self._client.chat.completions.create, n=missing, seed=seed, **arguments),
+            )
+            got = list(self._completions(answer))[:missing]
+            completions += got
+            fruitless = 0 if got else fruitless + 1
+            if fruitless > self.config.max_retries:
+                raise EngineError(
+                    f"{self._who} returned {len(completions)} of {request.n} choices for "
+                    f"'{request.request_id}' and no more when asked again "
+                    f"{self.config.max_retries} times (the last answer: {_short(answer)}); check "
+                    "that base_url is an OpenAI-compatible server's, or ask for fewer candidates"
+                )
+        self._answers.put(key, [asdict(completion) for completion in completions])
+        return completions
+
+    def _completions(self, answer: Any) -> Iterator[Completion]:
+        """The whole choices of an answer; none for what is no chat completion."""
+        choices = getattr(answer, "choices", None) or []
+        self._count_answer(answer)
+        usage = getattr(answer, "usage", None)
+        shared = (usage.completion_tokens if usage else 0) // max(len(choices), 1)
+        for choice in choices:
+            if choice.message is None or choice.finish_reason in _DROPPED:
+                continue
+            ids = (choice.model_extra or {}).get("token_ids")
+            yield Completion(
                 choice.message.content or "",
                 "length" if choice.finish_reason == "length" else "stop",
-                used // max(len(response.choices), 1),
+                shared if ids is None else len(ids),
             )
-            for choice in response.choices
-        ]
 
-    def _choose_one(self, item: tuple[Request, Sequence[str]]) -> list[float]:
-        request, options = item
-        response = self._call(
-            request,
-            max_completion_tokens=1,
-            temperature=0,
-            logprobs=True,
-            top_logprobs=_MAX_TOP_LOGPROBS,
-        )
-        logprobs = response.choices[0].logprobs if response.choices else None
-        if logprobs is None or not logprobs.content:
-            raise EngineError(
-                f"the server of '{self.name}' returned no log-probabilities; use a model that "
-                "returns top_logprobs, or another engine for this role"
-            )
-        first = {entry.token.strip(): entry.logprob for entry in logprobs.content[0].top_logprobs}
-        return [first.get(option.strip(), float("-inf")) for option in options]
-
-    def _call(self, request: Request, **arguments: Any) -> Any:
-        import openai
-
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        """What is sent for ``request``, but for the number of choices and the seed."""
+        sampling, vllm = request.sampling, self.config.server == "vllm"
         extra: dict[str, Any] = {}
-        if self.config.server == "vllm":
-            extra["top_k"] = request.sampling.top_k or -1
-            extra["repetition_penalty"] = request.sampling.repetition_penalty
+        arguments: dict[str, Any] = {
+            "model": self.config.model,
+            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            "temperature": sampling.temperature,
+            "max_completion_tokens": sampling.max_new_tokens,
+            "extra_body": extra,
+        }
+        if vllm:
+            # All of them, since a server may take its defaults from the model's own file.
+            extra |= {"top_k": sampling.top_k or -1, "top_p": 1.0, "min_p": 0.0}
+            extra |= self._penalty(request)
+            extra["return_token_ids"] = True
+            extra |= self._start(request, arguments["messages"])
         if request.constraint is not None:
             if request.constraint.kind == "grammar":
                 extra["structured_outputs"] = {"grammar": request.constraint.text}
@@ -136,15 +215,278 @@ class OpenAIEngine:
                         "schema": loads(request.constraint.text),
                     },
                 }
-        messages: Any = [{"role": m.role, "content": m.content} for m in request.messages]
-        try:
-            return self._client.chat.completions.create(
-                model=self.config.model, messages=messages, extra_body=extra, **arguments
-            )
-        except openai.OpenAIError as error:
-            where = self.config.base_url or "OpenAI"
+        return arguments
+
+    def _penalty(self, request: Request) -> dict[str, Any]:
+        """vLLM's repetition penalty, which is over prompt and reply."""
+        return {"repetition_penalty": request.sampling.repetition_penalty}
+
+    @staticmethod
+    def _start(request: Request, messages: list[dict[str, str]]) -> dict[str, Any]:
+        """How vLLM is told where the reply starts; appends a forced start to ``messages``."""
+        if not request.prefix:
+            return {}
+        messages.append({"role": "assistant", "content": request.prefix})
+        return {"continue_final_message": True, "add_generation_prompt": False}
+
+    # --- choose -----------------------------------------------------------------------------------
+
+    def _choose_first_token(self, item: tuple[Request, Sequence[str]]) -> list[float]:
+        request, options = item
+        self._check_options(request, options)
+        arguments = {
+            **self._arguments(request),
+            "max_completion_tokens": 1,
+            "temperature": 0,
+            "logprobs": True,
+            "top_logprobs": _MAX_TOP_LOGPROBS,
+        }
+        key = self._key("choose", options=list(options), **arguments)
+        kept: list[float | None] | None = self._answers.get(key)
+        if kept is None:
+            answer = self._ask(request, partial(self._client.chat.completions.create, **arguments))
+            self._count_answer(answer)
+            kept = self._first_token(answer, request, options)
+            self._answers.put(key, kept)
+        return [float("-inf") if score is None else score for score in kept]
+
+    def _first_token(
+        self, answer: Any, request: Request, options: Sequence[str]
+    ) -> list[float | None]:
+        choices = getattr(answer, "choices", None)
+        logprobs = choices[0].logprobs if choices else None
+        if logprobs is None or not logprobs.content:
             raise EngineError(
-                f"the engine '{self.name}' at {where} failed on '{request.request_id}' after "
-                f"{self.config.max_retries} retries: {error}; check that the server runs and "
-                "knows the model, then start again: finished work is kept"
-            ) from error
+                f"{self._who} returned no log-probabilities; use a model that returns "
+                "top_logprobs, or another engine for this role"
+            )
+        exact: dict[str, float] = {}
+        bare: dict[str, float] = {}
+        for entry in logprobs.content[0].top_logprobs:  # the most likely first
+            exact.setdefault(entry.token, entry.logprob)
+            bare.setdefault(entry.token.strip(), entry.logprob)
+        for option in options:
+            if option not in exact and option.strip() not in bare and len(option.strip()) > 1:
+                raise EngineError(
+                    f"{self._who} cannot score '{option}' for '{request.request_id}': it is no "
+                    f"single token, or not among the {_MAX_TOP_LOGPROBS} most likely ones, which "
+                    "are all that this API shows; use one letter for each option, or an engine of "
+                    "kind 'transformers' or 'vllm' for this role"
+                )
+        return [exact.get(option, bare.get(option.strip())) for option in options]
+
+    def _choose_whole(self, item: tuple[Request, Sequence[str]]) -> list[float]:
+        """The log-probability of each option, all its tokens counted.
+
+        After the prompt, and after each start of an option that another token follows, one token
+        is drawn and the log-probabilities of the options' next tokens are read off. ``echo`` with
+        log-probabilities would do it in one request per option, but reads past the prefix cache.
+        """
+        request, options = item
+        self._check_options(request, options)
+        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        chat = {"messages": messages, **self._start(request, messages)}
+        key = self._key("choose", options=list(options), model=self.config.model, **chat)
+        kept: list[float] | None = self._answers.get(key)
+        if kept is not None:
+            return kept
+        prompt = self._tokens(request, **chat)
+        tokens = [self._tokens_of_option(request, option) for option in options]
+        following: dict[tuple[int, ...], set[int]] = {}
+        for option in tokens:
+            for position, token in enumerate(option):
+                following.setdefault(tuple(option[:position]), set()).add(token)
+        scores: dict[tuple[int, ...], float] = {}
+        starts = sorted(following, key=len)
+        # The prompt alone goes first, so that the others find it in the prefix cache.
+        for batch in (starts[:1], *_batches(starts[1:], following)):
+            for start, logprobs in self._next_tokens(request, prompt, batch, following).items():
+                scores |= {(*start, token): logprobs[token] for token in following[start]}
+        totals = [
+            sum(scores[tuple(option[: end + 1])] for end in range(len(option))) for option in tokens
+        ]
+        self._answers.put(key, totals)
+        return totals
+
+    def _next_tokens(
+        self,
+        request: Request,
+        prompt: list[int],
+        starts: Sequence[tuple[int, ...]],
+        following: dict[tuple[int, ...], set[int]],
+    ) -> dict[tuple[int, ...], dict[int, float]]:
+        """Log-probabilities of the next token after the prompt and each of ``starts``."""
+        wanted = sorted(set().union(*(following[start] for start in starts)))
+        if len(wanted) > _MAX_LOGPROB_TOKENS:
+            raise EngineError(
+                f"the options of '{request.request_id}' start with {len(wanted)} different "
+                f"tokens, but a vLLM server scores at most {_MAX_LOGPROB_TOKENS}; ask for fewer "
+                "options at once"
+            )
+        answer = self._ask(
+            request,
+            partial(
+                self._client.completions.create,
+                model=self.config.model,
+                prompt=[[*prompt, *start] for start in starts],
+                max_tokens=1,
+                temperature=0,
+                logprobs=1,
+                extra_body={"logprob_token_ids": wanted, "return_tokens_as_token_ids": True},
+            ),
+        )
+        self._count_answer(answer)
+        choices = getattr(answer, "choices", None) or []
+        found = {choice.index: _by_token_id(choice.logprobs) for choice in choices}
+        if any(not found.get(index, {}).keys() >= set(wanted) for index in range(len(starts))):
+            raise EngineError(
+                f"{self._who} did not return the log-probabilities asked for on "
+                f"'{request.request_id}' (logprob_token_ids); use vLLM 0.32 or newer"
+            )
+        return {start: found[index] for index, start in enumerate(starts)}
+
+    def _tokens_of_option(self, request: Request, option: str) -> list[int]:
+        if option not in self._option_tokens:
+            self._option_tokens[option] = self._tokens(
+                request, prompt=option, add_special_tokens=False
+            )
+        return self._option_tokens[option]
+
+    def _tokens(self, request: Request, **text: Any) -> list[int]:
+        """Token ids of a conversation or a text, by the vLLM server's own tokenizer."""
+        root = str(self._client.base_url).rstrip("/").removesuffix("/v1")
+        body = {"model": self.config.model, **text}
+        answer = self._ask(
+            request, partial(self._client.post, f"{root}/tokenize", body=body, cast_to=object)
+        )
+        try:
+            return [int(token) for token in answer["tokens"]]
+        except (KeyError, TypeError, ValueError):
+            raise EngineError(
+                f"{self._who} has no /tokenize as a vLLM server has; set server = 'openai' for "
+                "another kind of server"
+            ) from None
+
+    def _check_options(self, request: Request, options: Sequence[str]) -> None:
+        if not all(options):
+            raise EngineError(f"an option of '{request.request_id}' is empty; each needs some text")
+
+    # --- asking and counting ----------------------------------------------------------------------
+
+    @property
+    def _who(self) -> str:
+        return f"the engine '{self.name}' at {self.config.base_url or 'OpenAI'}"
+
+    def _key(self, what: str, **sent: Any) -> str:
+        return digest({"server": self.kept_as, "what": what, "sent": sent})
+
+    def _ask(self, request: Request, call: Callable[[], Any]) -> Any:
+        """One call of the server: within its limits, and with every failure as an EngineError."""
+        import openai
+
+        with _slots(self.kept_as, self.config.max_concurrency):
+            self._check_spending()
+            failed = f"{self._who} failed on '{request.request_id}'"
+            tried = f"{failed} after {self.config.max_retries} retries"
+            try:
+                for _ in range(self.config.max_retries):
+                    # Without a length a body that was cut is no error of the connection's.
+                    with suppress(JSONDecodeError):
+                        return call()
+                return call()
+            except JSONDecodeError as error:
+                raise EngineError(
+                    f"{tried}: the answer is not JSON ({error}); check that base_url is an "
+                    "OpenAI-compatible server's"
+                ) from error
+            except openai.APIStatusError as error:
+                mend = _MENDS.get(error.status_code, "check that the server is well")
+                what = (
+                    tried if error.status_code in _PASSING or error.status_code >= 500 else failed
+                )
+                raise EngineError(f"{what}: {error.message}; {mend}, then start again") from error
+            except openai.APITimeoutError as error:
+                raise EngineError(
+                    f"{tried}: no answer within {self.config.timeout_s:g} s; raise timeout_s or "
+                    "lower max_concurrency, then start again"
+                ) from error
+            except openai.OpenAIError as error:
+                raise EngineError(
+                    f"{tried}: {_reason(error)}; check that the server runs and that base_url is "
+                    "its address, then start again"
+                ) from error
+
+    def _count_answer(self, answer: Any) -> None:
+        usage = getattr(answer, "usage", None)
+        if usage is None:
+            if self.config.max_spend_usd:
+                raise EngineError(
+                    f"{self._who} does not say how many tokens it used, so max_spend_usd cannot "
+                    "be kept; set it to 0 to go on without a limit"
+                )
+            self._count(Usage(requests=1))
+            return
+        used = Usage(1, usage.prompt_tokens or 0, usage.completion_tokens or 0)
+        self._count(used)
+        self._answers.add_usage(self.kept_as, self.config.model, used)
+
+    def _count(self, used: Usage) -> None:
+        with self._lock:
+            self.usage += used
+
+    def _check_spending(self) -> None:
+        limit = self.config.max_spend_usd
+        if not limit:
+            return
+        used = self._answers.usage(self.kept_as, self.config.model)
+        spent = (
+            used.prompt_tokens * self.config.usd_per_million_prompt_tokens
+            + used.completion_tokens * self.config.usd_per_million_completion_tokens
+        ) / 1e6
+        if spent >= limit:
+            raise EngineError(
+                f"{self._who} has used {spent:.4f} USD of max_spend_usd = {limit:g} "
+                f"({used.prompt_tokens} prompt and {used.completion_tokens} completion tokens in "
+                f"{used.requests} answers); raise max_spend_usd to go on"
+            )
+
+
+@lru_cache
+def _slots(server: str, limit: int) -> threading.BoundedSemaphore:
+    """The requests that may be under way on ``server``, for all engines of this process."""
+    return threading.BoundedSemaphore(limit)
+
+
+def _batches(
+    starts: Sequence[tuple[int, ...]], following: dict[tuple[int, ...], set[int]]
+) -> Iterator[list[tuple[int, ...]]]:
+    """``starts`` in groups that have few enough next tokens for one request."""
+    batch: list[tuple[int, ...]] = []
+    tokens: set[int] = set()
+    for start in starts:
+        if batch and len(tokens | following[start]) > _MAX_LOGPROB_TOKENS:
+            yield batch
+            batch, tokens = [], set()
+        batch.append(start)
+        tokens |= following[start]
+    if batch:
+        yield batch
+
+
+def _by_token_id(logprobs: Any) -> dict[int, float]:
+    """The first token's log-probabilities, as vLLM writes them for return_tokens_as_token_ids."""
+    top = (logprobs.top_logprobs or [None])[0] if logprobs else None
+    return {
+        int(token.removeprefix("token_id:")): float("-inf") if value <= _LOWEST_LOGPROB else value
+        for token, value in (top or {}).items()
+        if token.startswith("token_id:")
+    }
+
+
+def _reason(error: Exception) -> str:
+    return f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+
+
+def _short(answer: Any, limit: int = 200) -> str:
+    text = " ".join(str(answer).split())
+    return text if len(text) <= limit else f"{text[:limit]}..."

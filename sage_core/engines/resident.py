@@ -15,7 +15,10 @@ from sage_core.config import ModelConfig
 from sage_core.engines import shared_prefix
 from sage_core.engines.base import Constraint, Request
 from sage_core.engines.loading import load_model, load_tokenizer, stop_tokens
-from sage_core.errors import EngineError
+from sage_core.engines.marks import Marks
+from sage_core.engines.steerer import Steerer, Vocabulary
+from sage_core.engines.steering import Steering
+from sage_core.errors import ContextError, EngineError
 
 _MIN_COMMON = 32  # tokens; below that, reading them once costs more than it saves
 
@@ -102,17 +105,24 @@ class Resident:
         self._peft: Any = None
         self._loaded: list[str] = []
         self._compiled: dict[Constraint, Any] = {}
+        self._steerers: dict[tuple[Steering, bool], Steerer] = {}
 
     def encode(self, request: Request) -> list[int]:
-        """Token ids of the conversation, up to where the completion starts."""
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        """Token ids of the conversation, up to where the completion starts. A content that spells
+        marks of the chat template is plain text.
+
+        Raises:
+            ContextError: they leave no room for the reply.
+        """
+        marks = self._marks
+        messages = [{"role": m.role, "content": marks.shield(m.content)} for m in request.messages]
         text = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-        ids: list[int] = self.tokenizer.encode(text + request.prefix, add_special_tokens=False)
+        ids = marks.encode(text + marks.shield(request.prefix))
         room = self.config.max_context - request.sampling.max_new_tokens
         if len(ids) > room:
-            raise EngineError(
+            raise ContextError(
                 f"the prompt of '{request.request_id}' has {len(ids)} tokens, but model.max_context"
                 f" leaves room for {room}; raise model.max_context or lower max_turns or "
                 "max_new_tokens"
@@ -171,6 +181,10 @@ class Resident:
         self._peft.set_adapter(name)
 
     @cached_property
+    def _marks(self) -> Marks:
+        return Marks(self.tokenizer)
+
+    @cached_property
     def shares_prompts(self) -> bool:
         """Whether all layers are full attention; others take one unpadded prompt at a time."""
         from transformers import DynamicCache
@@ -183,6 +197,22 @@ class Resident:
         texts = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
         counts = [text.count("}") for text in texts]
         return counts + [0] * (self.vocabulary - len(counts))
+
+    def steerer(self, request: Request) -> Steerer:
+        """What carries out the request's steering.
+
+        Raises:
+            ConfigError: the tokenizer cannot write a keyword.
+        """
+        assert request.steering is not None
+        key = request.steering, request.constraint is not None
+        if key not in self._steerers:
+            self._steerers[key] = Steerer(self._vocabulary, key[0], grammar=key[1])
+        return self._steerers[key]
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary.of(self.tokenizer, self.vocabulary)
 
     def compiled(self, constraint: Constraint) -> Any:
         if constraint not in self._compiled:

@@ -18,6 +18,7 @@ class ScriptedEngine:
         json_schema=True,
         prefix=True,
         scoring=True,
+        steering=True,
     )
 
     def __init__(

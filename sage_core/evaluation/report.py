@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
+from sage_core.evaluation.steering import DoseResponse, SteeringEvidence
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.sac import parse
 from sage_core.schema import Trajectory
@@ -64,6 +65,7 @@ class ReportData:
         grammar_probe: 'with grammar', 'without grammar' -> share of malformed replies.
         dialogues: per situation, model -> the dialogue it led.
         search_example: a dialogue with all candidates of each reply.
+        steering: how far a model can be steered, if that was measured.
         config_yaml: the whole configuration, as YAML.
     """
 
@@ -79,11 +81,21 @@ class ReportData:
     grammar_probe: dict[str, Rate] = field(default_factory=dict)
     dialogues: tuple[dict[str, Trajectory], ...] = ()
     search_example: Trajectory | None = None
+    steering: SteeringEvidence | None = None
     config_yaml: str = ""
 
 
 def render_report(data: ReportData) -> str:
     """The report as one HTML page, in UTF-8 when written."""
+    return _render("report.html.jinja", data)
+
+
+def render_steering(data: ReportData) -> str:
+    """A page of its own on ``data.steering``, with all replies under forced values."""
+    return _render("steering_report.html.jinja", data)
+
+
+def _render(template: str, data: ReportData) -> str:
     environment = Environment(
         loader=PackageLoader("sage_core", "templates"),
         autoescape=True,
@@ -97,7 +109,7 @@ def render_report(data: ReportData) -> str:
         "p": _p,
         "verdict": verdict,
     }
-    return environment.get_template("report.html.jinja").render(
+    return environment.get_template(template).render(
         data=data,
         figures=_figures(data),
         differences=sum(verdict(summary).endswith("better") for summary in data.summaries),
@@ -136,6 +148,9 @@ def _figures(data: ReportData) -> dict[str, Markup]:
         ]
         if counts:
             figures[name] = _svg(name, _draw_shares, counts)
+    if data.steering is not None and data.steering.dose_responses:
+        curves = data.steering.dose_responses
+        figures["dose_response"] = _svg("dose_response", _draw_dose_response, curves)
     if any(data.losses.values()):
         figures["losses"] = _svg("losses", _draw_losses, data)
     return figures
@@ -210,6 +225,32 @@ def _draw_shares(counts: Sequence[tuple[str, dict[str, int], str]]) -> Figure:
     _name_rows(axes, values)
     axes.set_xlabel("% of replies with a known value, with 95% interval")
     axes.legend(loc="lower right")
+    return figure
+
+
+def _draw_dose_response(curves: Sequence[DoseResponse]) -> Figure:
+    """Shares with intervals over the boosts, which stand at even distances."""
+    figure = Figure(figsize=(_WIDTH, 3.0))
+    axes = figure.subplots()
+    boosts = sorted({dose.boost for curve in curves for dose in curve.doses})
+    for number, curve in enumerate(curves):
+        colour = _colour(number + 2)
+        aside = 0.08 * (number - (len(curves) - 1) / 2)  # so that intervals do not hide each other
+        doses = [dose for dose in curve.doses if dose.share.value is not None]
+        places = [boosts.index(dose.boost) + aside for dose in doses]
+        shares = [100 * (dose.share.value or 0.0) for dose in doses]
+        label = f"{curve.field}: {curve.keyword}"
+        axes.plot(places, shares, color=colour, linewidth=1.5, marker="o", label=label)
+        for place, dose in zip(places, doses, strict=True):
+            ends = [100 * (dose.share.ci_low or 0.0), 100 * (dose.share.ci_high or 0.0)]
+            axes.plot([place, place], ends, color=colour, linewidth=1.1)
+    axes.set_xticks(range(len(boosts)), [f"{boost:g}" for boost in boosts])
+    axes.set_ylim(-3, 103)
+    axes.set_xlabel("boost, added to the logits of the keyword")
+    axes.set_ylabel("% of replies, with 95% interval")
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper left")
     return figure
 
 

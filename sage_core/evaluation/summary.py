@@ -10,10 +10,16 @@ from sage_core.config import EMBEDDED_MODEL, PipelineConfig
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.metrics import ModelMetrics, Rate
 from sage_core.evaluation.report import ReportData
+from sage_core.evaluation.steering import SteeringEvidence
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.schema import Trajectory
 
 _SHOWN_SITUATIONS = 4
+_EMBEDDED = (
+    "The embedded base model has 135 million parameters. It shows that every stage works and what "
+    "its output looks like; its annotations, selections and conversations are weak, and bigger "
+    "models are needed to see the paper's effects."
+)
 
 
 def report_data(
@@ -27,6 +33,7 @@ def report_data(
     rollouts: Mapping[str, Sequence[Trajectory]],
     win_rates: Mapping[str, Any],
     metrics: Sequence[Any],
+    steering: Any = None,
 ) -> ReportData:
     """Read the stages' JSON back into records and choose what is shown of the conversations."""
     rates = TypeAdapter(dict[str, Rate])
@@ -43,7 +50,35 @@ def report_data(
         grammar_probe=rates.validate_python(probe),
         dialogues=_side_by_side(rollouts),
         search_example=search[0] if search else None,
+        steering=read_steering(steering) if steering else None,
         config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
+    )
+
+
+def read_steering(evidence: Any) -> SteeringEvidence:
+    """Read the evidence on steering back from JSON."""
+    return TypeAdapter(SteeringEvidence).validate_python(evidence)
+
+
+def steering_data(config: PipelineConfig, evidence: SteeringEvidence) -> ReportData:
+    """What the page of ``sage steer report`` shows."""
+    return ReportData(
+        title=f"Steering {evidence.model}",
+        facts={
+            "Model": evidence.model,
+            "Held-out situations": str(evidence.situations),
+            "Draws per situation and boost": str(evidence.draws),
+            "Seed": str(evidence.seed),
+        },
+        notes=(_EMBEDDED,) if config.model.base == EMBEDDED_MODEL else (),
+        steering=evidence,
+        config_yaml=yaml.safe_dump(
+            {
+                "steering_report": config.steering_report.model_dump(mode="json"),
+                "evaluation": {"selfplay": config.evaluation.selfplay.model_dump(mode="json")},
+            },
+            sort_keys=False,
+        ),
     )
 
 
@@ -80,23 +115,19 @@ def _facts(
 
 def _notes(config: PipelineConfig) -> tuple[str, ...]:
     notes = []
-    in_process = [j.name for j in config.evaluation.judges if j.engine.kind == "transformers"]
+    of_base = [j.name for j in config.evaluation.judges if j.engine.kind != "openai"]
     if config.model.base == EMBEDDED_MODEL:
-        notes.append(
-            "The embedded base model has 135 million parameters. It shows that every stage works "
-            "and what its output looks like; its annotations, selections and conversations are "
-            "weak, and bigger models are needed to see the paper's effects."
-        )
-        if in_process:
+        notes.append(_EMBEDDED)
+        if of_base:
             notes.append(
-                f"The judge ({', '.join(in_process)}) is this same small model. Its verdicts are "
+                f"The judge ({', '.join(of_base)}) is this same small model. Its verdicts are "
                 "hardly better than chance and depend mostly on which conversation is shown "
                 "first, so read the table for its form, its n and its intervals, not as evidence "
                 "that one model is better."
             )
-    elif in_process:
+    elif of_base:
         notes.append(
-            f"The judge ({', '.join(in_process)}) is the base model itself; compare with a judge "
+            f"The judge ({', '.join(of_base)}) is the base model itself; compare with a judge "
             "of another family."
         )
     return tuple(notes)

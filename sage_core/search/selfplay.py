@@ -8,9 +8,11 @@ this is a plain rollout, which is how models are evaluated.
 
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
-from sage_core.config import SelectorConfig, SelfPlayConfig
+from sage_core.config import ProfileConfig, SelectorConfig, SelfPlayConfig
 from sage_core.engines.base import Completion, Engine, Request
 from sage_core.engines.grammar import sac_grammar
 from sage_core.sac import is_well_formed, utterance_of
@@ -50,8 +52,32 @@ def self_play(
 ) -> list[Trajectory]:
     """Simulate a conversation from each situation, in order.
 
-    A dialogue ends early where all candidates of the agent, or the user's reply, are empty.
+    A dialogue ends early where all candidates of the agent, or the user's reply, are empty. Where
+    all engines are servers, each dialogue goes on as soon as its own answer is there; an engine in
+    this process gets the turn of all dialogues as one batch.
     """
+    engines = [agent.engine, user.engine, *([selector.engine] if selector else [])]
+    if len(situations) > 1 and all(engine.capabilities.independent for engine in engines):
+        reporting = Lock()
+
+        def report(count: int) -> None:
+            with reporting:
+                on_progress(count)
+
+        def alone(situation: Situation) -> list[Trajectory]:
+            return self_play(
+                [situation],
+                agent,
+                user,
+                config,
+                seed,
+                candidates=candidates,
+                selector=selector,
+                on_progress=report,
+            )
+
+        with ThreadPoolExecutor(len(situations)) as pool:
+            return [trajectory for found in pool.map(alone, situations) for trajectory in found]
     dialogues = [
         _Dialogue(situation, [TrajectoryTurn("user", situation.text, ())])
         for situation in situations
@@ -73,6 +99,11 @@ def self_play(
         )
         for dialogue in dialogues
     ]
+
+
+def opening_exchange(profile: ProfileConfig) -> tuple[Message, Message]:
+    """What stands before every dialogue in the agent's context."""
+    return Message("user", profile.ask), Message("assistant", profile.consent)
 
 
 def count_malformed(
@@ -157,10 +188,9 @@ def _agent_request(
     dialogue: _Dialogue, agent: Speaker, config: SelfPlayConfig, seed: int, n: int
 ) -> Request:
     history = tuple(Message(turn.role, turn.content) for turn in dialogue.turns)
-    profile = config.agent_profile
     return _request(
         f"{agent.name}/{dialogue.situation.situation_id}/{len(dialogue.turns)}/agent",
-        (Message("user", profile.ask), Message("assistant", profile.consent), *history),
+        (*opening_exchange(config.agent_profile), *history),
         agent,
         config,
         seed,

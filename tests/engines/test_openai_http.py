@@ -2,21 +2,26 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sage_core.config import EngineConfig, SamplingConfig
+from sage_core.engines.answers import AnswerStore, Usage
 from sage_core.engines.base import Capabilities, Request, draw_seed, require
 from sage_core.engines.grammar import json_schema, sac_grammar
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.engines.scripted import ScriptedEngine
+from sage_core.engines.steering import Steering
 from sage_core.errors import EngineError
 from sage_core.schema import Message
 
-Answer = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
+Answer = Callable[[dict[str, Any]], tuple[int, dict[str, Any] | str]]
 PLAIN = SamplingConfig(temperature=0.5, top_k=0, repetition_penalty=1, max_new_tokens=9)
 
 
@@ -31,6 +36,9 @@ class Server:
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.answer: Answer = echo
+        self.content_type = "application/json"
+        self.declared_length = "true"
+        self.under_way = self.most_under_way = 0
         self._lock = threading.Lock()
         server = self
 
@@ -40,11 +48,17 @@ class Server:
                 with server._lock:
                     server.bodies.append(body)
                     server.paths.append(self.path)
-                    status, reply = server.answer(body)
-                data = json.dumps(reply).encode()
+                    server.under_way += 1
+                    server.most_under_way = max(server.most_under_way, server.under_way)
+                status, reply = server.answer(body)
+                with server._lock:
+                    server.under_way -= 1
+                data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
+                self.send_header("Content-Type", server.content_type)
+                if server.declared_length != "none":
+                    length = len(data) if server.declared_length == "true" else 10 * len(data)
+                    self.send_header("Content-Length", str(length))
                 self.send_header("retry-after-ms", "1")
                 self.end_headers()
                 self.wfile.write(data)
@@ -60,9 +74,9 @@ class Server:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
-    def engine(self, **settings: Any) -> OpenAIEngine:
+    def engine(self, answers: AnswerStore | None = None, **settings: Any) -> OpenAIEngine:
         defaults = {"kind": "openai", "model": "some-model", "base_url": self.base_url}
-        return OpenAIEngine(EngineConfig.model_validate({**defaults, **settings}))
+        return OpenAIEngine(EngineConfig.model_validate({**defaults, **settings}), answers)
 
     def close(self) -> None:
         self._http.shutdown()
@@ -142,7 +156,17 @@ def test_what_only_vllm_can_do_reaches_it(server: Server) -> None:
     server.engine(server="vllm").generate([request])
     body = server.bodies[0]
     assert (body["top_k"], body["repetition_penalty"]) == (7, 1.3)
+    assert (body["top_p"], body["min_p"]) == (1.0, 0.0)
     assert body["structured_outputs"] == {"grammar": sac_grammar().text}
+
+
+def test_vllm_goes_on_from_a_forced_start_and_counts_tokens(server: Server) -> None:
+    server.answer = lambda body: (200, completion("a", "b c", token_ids=[5, 6, 7]))
+    (replies,) = server.engine(server="vllm").generate([asked("r", n=2, prefix="{u_")])
+    assert [(reply.text, reply.completion_tokens) for reply in replies] == [("a", 3), ("b c", 3)]
+    body = server.bodies[0]
+    assert body["messages"][-1] == {"role": "assistant", "content": "{u_"}
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +179,10 @@ def test_what_only_vllm_can_do_reaches_it(server: Server) -> None:
             r"set repetition_penalty=1",
         ),
         ({"prefix": "{u_"}, "a forced start of the reply"),
+        (
+            {"steering": Steering.read(boost=["emotion=joy:1"])},
+            r"steering of the states \(drop boosts, forces and bans\)",
+        ),
     ],
 )
 def test_what_openai_cannot_do_is_refused_before_anything_is_sent(
@@ -178,6 +206,7 @@ def test_require_names_all_that_is_missing_with_its_mend() -> None:
         grammar=True,
         json_schema=False,
         prefix=False,
+        steering=False,
         scoring=False,
     )
     with pytest.raises(EngineError) as caught:
@@ -202,11 +231,101 @@ def logprobs(**tokens: float) -> dict[str, Any]:
 
 
 def test_choose_reads_the_first_tokens_probabilities(server: Server) -> None:
-    server.answer = lambda body: (200, completion("B", **logprobs(B=-0.25, _A=-1.5, C=-9.0)))
+    tokens = {"B": -0.25, "_A": -1.5, "A": -3.0, "C": -9.0, "_B": -9.5}
+    server.answer = lambda body: (200, completion("B", **logprobs(**tokens)))
     scores = server.engine().choose([asked("r"), asked("s")], [["A", "B", "D"], ["C", " B"]])
-    assert scores == [[-1.5, -0.25, float("-inf")], [-9.0, -0.25]]
+    assert scores == [[-3.0, -0.25, float("-inf")], [-9.0, -9.5]]
     body = server.bodies[0]
     assert (body["logprobs"], body["top_logprobs"], body["max_completion_tokens"]) == (True, 20, 1)
+
+
+def test_an_option_that_is_no_token_is_refused(server: Server) -> None:
+    server.answer = lambda body: (200, completion("Ver", **logprobs(Ver=-0.1, yes=-2.0)))
+    assert server.engine().choose([asked("r")], [["yes", "X"]]) == [[-2.0, float("-inf")]]
+    with pytest.raises(EngineError, match=r"cannot score 'Verdict: A' for 'r': it is no single"):
+        server.engine().choose([asked("r")], [["yes", "Verdict: A"]])
+    for kind in ("openai", "vllm"):
+        with pytest.raises(EngineError, match="an option of 'r' is empty"):
+            server.engine(server=kind).choose([asked("r")], [["yes", ""]])
+
+
+class ByteModel:
+    """A vLLM server whose tokens are bytes; the next token's probability falls with its distance
+    from the byte before: log p = -(|difference|) - 1."""
+
+    def __call__(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if "max_tokens" not in body:
+            text = body.get("prompt") or "".join(m["content"] for m in body["messages"])
+            return 200, {"tokens": list(text.encode()), "count": len(text)}
+        choices = []
+        for index, prompt in enumerate(body["prompt"]):
+            top = {f"token_id:{t}": self.score(prompt[-1], t) for t in body["logprob_token_ids"]}
+            top["token_id:7"] = -0.5  # the token drawn
+            logprob = {"tokens": ["token_id:7"], "token_logprobs": [-0.5], "top_logprobs": [top],
+                       "text_offset": [0]}  # fmt: skip
+            choices.append(
+                {"index": index, "finish_reason": "length", "text": "", "logprobs": logprob}
+            )
+        usage = {"prompt_tokens": 5, "completion_tokens": len(choices), "total_tokens": 6}
+        answer = {"id": "x", "object": "text_completion", "created": 0, "model": "m"}
+        return 200, {**answer, "choices": choices[::-1], "usage": usage}
+
+    @staticmethod
+    def score(before: int, token: int) -> float:
+        return -9999.0 if token == ord("!") else -abs(before - token) - 1.0
+
+
+def test_a_vllm_server_scores_whole_options(server: Server) -> None:
+    """Prompt 'm': log p of 'n' is -2, of 'np' -2 - 3 = -5, of 'a' -13, of 'nq' -2 - 4 = -6."""
+    server.answer = ByteModel()
+    engine = server.engine(server="vllm", max_concurrency=1)
+    scores = engine.choose([asked("r", "m")], [["n", "np", "a", "nq", "np!"]])
+    assert scores == [[-2.0, -5.0, -13.0, -6.0, float("-inf")]]
+    sent = [body for body in server.bodies if "max_tokens" in body]
+    # The prompt once, then what follows 'n' and 'np' together.
+    assert [body["prompt"] for body in sent] == [[[109]], [[109, 110], [109, 110, 112]]]
+    assert [body["logprob_token_ids"] for body in sent] == [[97, 110], [33, 112, 113]]
+    assert {body["max_tokens"] for body in sent} == {1}
+    assert set(server.paths) == {"/tokenize", "/v1/completions"}
+    # Options of one token need the prompt alone, and are not tokenised again.
+    server.bodies.clear()
+    assert engine.choose([asked("s", "b")], [["a", "n"]]) == [[-2.0, -13.0]]
+    assert [("prompt" in body, "messages" in body) for body in server.bodies] == [
+        (False, True), (True, False)]  # fmt: skip
+
+
+def test_a_forced_start_is_part_of_the_scored_prompt(server: Server) -> None:
+    server.answer = ByteModel()
+    (scores,) = server.engine(server="vllm").choose([asked("r", "m", prefix="x")], [["y"]])
+    assert scores == [-2.0]
+    chat = next(body for body in server.bodies if "messages" in body)
+    assert chat["messages"][-1] == {"role": "assistant", "content": "x"}
+    assert (chat["continue_final_message"], chat["add_generation_prompt"]) == (True, False)
+
+
+def test_many_different_options_are_asked_for_in_parts(server: Server) -> None:
+    server.answer = ByteModel()
+    options = [
+        f"{chr(97 + number % 20)}{chr(40 + number)}{chr(33 + number)}" for number in range(80)
+    ]
+    (scores,) = server.engine(server="vllm").choose([asked("r", "m")], [options])
+    for option, score in zip(options, scores, strict=True):
+        chain = f"m{option}".encode()
+        expected = sum(ByteModel.score(a, b) for a, b in pairwise(chain))
+        assert score == (float("-inf") if "!" in option else expected)
+    assert all(len(b["logprob_token_ids"]) <= 128 for b in server.bodies if "max_tokens" in b)
+
+
+def test_a_server_that_is_no_vllm(server: Server) -> None:
+    server.answer = lambda body: (200, {"id": "x"})
+    with pytest.raises(EngineError, match="has no /tokenize as a vLLM server has; set server"):
+        server.engine(server="vllm").choose([asked("r")], [["A"]])
+    tokens = ByteModel()
+    server.answer = lambda body: (
+        tokens(body) if "max_tokens" not in body else (200, {"choices": [{"index": 0, "text": ""}]})
+    )
+    with pytest.raises(EngineError, match=r"use vLLM 0\.32 or newer"):
+        server.engine(server="vllm").choose([asked("r")], [["A"]])
 
 
 def test_a_server_without_probabilities(server: Server) -> None:
@@ -215,10 +334,11 @@ def test_a_server_without_probabilities(server: Server) -> None:
         server.engine().choose([asked("r")], [["A", "B"]])
 
 
-def test_a_passing_failure_is_tried_again(server: Server) -> None:
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503])
+def test_a_passing_failure_is_tried_again(server: Server, status: int) -> None:
     def flaky(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if len(server.bodies) <= 2:
-            return 500, {"error": {"message": "busy"}}
+            return status, {"error": {"message": "busy"}}
         return echo(body)
 
     server.answer = flaky
@@ -237,12 +357,220 @@ def test_a_lasting_failure_names_server_request_and_mend(server: Server) -> None
         assert part in message
 
 
+def test_a_wrong_key_is_not_tried_again(server: Server) -> None:
+    server.answer = lambda body: (401, {"error": {"message": "no such key"}})
+    with pytest.raises(EngineError, match="no such key; check the key"):
+        server.engine().generate([asked("r")])
+    assert len(server.bodies) == 1
+
+
 def test_a_server_that_is_not_there(server: Server) -> None:
     engine = server.engine(max_retries=0)
     server._http.server_close()
     with pytest.raises(EngineError, match="check that the server runs") as caught:
-        engine.generate([asked("r")])
+        engine.generate([asked(f"r{number}") for number in range(40)])
     assert server.base_url in str(caught.value)
+    assert str(caught.value).count(server.base_url) == 1
+
+
+@pytest.mark.parametrize("declared_length", ["false", "none"])
+def test_an_answer_that_is_cut_is_asked_for_again(server: Server, declared_length: str) -> None:
+    def cut(body: dict[str, Any]) -> tuple[int, dict[str, Any] | str]:
+        if len(server.bodies) <= 2:
+            return 200, json.dumps(completion("lost"))[:-30]
+        server.declared_length = "true"
+        return echo(body)
+
+    server.declared_length = declared_length
+    server.answer = cut
+    ((reply,),) = server.engine().generate([asked("r")])
+    assert reply.text == "hi 0"
+    assert len(server.bodies) == 3
+
+
+def test_answers_that_stay_cut(server: Server) -> None:
+    server.declared_length = "none"
+    server.answer = lambda body: (200, '{"choices": [')
+    with pytest.raises(EngineError, match="the answer is not JSON"):
+        server.engine(max_retries=2).generate([asked("r")])
+    assert len(server.bodies) == 3
+
+
+def test_a_slow_server_is_asked_again_and_named(server: Server) -> None:
+    def slow(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if len(server.bodies) == 1:
+            time.sleep(0.6)
+        return echo(body)
+
+    server.answer = slow
+    ((reply,),) = server.engine(timeout_s=0.3, max_retries=1).generate([asked("r")])
+    assert reply.text == "hi 0"
+    server.bodies.clear()
+    with pytest.raises(EngineError, match=r"no answer within 0\.3 s; raise timeout_s"):
+        server.engine(timeout_s=0.3, max_retries=0).generate([asked("r")])
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 0])
+def test_choices_that_are_missing_are_asked_for(server: Server, at_once: int) -> None:
+    """0 stands for one choice, or none every second time."""
+
+    def stingy(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        number = len(server.bodies)
+        given = min(body["n"], at_once or number % 2)
+        return 200, completion(*(f"{number}.{each}" for each in range(given)))
+
+    server.answer = stingy
+    (replies,) = server.engine(max_retries=1).generate([asked("r", n=7)])
+    assert len({reply.text for reply in replies}) == 7
+    missing = [body["n"] for body in server.bodies]
+    assert (
+        missing
+        == {
+            1: [7, 6, 5, 4, 3, 2, 1],
+            3: [7, 4, 1],
+            0: [7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1],
+        }[at_once]
+    )
+    by_missing = {body["n"]: body["seed"] for body in server.bodies}
+    assert len(set(by_missing.values())) == len(by_missing)
+
+
+def test_more_choices_than_asked_for_are_left(server: Server) -> None:
+    server.answer = lambda body: (200, completion("a", "b", "c"))
+    (replies,) = server.engine().generate([asked("r", n=2)])
+    assert [reply.text for reply in replies] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        completion(),
+        completion("half a repl", finish="abort"),
+        completion("nothing", message=None),
+        {"error": "no"},
+        "<html>Welcome</html>",
+    ],
+)
+def test_a_server_that_never_gives_what_was_asked(
+    server: Server, answer: dict[str, Any] | str
+) -> None:
+    server.answer = lambda body: (200, answer)
+    server.content_type = "text/html" if isinstance(answer, str) else "application/json"
+    with pytest.raises(EngineError, match=r"0 of 2 choices for 'r'.*asked again 2 times"):
+        server.engine(max_retries=2).generate([asked("r", n=2)])
+    assert len(server.bodies) == 3
+
+
+def test_requests_under_way_are_bounded_over_all_engines(server: Server) -> None:
+    def slow(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        time.sleep(0.05)
+        return echo(body)
+
+    server.answer = slow
+    engines = [server.engine(max_concurrency=3) for _ in range(3)]
+    threads = [
+        threading.Thread(target=engine.generate, args=([asked(f"r{n}") for n in range(4)],))
+        for engine in engines
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.bodies) == 12
+    assert server.most_under_way == 3
+
+
+def fails_on(word: str) -> Answer:
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if body["messages"][-1]["content"] == word:
+            return 400, {"error": {"message": "I will not"}}
+        return echo(body)
+
+    return answer
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_finished_requests_are_kept_when_one_fails(
+    server: Server, tmp_path: Path, lasting: bool
+) -> None:
+    path = tmp_path / "home" / "answers.db"
+    engine = server.engine(AnswerStore(path) if lasting else None, max_concurrency=1)
+    requests = [asked(word, word) for word in ("a", "b", "bad", "c", "d")]
+    server.answer = fails_on("bad")
+    with pytest.raises(EngineError, match=r"I will not.*; 2 of these 5 requests were answered"):
+        engine.generate(requests)
+    if lasting:
+        engine = server.engine(AnswerStore(path))
+    server.answer = echo
+    server.bodies.clear()
+    answers = engine.generate(requests)
+    assert [row[0].text for row in answers] == ["a 0", "b 0", "bad 0", "c 0", "d 0"]
+    assert sorted(body["messages"][0]["content"] for body in server.bodies) == ["bad", "c", "d"]
+    # A call that succeeded is replayed from a store that lasts only.
+    engine.generate(requests)
+    assert len(server.bodies) == (3 if lasting else 8)
+
+
+def test_kept_answers_belong_to_what_was_asked(server: Server, tmp_path: Path) -> None:
+    store = AnswerStore(tmp_path / "answers.db")
+    server.engine(store).generate([asked("r")])
+    warm = PLAIN.model_copy(update={"temperature": 0.6})
+    for again, engine in (
+        (asked("r", seed=1), server.engine(store)),
+        (asked("other"), server.engine(store)),
+        (asked("r", n=2), server.engine(store)),
+        (asked("r", sampling=warm), server.engine(store)),
+        (asked("r", "ho"), server.engine(store)),
+        (asked("r"), server.engine(store, model="another")),
+    ):
+        before = len(server.bodies)
+        engine.generate([again])
+        assert len(server.bodies) == before + 1
+        engine.generate([again])
+        assert len(server.bodies) == before + 1
+
+
+def test_usage_is_counted(server: Server) -> None:
+    engine = server.engine()
+    engine.generate([asked("r", n=2), asked("s")])
+    usage = engine.usage
+    assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (2, 6, 12)
+    assert 0 < usage.seconds < 5
+    assert Usage(1, 2, 3, 4.0) + Usage(1, 1, 1, 1.0) == Usage(2, 3, 4, 5.0)
+
+
+PRICED = {"usd_per_million_prompt_tokens": 1000.0, "usd_per_million_completion_tokens": 3000.0}
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_spend_limit_stops_and_keeps_what_was_paid_for(
+    server: Server, tmp_path: Path, lasting: bool
+) -> None:
+    """A request costs (3 * 1000 + 4 * 3000) / 1e6 = 0.015 USD, so the third reaches 0.04 USD."""
+    path = tmp_path / "answers.db"
+    settings = {"max_concurrency": 1, "max_spend_usd": 0.04, **PRICED}
+    engine = server.engine(AnswerStore(path) if lasting else None, **settings)
+    requests = [asked(f"r{number}") for number in range(6)]
+    with pytest.raises(EngineError, match=r"0\.0450 USD of max_spend_usd = 0\.04.*3 of these 6"):
+        engine.generate(requests)
+    assert len(server.bodies) == 3
+    if lasting:
+        with pytest.raises(EngineError, match="raise max_spend_usd to go on"):
+            server.engine(AnswerStore(path), **settings).generate(requests)
+        assert len(server.bodies) == 3
+        richer = server.engine(AnswerStore(path), **{**settings, "max_spend_usd": 1.0})
+        richer.generate(requests)
+        assert len(server.bodies) == 6
+
+
+def test_a_spend_limit_needs_prices_and_usage(server: Server) -> None:
+    with pytest.raises(ValueError, match="max_spend_usd needs the model's prices"):
+        server.engine(max_spend_usd=1.0)
+    silent = {key: value for key, value in completion("a").items() if key != "usage"}
+    server.answer = lambda body: (200, silent)
+    server.engine().generate([asked("r")])
+    with pytest.raises(EngineError, match="does not say how many tokens it used"):
+        server.engine(max_spend_usd=1.0, **PRICED).generate([asked("r")])
 
 
 def test_a_missing_key_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

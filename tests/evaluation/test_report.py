@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -9,7 +10,16 @@ import pytest
 
 from sage_core.corpus.build import FunnelStep
 from sage_core.evaluation.metrics import Mean, ModelMetrics, Rate, model_metrics
-from sage_core.evaluation.report import ReportData, render_report, verdict
+from sage_core.evaluation.report import ReportData, render_report, render_steering, verdict
+from sage_core.evaluation.steering import (
+    Contrast,
+    Dose,
+    DoseResponse,
+    Faithfulness,
+    ForcedReplies,
+    ForcedReply,
+    SteeringEvidence,
+)
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.schema import Candidate, Trajectory, TrajectoryTurn
 
@@ -56,7 +66,33 @@ def full() -> ReportData:
         grammar_probe={"with grammar": Rate.of(0, 50), "without grammar": Rate.of(20, 50)},
         dialogues=({"m0": trajectory("I see."), "m1": said}, {}),
         search_example=said,
+        steering=steered(),
         config_yaml="seed: 17\n",
+    )
+
+
+def steered(evil: str = "playful") -> SteeringEvidence:
+    doses = tuple(Dose(boost, Rate.of(hits, 50)) for boost, hits in ((0, 1), (8, 48)))
+    humor = Contrast("humor", "concern", Mean.of([0.25, 0.75]), Rate.of(9, 16))
+    replies = (
+        ForcedReply((), chain("The own words."), False),
+        ForcedReply((evil,), chain(f"The forced words of {evil}."), True),
+    )
+    return SteeringEvidence(
+        model="m1",
+        seed=17,
+        situations=25,
+        draws=2,
+        dose_responses=(DoseResponse("emotion", evil, doses),),
+        faithfulness=(
+            Faithfulness(
+                "motivation", ("humor", "concern"), (humor,), Mean.of([0.5]), Rate.of(9, 16)
+            ),
+        ),
+        forced=(
+            ForcedReplies("emotion", "s", "My cat ran away.", replies),
+            ForcedReplies("topic", "s", "My cat ran away.", replies[:1]),
+        ),
     )
 
 
@@ -149,6 +185,7 @@ def test_text_of_models_is_escaped() -> None:
             models=(metrics,),
             config_yaml=evil,
             notes=(evil,),
+            steering=steered(evil),
         )
     )
     page = Page(html)
@@ -157,8 +194,35 @@ def test_text_of_models_is_escaped() -> None:
     assert "<script>$x" in page.text
 
 
-def test_the_page_stands_alone() -> None:
-    html = render_report(full())
+def test_steering_is_told_with_its_numbers() -> None:
+    text = words(render_report(full()))
+    assert re.search(r"emotion: playful 2.0% 0.4.10.5, n = 50 96.0%", text)  # Wilson, 1 of 50
+    assert "humor or concern +0.500 -2.677 to +3.677, n = 2 56.2%" in text  # t(1) = 12.706
+    assert "own choice: caring The own words." in text
+    assert "playful The forced words of playful. …" in text
+    assert "Table 3" in text
+    assert "Table 5" not in text  # of the tables, the emotions only
+    assert "Does the state follow" not in words(render_report(replace(full(), steering=None)))
+
+
+def test_the_page_of_steering_alone() -> None:
+    html = render_steering(ReportData("Steering m1", steering=steered(), config_yaml="seed: 17"))
+    page = Page(html)
+    assert page.open == []
+    assert page.tags["svg"] == 1
+    assert set(page.ids.values()) == {1}
+    assert {reference[1:] for reference in page.references} <= set(page.ids)
+    text = words(html)
+    assert "Table 3" in text
+    assert "Table 5" in text
+    assert "own choice: none The own words." in text  # the chain has no topics
+    assert "Judge" not in text
+    assert "seed: 17" in text
+
+
+@pytest.mark.parametrize("render", [render_report, render_steering])
+def test_the_page_stands_alone(render: Callable[[ReportData], str]) -> None:
+    html = render(full())
     page = Page(html)
     assert page.open == []
     assert page.references
@@ -168,7 +232,7 @@ def test_the_page_stands_alone() -> None:
 
 def test_every_id_is_unique_and_every_reference_has_one() -> None:
     page = Page(render_report(full()))
-    assert page.tags["svg"] == 4
+    assert page.tags["svg"] == 5
     assert set(page.ids.values()) == {1}
     assert {reference[1:] for reference in page.references} <= set(page.ids)
 

@@ -36,6 +36,10 @@ def sage(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
         (["corpus", "build", "--output", "x", "--reader", "messages", "--input", "no.jsonl"],
          ["no.jsonl"]),
         (["deploy"], ["sage ui"]),
+        (["steer", "report", "--model", "m0", "--output", "x"], ["m0", "no states", "dpo"]),
+        (["steer", "report", "--model", "m7", "--output", "x"], ["m7", "none yet"]),
+        (["steer", "report", "--model", "m1", "--output", "x",
+          "--set", "steering_report.boosted=[mood=good]"], ["mood", "emotion"]),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_message_and_exit_code_2(

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 
 SIZES = [
     "search.situations=2", "search.candidates=2", "search.selfplay.max_turns=2",
-    "search.selfplay.sampling.max_new_tokens=60", "sft.epochs=1", "dpo.epochs=1",
+    "search.selfplay.sampling.max_new_tokens=160", "sft.epochs=1", "dpo.epochs=1",
 ]  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """Self-play with scripted speakers: who speaks when, who sees what, what is recorded."""
 
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -69,6 +71,35 @@ def play(
         candidates=candidates,
         selector=selector,
     )
+
+
+def test_on_servers_dialogues_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rain's first turn is answered only after all turns of the cats: in step they would hang,
+    on servers they give what they give in step."""
+    in_step = play(Recorder("m1", stateful("agent")), Recorder("m1", stateful("user")))
+    over = threading.Event()
+
+    def waiting(request: Request, candidate: int) -> str:
+        if "cats" in request.request_id and turn_of(request) == 5:
+            over.set()
+        elif "rain" in request.request_id:
+            assert over.wait(10)
+        return stateful("agent")(request, candidate)
+
+    servers = replace(ScriptedEngine.capabilities, independent=True)
+    monkeypatch.setattr(ScriptedEngine, "capabilities", servers)
+    progress: list[int] = []
+    agent, user = Recorder("m1", waiting), Recorder("m1", stateful("user"))
+    apart = self_play(
+        SITUATIONS,
+        agent.speaker,
+        user.speaker,
+        SelfPlayConfig(max_turns=6, trim_user_questions=False),
+        11,
+        on_progress=progress.append,
+    )
+    assert apart == in_step
+    assert sum(progress) == 2 * 5
 
 
 @pytest.mark.parametrize("max_turns", [1, 2, 3, 6])

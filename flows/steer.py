@@ -1,0 +1,121 @@
+"""``sage steer``: how far a model can be steered."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, help="Steering of the states.")
+out = Console()
+
+
+@app.callback()
+def steer() -> None:
+    """Steering of the states."""
+
+
+@app.command()
+def report(
+    model: Annotated[
+        str, typer.Option(help="A checkpoint of the SAGE home (m1, m2, ..., dpo) or its folder.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for report.html and report.json.")],
+    preset: Annotated[
+        str, typer.Option(help="A preset (tiny, demo, paper) or a YAML file.")
+    ] = "demo",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a setting: steering_report.draws=8"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Measure a model's steering: dose-response, faithfulness, replies under forced values."""
+    from flows import environment
+    from sage_core.config import load_config
+
+    config = load_config(preset, overrides or ())
+    environment.prepare(quiet=True)
+
+    from sage_core.engines.in_process import TransformersEngine
+    from sage_core.errors import ConfigError
+    from sage_core.evaluation import steering
+    from sage_core.evaluation.report import render_steering
+    from sage_core.evaluation.summary import steering_data
+    from sage_core.search.situations import situations
+    from sage_core.storage import write_json
+    from tasks import checkpoints
+    from tasks.progress import progress
+
+    settings = config.steering_report
+    steering.check(settings)
+    held_out = situations(config.situations, "evaluation", settings.situations)
+    # By name first: a home without a run has no m0 to find.
+    name = model if model in checkpoints.WITHOUT_STATES else ""
+    found = None if name else checkpoints.find(model, config.model)
+    if found is None or not found.states:
+        raise ConfigError(
+            f"'{name or model}' writes no states, so there is nothing to steer; choose m1, m2, "
+            "..., or dpo"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    engine = TransformersEngine(found.base, found.adapter, config.model)
+    with progress(f"steer {found.name}", steering.steps(settings)) as advance:
+        evidence = steering.evidence(
+            held_out, found.name, engine, settings, config.evaluation.selfplay, config.seed, advance
+        )
+    result = asdict(evidence)
+    write_json(output / "report.json", result)
+    page = render_steering(steering_data(config, evidence))
+    (output / "report.html").write_text(page, encoding="utf-8")
+    if as_json:
+        print(json.dumps(result, indent=2, sort_keys=True))  # noqa: T201
+        return
+    out.print(_doses(result), _faithfulness(result))
+    out.print(f"report: {output / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _doses(result: Mapping[str, Any]) -> Table:
+    table = Table("boosted", "boost", "share [95%]", "n", title="Replies with the boosted value")
+    for curve in result["dose_responses"]:
+        for dose in curve["doses"]:
+            share = dose["share"]
+            table.add_row(
+                f"{curve['field']}={curve['keyword']}",
+                f"{dose['boost']:g}",
+                _interval(share, "{:.0%}"),
+                str(share["n"]),
+            )
+    return table
+
+
+def _faithfulness(result: Mapping[str, Any]) -> Table:
+    table = Table(
+        "field", "actions", "nats per token [95%]", "recovered [95%]", "n",
+        title="Replies to one action or another",
+    )  # fmt: skip
+    for faithful in result["faithfulness"]:
+        rows = [(f"{each['a']} or {each['b']}", each) for each in faithful["contrasts"]]
+        rows.append((f"all {len(faithful['values'])}", faithful))
+        for actions, row in rows:
+            table.add_row(
+                faithful["field"],
+                actions,
+                _interval(row["llr_per_token"], "{:+.3f}"),
+                _interval(row["recovered"], "{:.0%}"),
+                str(row["recovered"]["n"]),
+            )
+    return table
+
+
+def _interval(value: Mapping[str, Any], form: str) -> str:
+    if value["value"] is None:
+        return "-"
+    text = form.format(value["value"])
+    if value["ci_low"] is None:
+        return text
+    return f"{text} [{form.format(value['ci_low'])}, {form.format(value['ci_high'])}]"

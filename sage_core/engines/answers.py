@@ -1,0 +1,92 @@
+"""Answers of servers, kept: what was paid for once is not asked for again.
+
+An answer is found by the hash of all that was sent and of what serves it, so a run that stopped
+halfway through a stage goes on from its finished requests. Beside the answers stands what each
+model has used so far, which a spend limit is held against.
+"""
+
+import json
+import sqlite3
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_SCHEMA = """
+create table if not exists answers (key text primary key, answer text not null);
+create table if not exists usage (
+    server text, model text, requests integer, prompt_tokens integer, completion_tokens integer,
+    primary key (server, model)
+);
+"""
+_ADD = """
+insert into usage values (?, ?, ?, ?, ?) on conflict do update set
+    requests = requests + excluded.requests,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens
+"""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What was used: answers received, tokens as the server counts them, and the seconds that
+    callers waited."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.seconds + other.seconds,
+        )
+
+
+class AnswerStore:
+    """Answers and usage in an SQLite file that threads and processes share; without a path, in
+    memory."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.lasting = path is not None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._database = sqlite3.connect(
+            path or ":memory:", timeout=60, isolation_level=None, check_same_thread=False
+        )
+        self._database.executescript(_SCHEMA)
+
+    def get(self, key: str) -> Any:
+        """The answer kept under ``key``, or None."""
+        rows = self._execute("select answer from answers where key = ?", key)
+        return json.loads(rows[0][0]) if rows else None
+
+    def put(self, key: str, answer: Any) -> None:
+        self._execute("insert or replace into answers values (?, ?)", key, json.dumps(answer))
+
+    def forget(self) -> None:
+        """Drop all answers; usage stays."""
+        self._execute("delete from answers")
+
+    def add_usage(self, server: str, model: str, used: Usage) -> None:
+        self._execute(
+            _ADD, server, model, used.requests, used.prompt_tokens, used.completion_tokens
+        )
+
+    def usage(self, server: str, model: str) -> Usage:
+        """What ``model`` has used on ``server`` so far, in all runs; seconds are not kept."""
+        rows = self._execute(
+            "select requests, prompt_tokens, completion_tokens from usage"
+            " where server = ? and model = ?",
+            server,
+            model,
+        )
+        return Usage(*rows[0]) if rows else Usage()
+
+    def _execute(self, statement: str, *values: Any) -> list[Any]:
+        with self._lock:
+            return self._database.execute(statement, values).fetchall()

