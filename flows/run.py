@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flows.intervals import with_interval
 from flows.pipeline import pipeline
 from flows.runners import Runner, shared_server, task_runner
 from sage_core.config import PipelineConfig
@@ -117,20 +118,11 @@ def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             model["model"],
             str(model["reply_words"]["n"]),
-            _interval(model["reply_words"], "{:.1f}"),
-            _interval(model["questions"], "{:.0%}"),
-            _interval(model["emotion_accuracy"], "{:.0%}"),
+            with_interval(model["reply_words"], "{:.1f}"),
+            with_interval(model["questions"], "{:.0%}"),
+            with_interval(model["emotion_accuracy"], "{:.0%}"),
         )
     return table
-
-
-def _interval(value: Mapping[str, Any], form: str) -> str:
-    if value["value"] is None:
-        return "-"
-    text = form.format(value["value"])
-    if value["ci_low"] is None:
-        return text
-    return f"{text} [{form.format(value['ci_low'])}, {form.format(value['ci_high'])}]"
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows.intervals import with_interval
+
 app = typer.Typer(no_args_is_help=True, help="Steering of the states.")
 out = Console()
 
@@ -87,7 +89,7 @@ def _doses(result: Mapping[str, Any]) -> Table:
             table.add_row(
                 f"{curve['field']}={curve['keyword']}",
                 f"{dose['boost']:g}",
-                _interval(share, "{:.0%}"),
+                with_interval(share, "{:.0%}"),
                 str(share["n"]),
             )
     return table
@@ -105,17 +107,8 @@ def _faithfulness(result: Mapping[str, Any]) -> Table:
             table.add_row(
                 faithful["field"],
                 actions,
-                _interval(row["llr_per_token"], "{:+.3f}"),
-                _interval(row["recovered"], "{:.0%}"),
+                with_interval(row["llr_per_token"], "{:+.3f}"),
+                with_interval(row["recovered"], "{:.0%}"),
                 str(row["recovered"]["n"]),
             )
     return table
-
-
-def _interval(value: Mapping[str, Any], form: str) -> str:
-    if value["value"] is None:
-        return "-"
-    text = form.format(value["value"])
-    if value["ci_low"] is None:
-        return text
-    return f"{text} [{form.format(value['ci_low'])}, {form.format(value['ci_high'])}]"
