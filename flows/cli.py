@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.chat import chat
+from flows.options import AsJson, Input, Output, Overrides, Preset
 from flows.runners import Runner
 from flows.steer import app as steer_app
 from sage_core.errors import SageError
@@ -34,13 +35,6 @@ app.add_typer(steer_app, name="steer")
 app.command()(chat)
 
 out = Console()
-Preset = Annotated[str, typer.Option(help="A preset (tiny, demo, paper) or a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a setting: search.candidates=8")
-]
-Input = Annotated[Path, typer.Option("--input", help="A Parquet file.")]
-Output = Annotated[Path, typer.Option(help="Folder for the result.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def main() -> None:
@@ -65,8 +59,10 @@ def run(
     """Run the whole pipeline: corpus, states, m0 to dpo, judging, report."""
     from flows import environment
     from sage_core.config import load_config
+    from sage_core.preflight import check
 
     config = load_config(preset, overrides or ())
+    check(config)  # the flow does too, but only once a server runs
     environment.prepare(quiet=not verbose)
     environment.stop_orphaned_servers()
 

@@ -28,7 +28,7 @@ from sage_core.search.situations import situations
 from sage_core.storage import ArtifactRef, read_rows, write_rows
 from sage_core.training import data
 from sage_core.training import lora as training
-from tasks import stages
+from tasks import engines, stages
 from tasks.home import store
 from tasks.progress import progress
 
@@ -37,7 +37,7 @@ def annotate(config: PipelineConfig, dialogues: Path, output: Path) -> Path:
     """States for the utterances of ``dialogues``; the path of the table made."""
     rows = read_rows(dialogues, Dialogue)
     settings = config.annotation
-    engine = stages.engine_for(settings.engine, _base(config), config.model)
+    engine = engines.engine_for(settings.engine, _base(config), config.model)
     with progress("annotate", len(rows)) as advance:
         annotated = annotation.annotate(rows, engine, settings, config.seed, advance)
     target = _made(output) / stages.SAC
@@ -83,8 +83,8 @@ def search(
     openings = situations(config.situations, "search", settings.situations)
     folder = store().folder(base)
     roles = settings.selfplay
-    agent_speaker = stages.speaker(name, roles.agent_engine, folder, agent, config.model)
-    user_speaker = stages.speaker(
+    agent_speaker = engines.speaker(name, roles.agent_engine, folder, agent, config.model)
+    user_speaker = engines.speaker(
         "m1" if user else "m0", roles.user_engine, folder, user, config.model
     )
     with progress("search", stages.turns(openings, settings.selfplay)) as advance:
@@ -96,7 +96,7 @@ def search(
             config.seed,
             candidates=settings.candidates,
             selector=selfplay.Selector(
-                stages.engine_for(settings.selector.engine, base, config.model), settings.selector
+                engines.engine_for(settings.selector.engine, base, config.model), settings.selector
             ),
             on_progress=advance,
         )
@@ -113,7 +113,7 @@ def judge_run(
     first, second = (read_rows(path, Trajectory) for path in rollouts)
     judgements: list[Judgement] = []
     for settings in config.evaluation.judges:
-        engine = stages.engine_for(settings.engine, base, config.model)
+        engine = engines.engine_for(settings.engine, base, config.model)
         with progress(f"judge {settings.name}", 2 * len(first)) as advance:
             judgements += judge.judge_pair(
                 *names, first, second, engine, settings, config.seed, advance

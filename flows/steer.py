@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.intervals import with_interval
+from flows.options import AsJson, Overrides, Preset
 
 app = typer.Typer(no_args_is_help=True, help="Steering of the states.")
 out = Console()
@@ -27,14 +28,9 @@ def report(
         str, typer.Option(help="A checkpoint of the SAGE home (m1, m2, ..., dpo) or its folder.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for report.html and report.json.")],
-    preset: Annotated[
-        str, typer.Option(help="A preset (tiny, demo, paper) or a YAML file.")
-    ] = "demo",
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a setting: steering_report.draws=8"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    preset: Preset = "demo",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a model's steering: dose-response, faithfulness, replies under forced values."""
     from flows import environment
@@ -43,7 +39,6 @@ def report(
     config = load_config(preset, overrides or ())
     environment.prepare(quiet=True)
 
-    from sage_core.engines.in_process import TransformersEngine
     from sage_core.errors import ConfigError
     from sage_core.evaluation import steering
     from sage_core.evaluation.report import render_steering
@@ -51,6 +46,7 @@ def report(
     from sage_core.search.situations import situations
     from sage_core.storage import write_json
     from tasks import checkpoints
+    from tasks.engines import engine_of
     from tasks.progress import progress
 
     settings = config.steering_report
@@ -65,10 +61,11 @@ def report(
             "..., or dpo"
         )
     output.mkdir(parents=True, exist_ok=True)
-    engine = TransformersEngine(found.base, found.adapter, config.model)
+    selfplay = config.evaluation.selfplay
+    engine = engine_of(selfplay.agent_engine, found.base, config.model, found.adapter)
     with progress(f"steer {found.name}", steering.steps(settings)) as advance:
         evidence = steering.evidence(
-            held_out, found.name, engine, settings, config.evaluation.selfplay, config.seed, advance
+            held_out, found.name, engine, settings, selfplay, config.seed, advance
         )
     result = asdict(evidence)
     write_json(output / "report.json", result)

@@ -14,16 +14,8 @@ from sage_core.config import AnnotationConfig, SamplingConfig
 from sage_core.engines.base import Constraint, Engine, Request
 from sage_core.engines.grammar import json_schema
 from sage_core.errors import StateFormatError
-from sage_core.sac import EMPTY, render, render_state
-from sage_core.schema import (
-    AnnotatedDialogue,
-    AnnotatedTurn,
-    Dialogue,
-    Message,
-    StateAction,
-    StateActionReply,
-    TrainingDialogue,
-)
+from sage_core.sac import EMPTY, StateAction, StateActionReply, render, render_state
+from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, Message, TrainingDialogue
 
 _INSTRUCTIONS = (
     "You label utterances of conversations. For the last utterance, write what its speaker wants "

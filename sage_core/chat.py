@@ -13,9 +13,9 @@ from sage_core.config import SelfPlayConfig
 from sage_core.engines.base import Request
 from sage_core.engines.grammar import sac_grammar
 from sage_core.engines.steering import Steering
-from sage_core.errors import ConfigError, ContextError, DataError, EngineError
-from sage_core.sac import is_well_formed, parse
-from sage_core.schema import Message, StateAction
+from sage_core.errors import ConfigError, DataError, EngineError
+from sage_core.sac import StateAction, is_well_formed, parse
+from sage_core.schema import Message
 from sage_core.search.selfplay import Speaker
 
 
@@ -67,7 +67,6 @@ class Chat:
         self._config = config
         self._seed = seed
         self._steering = Steering()
-        self._left_out = 0
         self._asked = 0  # never set back, so that what is asked again is drawn anew
         self.steering = steering
 
@@ -97,14 +96,7 @@ class Chat:
             raise DataError("nothing was said; type a message")
         said, steering = Turn("user", text, text), self._steering
         self._asked += 1
-        while True:
-            try:
-                [[completion]] = self.agent.engine.generate([self._request(said, steering)])
-                break
-            except ContextError:
-                if self._left_out >= len(self.turns):
-                    raise
-                self._left_out += 2
+        [[completion]] = self.agent.engine.generate([self._request(said, steering)])
         content = completion.text.strip()
         chain = parse(content) if self.agent.states else None
         utterance = chain.utterance.strip() if chain else content
@@ -121,7 +113,7 @@ class Chat:
             user=chain.user if chain else None,
             agent=chain.agent if chain else None,
             steering=steering,
-            left_out=self._left_out,
+            left_out=completion.left_out,
             cut_off=completion.finish_reason == "length",
         )
         self.turns += [said, turn]
@@ -130,7 +122,6 @@ class Chat:
     def reset(self) -> None:
         """Forget the conversation; the steering stays."""
         self.turns.clear()
-        self._left_out = 0
 
     def as_jsonl(self) -> str:
         """The conversation as JSON lines, a turn each (:meth:`Turn.as_dict`)."""
@@ -153,20 +144,20 @@ class Chat:
 
     def _request(self, said: Turn, steering: Steering) -> Request:
         profile = self._config.agent_profile
-        history = (*self.turns[self._left_out :], said)
+        opening = (Message("user", profile.ask), Message("assistant", profile.consent))
         constrained = self.agent.states and self._config.state_grammar
         return Request(
             request_id=f"{self.agent.name}/chat/{self._asked}",
             messages=(
-                Message("user", profile.ask),
-                Message("assistant", profile.consent),
-                *(Message(turn.role, turn.content) for turn in history),
+                *opening,
+                *(Message(turn.role, turn.content) for turn in (*self.turns, said)),
             ),
             sampling=self._config.sampling,
             seed=self._seed,
             constraint=sac_grammar(steering.forces) if constrained else None,
             opens_with_states=self.agent.states,
             steering=steering or None,
+            pinned=len(opening),
         )
 
 

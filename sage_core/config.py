@@ -44,7 +44,9 @@ class ModelConfig(Section):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
     max_context: Positive = Field(
-        2048, description="Longest prompt and reply together, in tokens; longer is an error."
+        2048,
+        description="Longest prompt and reply together, in tokens; a longer conversation loses its "
+        "oldest turns.",
     )
     batch_size: Positive = Field(64, description="Sequences generated together.")
     prefill_tokens: Positive = Field(8192, description="Prompt tokens read together at most.")

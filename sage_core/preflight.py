@@ -6,6 +6,7 @@ from functools import partial
 from sage_core.config import PipelineConfig
 from sage_core.corpus.filters import filters
 from sage_core.corpus.readers import sources
+from sage_core.engines.loading import check_weights
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.engines.vllm_server import find_python
 from sage_core.errors import ConfigError, SageError
@@ -26,6 +27,7 @@ def check(config: PipelineConfig) -> None:
     if config.mixture.instructions:
         corpora.append(instruction_corpus(config.mixture.instructions))
     checks: list[Callable[[], object]] = [
+        partial(check_weights, config.model.base),
         *(partial(sources, corpus) for corpus in corpora),
         *(partial(filters, corpus, lambda utterance: 0.0) for corpus in corpora),
         lambda: situations(config.situations, "search", config.search.situations),

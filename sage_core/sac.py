@@ -19,21 +19,25 @@ import re
 from dataclasses import dataclass
 
 from sage_core.errors import StateFormatError
-from sage_core.schema import StateAction, StateActionReply
 
-__all__ = [
-    "AGENT",
-    "EMPTY",
-    "USER",
-    "Role",
-    "StateAction",
-    "StateActionReply",
-    "is_well_formed",
-    "parse",
-    "render",
-    "render_state",
-    "utterance_of",
-]
+
+@dataclass(frozen=True)
+class StateAction:
+    """What a speaker wants, feels and speaks of; ``None`` or ``()`` where that is not known."""
+
+    motivation: str | None
+    emotion: str | None
+    topics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StateActionReply:
+    """A State-Action Chain: the user's state, the agent's action, the agent's utterance."""
+
+    user: StateAction
+    agent: StateAction
+    utterance: str
+
 
 EMPTY = StateAction(None, None, ())
 _NULL = "null"

@@ -11,6 +11,8 @@ from typing import Literal
 
 import pyarrow as pa
 
+from sage_core.sac import StateAction
+
 Role = Literal["user", "assistant"]
 Split = Literal["search", "evaluation"]
 Part = Literal["train", "validation", "test"]
@@ -46,24 +48,6 @@ class Rejection:
 
     dialogue_id: str
     reason: str
-
-
-@dataclass(frozen=True)
-class StateAction:
-    """What a speaker wants, feels and speaks of; ``None`` or ``()`` where that is not known."""
-
-    motivation: str | None
-    emotion: str | None
-    topics: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class StateActionReply:
-    """A State-Action Chain: the user's state, the agent's action, the agent's utterance."""
-
-    user: StateAction
-    agent: StateAction
-    utterance: str
 
 
 @dataclass(frozen=True)
@@ -110,11 +94,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class TrajectoryTurn:
-    """A turn of self-play. The agent's ``content`` holds its whole State-Action Chain text."""
+    """A turn of self-play. The agent's ``content`` holds its whole State-Action Chain text;
+    ``left_out`` counts the messages that the speaker's context had no room for."""
 
     role: str
     content: str
     candidates: tuple[Candidate, ...]
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -227,6 +213,7 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
                                     )
                                 ),
                             ),
+                            ("left_out", pa.int64()),
                         ]
                     )
                 ),

@@ -5,18 +5,16 @@ modules named in ``@stage`` are those whose change makes the stage's cached resu
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from sage_core import annotation, mixture
+from sage_core import annotation, engines, mixture
 from sage_core.config import (
     AnnotationConfig,
     CorpusConfig,
@@ -36,10 +34,7 @@ from sage_core.config import (
 from sage_core.corpus import build as corpus_build
 from sage_core.corpus import ingest, readers
 from sage_core.corpus.tables import rows_in
-from sage_core.engines import loading, vllm_server
-from sage_core.engines.answers import AnswerStore
-from sage_core.engines.base import Engine
-from sage_core.engines.openai_http import OpenAIEngine
+from sage_core.engines import loading
 from sage_core.evaluation import judge
 from sage_core.schema import (
     AnnotatedDialogue,
@@ -65,7 +60,8 @@ from sage_core.storage import (
 from sage_core.training import data as training_data
 from sage_core.training import lora as training
 from tasks.caching import stage
-from tasks.home import sage_home, store
+from tasks.engines import engine_for, release_engines, speaker
+from tasks.home import store
 from tasks.progress import progress
 
 DIALOGUES = corpus_build.DIALOGUES
@@ -88,11 +84,8 @@ _INGEST = ("corpus.ingest", "corpus.lines", "corpus.readers", "corpus.records", 
 _FILTERS = ("corpus.build", "corpus.duplicates", "corpus.filters", "corpus.offensive",
             "corpus.records", "corpus.sentiment", "corpus.tables", "corpus.threads",
             "data/blocked_subreddits.txt", *_RECORDS)  # fmt: skip
-_TRANSFORMERS = ("drawing", "in_process", "loading", "marks", "resident", "shared_prefix")
-_STEERING = ("state_tracker", "steerer", "steering")
-_SERVERS = ("answers", "openai_http", "state_penalty", "vllm_plugin", "vllm_server")
 _ENGINES = tuple(
-    f"engines.{name}" for name in ("base", "grammar", *_SERVERS, *_STEERING, *_TRANSFORMERS)
+    f"engines.{path.stem}" for path in sorted(Path(engines.__file__).parent.glob("[!_]*.py"))
 )
 _TRAINING = ("training.lora", "training.data", "engines.loading", *_RECORDS)
 
@@ -225,7 +218,7 @@ def sft(
 ) -> None:
     """A LoRA checkpoint trained on dialogues; ``parent`` is None for a first one."""
     rows = read_rows(_folder(dialogues) / TRAINING, TrainingDialogue)
-    _release_engines()
+    release_engines()
     with training_progress(f"train {name}") as on_step:
         training.train_sft(
             folder,
@@ -273,7 +266,7 @@ def dpo(
 ) -> None:
     """The last refined model after preference learning."""
     rows = read_rows(_folder(pairs) / PREFERENCES, PreferencePair)
-    _release_engines()
+    release_engines()
     with training_progress("train dpo") as on_step:
         training.train_dpo(
             folder, _folder(base), _folder(parent), rows, settings, model, seed, on_step
@@ -468,7 +461,7 @@ def steering_evidence(
     from sage_core.evaluation import steering  # imports scipy
 
     rows = read_rows(_folder(situations) / SITUATIONS, Situation)
-    engine = engine_for(EngineConfig(), base, model, agent)  # servers cannot steer yet
+    engine = engine_for(selfplay.agent_engine, base, model, agent)
     with progress(f"steer {agent_name}", steering.steps(settings)) as advance:
         evidence = steering.evidence(rows, agent_name, engine, settings, selfplay, seed, advance)
     write_json(folder / STEERING, asdict(evidence))
@@ -520,40 +513,6 @@ def report(
 # --- shared ---------------------------------------------------------------------------------------
 
 
-def engine_for(
-    settings: EngineConfig,
-    base: ArtifactRef,
-    model: ModelConfig,
-    adapter: ArtifactRef | None = None,
-) -> Engine:
-    """The engine that a role's settings name, for a checkpoint or, without ``adapter``, for m0."""
-    return engine_of(settings, _folder(base), model, _folder(adapter) if adapter else None)
-
-
-def engine_of(
-    settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path | None
-) -> Engine:
-    """:func:`engine_for` with the folders of m0 and of the checkpoint's adapter. On a server of
-    the user's, without ``adapter``, it is the model that the settings name."""
-    if settings.kind == "transformers":
-        from sage_core.engines.in_process import TransformersEngine  # imports torch
-
-        return TransformersEngine(base, adapter, model)
-    answers = _answers(sage_home() / "answers.db")
-    if settings.kind == "vllm":
-        return vllm_server.engine(settings, base, adapter, model, sage_home() / "logs", answers)
-    if adapter:
-        key = os.environ.get(settings.api_key_env, "")
-        name = vllm_server.load_adapter(settings.base_url, key, adapter, settings.timeout_s)
-        settings = settings.model_copy(update={"model": name})
-    return OpenAIEngine(settings, answers)
-
-
-@cache
-def _answers(path: Path) -> AnswerStore:
-    return AnswerStore(path)
-
-
 def source_hash(path: Path | None) -> str:
     """SHA-256 of an input, so that a changed one is read again; '' for packaged data and for a
     name on a hub. Of a folder, and of a file too large to read twice, the names, sizes and times
@@ -587,22 +546,6 @@ def read_figures(figures: ArtifactRef) -> tuple[dict[str, Any], list[dict[str, A
 
 def _folder(ref: ArtifactRef) -> Path:
     return store().folder(ref)
-
-
-def _release_engines() -> None:
-    """Training has the machine to itself."""
-    from sage_core.engines.resident import release  # imports torch
-
-    release()
-    vllm_server.release()
-
-
-def speaker(
-    name: str, settings: EngineConfig, base: Path, adapter: Path | None, model: ModelConfig
-) -> selfplay.Speaker:
-    """A model in a conversation; all but m0 and raw speak State-Action Chains."""
-    engine = engine_of(settings, base, model, adapter)
-    return selfplay.Speaker(name, engine, states=name not in ("m0", "raw"))
 
 
 def _speaker(

@@ -69,3 +69,13 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_what_runs_inside_the_server_needs_nothing_of_our_environment() -> None:
+    """Its environment has torch, numpy and xgrammar; not all that ours has."""
+    absent = ["pyarrow", "pydantic", "yaml", "peft", "openai"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}));"
+        "import sage_core.engines.served_states"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

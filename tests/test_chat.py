@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from sage_core.chat import Chat, Turn
 from sage_core.config import ModelConfig, SamplingConfig, SelfPlayConfig
-from sage_core.engines.base import Completion, Request
+from sage_core.engines.base import Completion, Request, shortened
 from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.resident import release
 from sage_core.engines.scripted import ScriptedEngine
@@ -37,10 +38,21 @@ class Recorder(ScriptedEngine):
         self._room = room
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        if any(len(request.messages) > self._room for request in requests):
-            raise ContextError("too long")
-        self.requests += requests
-        return super().generate(requests)
+        fitted = [self._fitted(request) for request in requests]
+        self.requests += fitted
+        lost = len(requests[0].messages) - len(fitted[0].messages)
+        return [
+            [replace(completion, left_out=lost) for completion in completions]
+            for completions in super().generate(fitted)
+        ]
+
+    def _fitted(self, request: Request) -> Request:
+        while len(request.messages) > self._room:
+            shorter = shortened(request)
+            if shorter is None:
+                raise ContextError("too long")
+            request = shorter
+        return request
 
 
 def chat_with(

@@ -8,9 +8,10 @@ model has used so far, which a spend limit is held against.
 import json
 import sqlite3
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sage_core.engines.base import Usage
 
 _SCHEMA = """
 create table if not exists answers (key text primary key, answer text not null);
@@ -25,25 +26,6 @@ insert into usage values (?, ?, ?, ?, ?) on conflict do update set
     prompt_tokens = prompt_tokens + excluded.prompt_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens
 """
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What was used: answers received, tokens as the server counts them, and the seconds that
-    callers waited."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.requests + other.requests,
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.seconds + other.seconds,
-        )
 
 
 class AnswerStore:

@@ -8,7 +8,7 @@ generated beside it, except through the rounding of a batch.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from sage_core.config import SamplingConfig
@@ -43,6 +43,8 @@ class Request:
         prefix: text that the reply already starts with; not part of the completion.
         steering: what is asked of the reply's states; its forces must be in the constraint, if
             there is one.
+        pinned: how many messages at the start stay where the context has no room for all; the
+            oldest of the others go, in pairs. None: all stay.
     """
 
     request_id: str
@@ -54,21 +56,51 @@ class Request:
     opens_with_states: bool = False
     prefix: str = ""
     steering: Steering | None = None
+    pinned: int | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One candidate: its text, why it ended, and how many tokens it has."""
+    """One candidate.
+
+    Attributes:
+        text: what was written.
+        finish_reason: why it ended.
+        completion_tokens: how many tokens it has.
+        left_out: the messages that the context had no room for.
+    """
 
     text: str
     finish_reason: Literal["stop", "length"]
     completion_tokens: int
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What was used: requests answered, prompt and completion tokens as the engine counts them,
+    and the seconds that callers waited."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.seconds + other.seconds,
+        )
 
 
 @dataclass(frozen=True)
 class Capabilities:
     """What an engine can do; :func:`require` compares requests with it.
 
+    ``boosts``, ``forces`` and ``bans`` are the kinds of steering; ``forces_need_grammar``: a forced
+    value can only be written by the grammar.
     ``independent``: it may be asked from several threads, and answers each as if asked alone, so
     that nothing is gained by asking for many replies in one call.
     """
@@ -80,7 +112,10 @@ class Capabilities:
     json_schema: bool
     prefix: bool
     scoring: bool
-    steering: bool
+    boosts: bool
+    forces: bool
+    bans: bool
+    forces_need_grammar: bool = False
     independent: bool = False
 
 
@@ -94,6 +129,11 @@ class Engine(Protocol):
 
     @property
     def capabilities(self) -> Capabilities: ...
+
+    @property
+    def usage(self) -> Usage:
+        """What this engine was asked for so far."""
+        ...
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """``n`` completions for each request, in the order of the requests."""
@@ -116,6 +156,15 @@ def draw_seed(request: Request, candidate: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
 
 
+def shortened(request: Request) -> Request | None:
+    """The request without the two oldest messages after the pinned ones, so that the speakers still
+    alternate; None where nothing may go."""
+    first, messages = request.pinned, request.messages
+    if first is None or len(messages) - first < 3:  # the last one is what is answered
+        return None
+    return replace(request, messages=(*messages[:first], *messages[first + 2 :]))
+
+
 def require(engine: Engine, request: Request) -> None:
     """Check that ``engine`` can do what ``request`` asks.
 
@@ -124,7 +173,7 @@ def require(engine: Engine, request: Request) -> None:
             and its constraint do not agree.
     """
     can = engine.capabilities
-    sampling = request.sampling
+    sampling, steering = request.sampling, request.steering or Steering()
     asked = {
         "top-k sampling (set top_k=0)": sampling.top_k > 0 and not can.top_k,
         "a repetition penalty (set repetition_penalty=1)": sampling.repetition_penalty != 1
@@ -142,13 +191,20 @@ def require(engine: Engine, request: Request) -> None:
         and request.constraint.kind == "json_schema"
         and not can.json_schema,
         "a forced start of the reply": bool(request.prefix) and not can.prefix,
-        "steering of the states (drop boosts, forces and bans)": bool(request.steering)
-        and not can.steering,
+        "boosts (use an engine of kind 'transformers' or 'vllm')": bool(steering.boosts)
+        and not can.boosts,
+        "forces (use an engine of kind 'transformers' or 'vllm')": bool(steering.forces)
+        and not can.forces,
+        "forces without a grammar (set state_grammar=true)": bool(steering.forces)
+        and can.forces
+        and can.forces_need_grammar
+        and request.constraint is None,
+        "bans (use an engine of kind 'transformers' or 'vllm')": bool(steering.bans)
+        and not can.bans,
     }
     if missing := [what for what, lacking in asked.items() if lacking]:
         raise EngineError(f"the engine '{engine.name}' cannot do: {'; '.join(missing)}")
-    forces = request.steering.forces if request.steering else ()
-    if request.constraint is not None and request.constraint.forces != forces:
+    if request.constraint is not None and request.constraint.forces != steering.forces:
         raise EngineError(
             f"the constraint of '{request.request_id}' does not hold what its steering forces; "
             "make it with sac_grammar(steering.forces), or leave it out"

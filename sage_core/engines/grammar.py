@@ -10,8 +10,6 @@ from typing import Any
 from sage_core.engines.base import Constraint
 from sage_core.engines.steering import Force
 
-_WORDS = 3  # in a value
-_LETTERS = 16  # in a word
 _RULES = r"""
 root ::= {root}
 value ::= word (" " word){{0,2}}
@@ -53,13 +51,6 @@ def utterance_grammar() -> Constraint:
     """The utterance, as it goes on behind both groups in ``Request.prefix``; see
     :func:`action_grammar`."""
     return Constraint("grammar", _RULES.format(root='" " utterance'))
-
-
-def fills_a_value(text: str) -> bool:
-    """Whether ``text`` is as long as a value can be under :func:`sac_grammar`, so that nothing
-    but the value's end may follow it."""
-    words = text.split(" ")
-    return len(words) >= _WORDS and len(words[-1]) >= _LETTERS
 
 
 def json_schema(properties: dict[str, Any]) -> Constraint:

@@ -7,7 +7,9 @@ candidate.
 """
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from sage_core.engines.base import (
     Capabilities,
     Completion,
     Request,
+    Usage,
     require,
 )
 from sage_core.engines.drawing import Rows
@@ -36,12 +39,15 @@ class TransformersEngine:
         json_schema=True,
         prefix=True,
         scoring=True,
-        steering=True,
+        boosts=True,
+        forces=True,
+        bans=True,
     )
 
     def __init__(self, base: Path, adapter: Path | None, config: ModelConfig) -> None:
         self.config = config
         self.name = f"transformers:{adapter.name if adapter else base.name}"
+        self.usage = Usage()
         self._adapter = adapter
         self._resident = resident_model(base, config)
 
@@ -50,20 +56,27 @@ class TransformersEngine:
             require(self, request)
             if request.steering:
                 self._resident.steerer(request)  # so that a wrong keyword is named before the run
-        prompts = [self._resident.encode(request) for request in requests]
+        prompts, left_out = self._fit(requests)
         results: dict[int, list[Completion]] = {}
+        began = time.monotonic()
         with self._resident.using(self._adapter), torch.inference_mode():
             for batch in self._batches(requests, prompts):
                 completions = self._generate_batch(
                     [requests[index] for index in batch], [prompts[index] for index in batch]
                 )
                 results.update(zip(batch, completions, strict=True))
-        return [results[index] for index in range(len(requests))]
+        drawn = sum(each.completion_tokens for row in results.values() for each in row)
+        self._count(prompts, drawn, began)
+        return [
+            [replace(completion, left_out=left_out[index]) for completion in results[index]]
+            for index in range(len(requests))
+        ]
 
     def choose(
         self, requests: Sequence[Request], options: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        prompts = [self._resident.encode(request) for request in requests]
+        prompts, _ = self._fit(requests)
+        began = time.monotonic()
         encode = self._resident.tokenizer.encode
         tokens = [
             [encode(option, add_special_tokens=False) for option in choices] for choices in options
@@ -80,7 +93,17 @@ class TransformersEngine:
                 else:
                     for index in batch:
                         results[index] = self._whole_options(prompts[index], tokens[index])
+        self._count(prompts, 0, began)
         return [results[index] for index in range(len(requests))]
+
+    def _fit(self, requests: Sequence[Request]) -> tuple[list[list[int]], list[int]]:
+        """The prompts' token ids, and how many messages were left out of each."""
+        fitted = [self._resident.prompts.fit(request) for request in requests]
+        return [ids for ids, _ in fitted], [left_out for _, left_out in fitted]
+
+    def _count(self, prompts: Sequence[list[int]], drawn: int, began: float) -> None:
+        read = sum(len(prompt) for prompt in prompts)
+        self.usage += Usage(len(prompts), read, drawn, time.monotonic() - began)
 
     def _batches(
         self, requests: Sequence[Request], prompts: Sequence[list[int]]

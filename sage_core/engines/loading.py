@@ -67,6 +67,19 @@ def load_model(base: Path, config: ModelConfig) -> "PreTrainedModel":
     return model.to(device_of(config)).eval()
 
 
+def check_weights(base: str) -> None:
+    """Check that ``model.base``, where it is a folder, holds weights.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if Path(base).exists() and not any(Path(base).glob("*.safetensors")):
+        raise ConfigError(
+            f"model.base = '{base}' is a folder without *.safetensors weights; save the model "
+            "there with save_pretrained, or name another folder"
+        )
+
+
 def device_of(config: ModelConfig) -> str:
     """``config.device``, with 'auto' resolved to 'cuda' where there is a GPU, else 'cpu'."""
     import torch
@@ -117,14 +130,9 @@ def _find(base: str) -> tuple["PreTrainedTokenizerBase", str]:
     """The tokenizer of a folder or hub name, and where its weights are."""
     from transformers import AutoTokenizer
 
-    folder = Path(base)
-    if folder.exists():
-        if not any(folder.glob("*.safetensors")):
-            raise ConfigError(
-                f"model.base = '{base}' is a folder without *.safetensors weights; save the model "
-                "there with save_pretrained, or name another folder"
-            )
-        base = str(folder.resolve())
+    check_weights(base)
+    if Path(base).exists():
+        base = str(Path(base).resolve())
     try:
         return AutoTokenizer.from_pretrained(base), base
     except (OSError, ValueError) as error:

@@ -12,6 +12,12 @@ from typing import Any
 
 _CUT = "\ufdd0\ufdd1"  # noncharacters: no text has them
 _WORD_MARK = re.compile(r"\[/?[A-Z_]+\]|<<?/?\w+>?>|<\|\w+\|>")
+_ANY_MARK = re.compile(r"(?=<\|\w+\|>|\[/?INST\]|<<?/?SYS>>?|</?s>|<(?:start|end)_of_turn>)(.)")
+
+
+def spaced(content: str) -> str:
+    """The content with a space inside what may be a mark, for a model whose marks are not known."""
+    return _ANY_MARK.sub(r"\1 ", content)
 
 
 class Marks:

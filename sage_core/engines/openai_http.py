@@ -6,6 +6,7 @@ finished and kept (:mod:`sage_core.engines.answers`), so that the next start ask
 """
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,20 @@ from json import JSONDecodeError, loads
 from typing import TYPE_CHECKING, Any
 
 from sage_core.config import EngineConfig
-from sage_core.engines.answers import AnswerStore, Usage
-from sage_core.engines.base import Capabilities, Completion, Request, draw_seed, require
-from sage_core.errors import EngineError
+from sage_core.engines.answers import AnswerStore
+from sage_core.engines.base import (
+    Capabilities,
+    Completion,
+    Request,
+    Usage,
+    draw_seed,
+    require,
+    shortened,
+)
+from sage_core.engines.marks import spaced
+from sage_core.engines.steering import Steering
+from sage_core.errors import ContextError, EngineError
+from sage_core.sac import parse
 from sage_core.storage import digest
 
 if TYPE_CHECKING:
@@ -30,6 +42,9 @@ _MAX_LOGPROB_TOKENS = 128  # vLLM's limit of logprob_token_ids
 _LOWEST_LOGPROB = -9999.0  # stands for -inf in vLLM's JSON
 _SEEDS = 2**31
 _DROPPED = ("abort", "error")  # how vLLM says that it gave a reply up
+_TOO_LONG = re.compile(
+    r"context[ _](?:length|size|window)|longer than the maximum model length", re.I
+)
 _PASSING = (408, 409, 429)  # what the client tries again, besides 5xx
 _MENDS = {
     400: "check the request against what the server can do",
@@ -60,7 +75,10 @@ class OpenAIEngine:
             json_schema=True,
             prefix=vllm,
             scoring=True,
-            steering=False,
+            boosts=False,
+            forces=vllm,
+            bans=True,
+            forces_need_grammar=True,
             independent=True,
         )
         self._answers = answers or AnswerStore()
@@ -132,7 +150,7 @@ class OpenAIEngine:
         if failures:
             if not isinstance(failures[0], EngineError):
                 raise failures[0]
-            raise EngineError(
+            raise type(failures[0])(
                 f"{failures[0]}; {len(results)} of these {len(items)} requests were answered, and "
                 "are kept: start again, and only the others are asked"
             ) from failures[0]
@@ -149,77 +167,140 @@ class OpenAIEngine:
         if kept is not None:
             return [Completion(**completion) for completion in kept]
         completions: list[Completion] = []
-        fruitless = 0
+        drawn = fruitless = 0
         while len(completions) < request.n:
             missing = request.n - len(completions)
-            seed = draw_seed(request, len(completions)) % _SEEDS
-            answer = self._ask(
-                request,
-                partial(self._client.chat.completions.create, n=missing, seed=seed, **arguments),
-            )
-            got = list(self._completions(answer))[:missing]
-            completions += got
-            fruitless = 0 if got else fruitless + 1
+            seed = draw_seed(request, drawn) % _SEEDS
+            answer, left_out = self._complete(request, arguments, n=missing, seed=seed)
+            got = list(self._completions(answer, left_out))[:missing]
+            allowed = [each for each in got if not self._is_banned(each, request)]
+            completions += allowed
+            drawn += missing
+            fruitless = 0 if allowed else fruitless + 1
             if fruitless > self.config.max_retries:
-                raise EngineError(
-                    f"{self._who} returned {len(completions)} of {request.n} choices for "
-                    f"'{request.request_id}' and no more when asked again "
-                    f"{self.config.max_retries} times (the last answer: {_short(answer)}); check "
-                    "that base_url is an OpenAI-compatible server's, or ask for fewer candidates"
-                )
+                raise self._too_few(request, completions, got, answer)
         self._answers.put(key, [asdict(completion) for completion in completions])
         return completions
 
-    def _completions(self, answer: Any) -> Iterator[Completion]:
-        """The whole choices of an answer; none for what is no chat completion."""
+    def _complete(
+        self, request: Request, arguments: dict[str, Any], **more: Any
+    ) -> tuple[Any, int]:
+        """The server's answer, and how many messages its context had no room for."""
+        shorter: Request | None = request
+        while shorter is not None:
+            left_out = len(request.messages) - len(shorter.messages)
+            try:
+                return self._ask(request, partial(self._create, **arguments, **more)), left_out
+            except ContextError:
+                shorter = shortened(shorter)
+                if shorter is None:
+                    raise
+                arguments = self._arguments(shorter)
+        raise AssertionError
+
+    def _too_few(
+        self, request: Request, completions: list[Completion], got: list[Completion], answer: Any
+    ) -> EngineError:
+        """The error where asking again brings nothing."""
+        again = f"and no more when asked again {self.config.max_retries} times"
+        if got:
+            assert request.steering is not None
+            bans = ", ".join(request.steering.written()["ban"])
+            return EngineError(
+                f"{self._who} wrote banned values ({bans}) in all but {len(completions)} of "
+                f"{request.n} replies to '{request.request_id}', {again}; this server cannot be "
+                "kept from drawing them: use an engine of kind 'transformers' or 'vllm'"
+            )
+        return EngineError(
+            f"{self._who} returned {len(completions)} of {request.n} choices for "
+            f"'{request.request_id}' {again} (the last answer: {_short(answer)}); check "
+            "that base_url is an OpenAI-compatible server's, or ask for fewer candidates"
+        )
+
+    def _is_banned(self, completion: Completion, request: Request) -> bool:
+        """Whether the reply is to be drawn again: what is left has the model's own distribution
+        without the banned values."""
+        steering = request.steering or Steering()
+        chain = parse(request.prefix + completion.text)
+        speakers = {"user": chain.user, "agent": chain.agent}
+        for ban in steering.bans:
+            state = speakers[ban.speaker]
+            values = state.topics if ban.field == "topic" else (getattr(state, ban.field),)
+            if ban.keyword.casefold() in [value.casefold() for value in values if value]:
+                return True
+        return False
+
+    def _completions(self, answer: Any, left_out: int) -> Iterator[Completion]:
+        """The whole choices of an answer; none for what is no completion."""
         choices = getattr(answer, "choices", None) or []
         self._count_answer(answer)
         usage = getattr(answer, "usage", None)
         shared = (usage.completion_tokens if usage else 0) // max(len(choices), 1)
         for choice in choices:
-            if choice.message is None or choice.finish_reason in _DROPPED:
+            text = self._text(choice)
+            if text is None or choice.finish_reason in _DROPPED:
                 continue
             ids = (choice.model_extra or {}).get("token_ids")
             yield Completion(
-                choice.message.content or "",
+                text,
                 "length" if choice.finish_reason == "length" else "stop",
                 shared if ids is None else len(ids),
+                left_out,
             )
+
+    @property
+    def _create(self) -> Callable[..., Any]:
+        """The call that generates."""
+        return self._client.chat.completions.create
+
+    def _text(self, choice: Any) -> str | None:
+        """The text of a choice; None for what is none."""
+        return (choice.message.content or "") if choice.message is not None else None
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         """What is sent for ``request``, but for the number of choices and the seed."""
-        sampling, vllm = request.sampling, self.config.server == "vllm"
+        sampling, constraint = request.sampling, request.constraint
+        messages = self._messages(request)
         extra: dict[str, Any] = {}
         arguments: dict[str, Any] = {
             "model": self.config.model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            "messages": messages,
             "temperature": sampling.temperature,
             "max_completion_tokens": sampling.max_new_tokens,
             "extra_body": extra,
         }
-        if vllm:
-            # All of them, since a server may take its defaults from the model's own file.
-            extra |= {"top_k": sampling.top_k or -1, "top_p": 1.0, "min_p": 0.0}
-            extra |= self._penalty(request)
-            extra["return_token_ids"] = True
-            extra |= self._start(request, arguments["messages"])
-        if request.constraint is not None:
-            if request.constraint.kind == "grammar":
-                extra["structured_outputs"] = {"grammar": request.constraint.text}
-            else:
-                arguments["response_format"] = {
-                    "type": "json_schema",
-                    "json_schema": {
-                        "name": "reply",
-                        "strict": True,
-                        "schema": loads(request.constraint.text),
-                    },
-                }
+        if self.config.server == "vllm":
+            extra |= {**self._vllm_sampling(request), **self._start(request, messages)}
+        elif constraint is not None:
+            arguments["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "reply", "strict": True, "schema": loads(constraint.text)},
+            }
         return arguments
 
-    def _penalty(self, request: Request) -> dict[str, Any]:
-        """vLLM's repetition penalty, which is over prompt and reply."""
-        return {"repetition_penalty": request.sampling.repetition_penalty}
+    def _messages(self, request: Request) -> list[dict[str, str]]:
+        """The conversation. OpenAI keeps its marks apart from what is said; other servers may read
+        a mark wherever it stands."""
+        plain = spaced if self.config.base_url else str
+        return [{"role": m.role, "content": plain(m.content)} for m in request.messages]
+
+    def _vllm_sampling(self, request: Request) -> dict[str, Any]:
+        """How vLLM is to draw, over what the API knows."""
+        # All of them, since a server may take its defaults from the model's own file.
+        extra: dict[str, Any] = {
+            "top_k": request.sampling.top_k or -1,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "return_token_ids": True,
+            "repetition_penalty": request.sampling.repetition_penalty,
+        }
+        if (constraint := request.constraint) is not None:
+            extra["structured_outputs"] = (
+                {"grammar": constraint.text}
+                if constraint.kind == "grammar"
+                else {"json": loads(constraint.text)}
+            )
+        return extra
 
     @staticmethod
     def _start(request: Request, messages: list[dict[str, str]]) -> dict[str, Any]:
@@ -284,13 +365,12 @@ class OpenAIEngine:
         """
         request, options = item
         self._check_options(request, options)
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        chat = {"messages": messages, **self._start(request, messages)}
-        key = self._key("choose", options=list(options), model=self.config.model, **chat)
+        asked = self._asked_of(request)
+        key = self._key("choose", options=list(options), model=self.config.model, **asked)
         kept: list[float] | None = self._answers.get(key)
         if kept is not None:
             return kept
-        prompt = self._tokens(request, **chat)
+        prompt = self._prompt_tokens(request, asked)
         tokens = [self._tokens_of_option(request, option) for option in options]
         following: dict[tuple[int, ...], set[int]] = {}
         for option in tokens:
@@ -307,6 +387,14 @@ class OpenAIEngine:
         ]
         self._answers.put(key, totals)
         return totals
+
+    def _asked_of(self, request: Request) -> dict[str, Any]:
+        """The conversation whose options are scored, as it is sent."""
+        messages = self._messages(request)
+        return {"messages": messages, **self._start(request, messages)}
+
+    def _prompt_tokens(self, request: Request, asked: dict[str, Any]) -> list[int]:
+        return self._tokens(request, **asked)
 
     def _next_tokens(
         self,
@@ -404,7 +492,8 @@ class OpenAIEngine:
                 what = (
                     tried if error.status_code in _PASSING or error.status_code >= 500 else failed
                 )
-                raise EngineError(f"{what}: {error.message}; {mend}, then start again") from error
+                kind = ContextError if _TOO_LONG.search(error.message) else EngineError
+                raise kind(f"{what}: {error.message}; {mend}, then start again") from error
             except openai.APITimeoutError as error:
                 raise EngineError(
                     f"{tried}: no answer within {self.config.timeout_s:g} s; raise timeout_s or "

@@ -15,10 +15,10 @@ from sage_core.config import ModelConfig
 from sage_core.engines import shared_prefix
 from sage_core.engines.base import Constraint, Request
 from sage_core.engines.loading import load_model, load_tokenizer, stop_tokens
-from sage_core.engines.marks import Marks
+from sage_core.engines.prompts import Prompts
 from sage_core.engines.steerer import Steerer, Vocabulary
 from sage_core.engines.steering import Steering
-from sage_core.errors import ContextError, EngineError
+from sage_core.errors import EngineError
 
 _MIN_COMMON = 32  # tokens; below that, reading them once costs more than it saves
 
@@ -107,28 +107,6 @@ class Resident:
         self._compiled: dict[Constraint, Any] = {}
         self._steerers: dict[tuple[Steering, bool], Steerer] = {}
 
-    def encode(self, request: Request) -> list[int]:
-        """Token ids of the conversation, up to where the completion starts. A content that spells
-        marks of the chat template is plain text.
-
-        Raises:
-            ContextError: they leave no room for the reply.
-        """
-        marks = self._marks
-        messages = [{"role": m.role, "content": marks.shield(m.content)} for m in request.messages]
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        ids = marks.encode(text + marks.shield(request.prefix))
-        room = self.config.max_context - request.sampling.max_new_tokens
-        if len(ids) > room:
-            raise ContextError(
-                f"the prompt of '{request.request_id}' has {len(ids)} tokens, but model.max_context"
-                f" leaves room for {room}; raise model.max_context or lower max_turns or "
-                "max_new_tokens"
-            )
-        return ids
-
     def prefill(self, prompts: list[list[int]]) -> "Prefilled":
         """Read the prompts. The tokens that all of them start with are read once."""
         from transformers import DynamicCache
@@ -181,8 +159,8 @@ class Resident:
         self._peft.set_adapter(name)
 
     @cached_property
-    def _marks(self) -> Marks:
-        return Marks(self.tokenizer)
+    def prompts(self) -> Prompts:
+        return Prompts(self.tokenizer, self.config.max_context)
 
     @cached_property
     def shares_prompts(self) -> bool:

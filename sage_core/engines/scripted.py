@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from sage_core.engines.base import Capabilities, Completion, Request
+from sage_core.engines.base import Capabilities, Completion, Request, Usage
 
 
 class ScriptedEngine:
@@ -18,7 +18,9 @@ class ScriptedEngine:
         json_schema=True,
         prefix=True,
         scoring=True,
-        steering=True,
+        boosts=True,
+        forces=True,
+        bans=True,
     )
 
     def __init__(
@@ -28,6 +30,7 @@ class ScriptedEngine:
     ) -> None:
         self._reply = reply
         self._score = score
+        self.usage = Usage()
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         return [

@@ -17,9 +17,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from sage_core.engines.grammar import fills_a_value
 from sage_core.engines.state_tracker import Position, StateTracker
 from sage_core.engines.steering import Force, Steering
+from sage_core.engines.value_limits import fills_a_value
 from sage_core.errors import ConfigError
 
 _NEVER = -float("inf")
@@ -80,12 +80,20 @@ class Vocabulary:
             return {}
         return dict(zip([0, *ends], tokens, strict=False))
 
-    def check(self, keyword: str) -> None:
+    def check(self, steering: Steering) -> None:
         """
         Raises:
-            ConfigError: no sequence of plain tokens reads ``keyword``, or it holds the text of a
-                special token, which would end or open a turn when the reply is read again.
+            ConfigError: no sequence of plain tokens reads a steered value, or it holds the text of
+                a special token, which would end or open a turn when the reply is read again.
         """
+        for keyword in (
+            *(boost.keyword for boost in steering.boosts),
+            *(value for force in steering.forces for value in force.values),
+            *(ban.keyword for ban in steering.bans),
+        ):
+            self._check(keyword)
+
+    def _check(self, keyword: str) -> None:
         if held := [text for text in self.special if text in keyword]:
             raise ConfigError(
                 f"the keyword '{keyword}' holds '{held[0]}', a special token of the model's chat "
@@ -160,12 +168,7 @@ class Steerer:
     """
 
     def __init__(self, vocabulary: Vocabulary, steering: Steering, *, grammar: bool) -> None:
-        for keyword in (
-            *(boost.keyword for boost in steering.boosts),
-            *(value for force in steering.forces for value in force.values),
-            *(ban.keyword for ban in steering.bans),
-        ):
-            vocabulary.check(keyword)
+        vocabulary.check(steering)
         self.vocabulary = vocabulary
         self._boosts = [boost for boost in steering.boosts if boost.value]
         self._forces = {(force.speaker, force.field): force for force in steering.forces}

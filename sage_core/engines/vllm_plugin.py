@@ -1,38 +1,34 @@
-"""What the vLLM server draws tokens with, besides its own: loaded in its process, from its own
-environment, so it imports nothing that only ours has.
+"""SAGE inside a vLLM server: a logits processor for each of vLLM's two interfaces, loaded in the
+server's process from its own environment, so this imports nothing that only ours has.
 
-This is vLLM's V1 interface for logits processors, which the CPU build uses, and the GPU build with
-VLLM_USE_V2_MODEL_RUNNER=0. Requests ask through ``vllm_xargs``: ``sage_penalty`` (a number from 1)
-and ``sage_state_groups`` (how many groups of states the reply opens with).
+Requests ask through ``vllm_xargs`` (:class:`sage_core.engines.plugin_arguments.Asked`).
 """
 
 from typing import Any
 
 import torch
-from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+from vllm.v1.sample.logits_processor import BatchUpdate
+from vllm.v1.sample.logits_processor import LogitsProcessor as V1LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2LogitsProcessor
 
-from sage_core.engines.state_penalty import Penalised, count_closing_braces, penalise
+from sage_core.engines.plugin_arguments import Asked
+from sage_core.engines.served_states import ServedReply, ServedStates, change
+from sage_core.errors import ConfigError
 
 
-class StatePenalty(LogitsProcessor):  # type: ignore[misc]
-    """The repetition penalty outside the states."""
+class StatesV1(V1LogitsProcessor):  # type: ignore[misc]
+    """For the V1 model runner, which the CPU build uses."""
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """Raises ValueError for a penalty that is no number from 1."""
-        penalty = (sampling_params.extra_args or {}).get("sage_penalty", 1.0)
-        if not isinstance(penalty, int | float) or not 1 <= penalty < float("inf"):
-            raise ValueError(f"sage_penalty = {penalty!r} is no number from 1")
+        """Raises ValueError for arguments that cannot be read."""
+        _asked(sampling_params)
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        from transformers import AutoTokenizer
-
-        model = vllm_config.model_config
-        tokenizer = AutoTokenizer.from_pretrained(model.tokenizer)
-        texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-        self._closing_braces = count_closing_braces(texts, model.get_vocab_size())
-        self._replies: dict[int, Penalised] = {}
+        self._states = _states(vllm_config)
+        self._replies: dict[int, _Followed] = {}
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -42,17 +38,78 @@ class StatePenalty(LogitsProcessor):  # type: ignore[misc]
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         if self._replies:
-            penalise(logits, self._replies, self._closing_braces)
+            change(logits, {row: followed.now() for row, followed in self._replies.items()})
         return logits
 
-    @staticmethod
-    def _new(params: Any, prompt: list[int] | None, reply: list[int]) -> Penalised | None:
-        asked = params.extra_args or {}
-        if asked.get("sage_penalty", 1.0) == 1:
-            return None
-        return Penalised(
-            float(asked["sage_penalty"]),
-            int(asked.get("sage_state_groups", 0)),
-            prompt or (),
-            reply,
-        )
+    def _new(self, params: Any, prompt: list[int] | None, drawn: list[int]) -> "_Followed | None":
+        asked = _asked(params)
+        return _Followed(self._states.reply(asked, prompt or ()), drawn) if asked else None
+
+
+class StatesV2(V2LogitsProcessor):  # type: ignore[misc]
+    """For Model Runner V2, the default on GPUs."""
+
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Raises ValueError for arguments that cannot be read."""
+        _asked(sampling_params)
+
+    def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
+        self._states = _states(vllm_config)
+        self._requests = req_states
+        self._asked: dict[int, Asked] = {}
+        self._replies: dict[int, tuple[ServedReply, int]] = {}  # and the tokens that it has read
+
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        self._replies.pop(req_idx, None)  # of the slot's last request
+        asked = _asked(sampling_params)
+        self._asked[req_idx] = asked
+        return bool(asked)
+
+    def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
+        slots = [int(slot) for slot in ctx.idx_mapping_np]
+        rows = {row: slot for row, slot in enumerate(slots) if self._asked.get(slot)}
+        if rows:
+            change(logits, {row: self._now(slot) for row, slot in rows.items()})
+        return logits
+
+    def _now(self, slot: int) -> ServedReply:
+        """The slot's reply with all its tokens."""
+        tokens = self._requests.all_token_ids.gpu[slot]
+        length = int(self._requests.total_len.gpu[slot])
+        if slot not in self._replies:
+            start = int(self._requests.prompt_len.np[slot])
+            prompt = tokens[:start].tolist()
+            self._replies[slot] = self._states.reply(self._asked[slot], prompt), start
+        reply, read = self._replies[slot]
+        reply.feed(tokens[read:length].tolist())
+        self._replies[slot] = reply, length
+        return reply
+
+
+class _Followed:
+    """A reply and the list that the server appends its tokens to."""
+
+    def __init__(self, reply: ServedReply, drawn: list[int]) -> None:
+        self._reply, self._drawn, self._read = reply, drawn, 0
+
+    def now(self) -> ServedReply:
+        new = self._drawn[self._read :]
+        self._read += len(new)
+        self._reply.feed(new)
+        return self._reply
+
+
+def _asked(params: Any) -> Asked:
+    try:
+        return Asked.read(params.extra_args)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+def _states(vllm_config: Any) -> ServedStates:
+    from transformers import AutoTokenizer
+
+    model = vllm_config.model_config
+    tokenizer = AutoTokenizer.from_pretrained(model.tokenizer)
+    return ServedStates(tokenizer, model.get_vocab_size())

@@ -2,15 +2,12 @@
 
 vLLM cannot share an environment with the orchestrator, so the server runs on the Python of its own
 (``make setup-vllm-cpu``, or ``vllm_python``), and is spoken to over HTTP on the loopback, under a
-key that only this process knows. One server a process: stages that name the same base model use
-it together, each checkpoint's adapter is loaded when it is first asked for, and training and the
-process's end stop it.
+key that only this process knows; :mod:`sage_core.engines.managed_vllm` speaks to it.
 
 The server lives on a leash (:mod:`sage_core.engines.leash`): its whole process group ends with it,
 whatever happens to this process.
 """
 
-import atexit
 import json
 import os
 import secrets
@@ -21,9 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -39,28 +34,26 @@ import psutil
 import sage_core
 from sage_core.config import EngineConfig, ModelConfig
 from sage_core.engines import leash
-from sage_core.engines.answers import AnswerStore
-from sage_core.engines.base import Request
-from sage_core.engines.loading import BASE
-from sage_core.engines.openai_http import OpenAIEngine
+from sage_core.engines.loading import BASE, load_tokenizer
+from sage_core.engines.prompts import Prompts
 from sage_core.errors import EngineError
 from sage_core.storage import digest, read_json
 
 if TYPE_CHECKING:
-    from openai import OpenAI
+    from sage_core.engines.steerer import Vocabulary
 
 BASE_NAME = "m0"
 ENVIRONMENT = ".venv-vllm"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
-_DEFAULT_RANK = 8
+LOWEST_RANK = 8
 _GRACE_S = 10.0
 _POLL_S = 0.5
 _PROBE_S = 5.0
 _TAIL_LINES = 25
 _KV_CACHE_SHARE, _KV_CACHE_MOST = 0.25, 8 * 2**30  # of free memory; bytes; on a CPU
-_PLUGIN = "sage_core.engines.vllm_plugin:StatePenalty"
-_STATE_GROUPS = 2
+_PLUGIN = "sage_core.engines.vllm_plugin:States"
+_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"  # each of vLLM's two has its own interface for plug-ins
 
 
 class VllmServer:
@@ -80,7 +73,7 @@ class VllmServer:
         model: ModelConfig,
         settings: EngineConfig,
         log: Path,
-        max_rank: int = _DEFAULT_RANK,
+        max_rank: int = LOWEST_RANK,
     ) -> None:
         self.base, self.model, self.settings, self.log = base, model, settings, log
         self.max_rank = rank_to_serve(max_rank)
@@ -92,6 +85,20 @@ class VllmServer:
         self._imports: tempfile.TemporaryDirectory[str] | None = None
         self._loaded: set[str] = set()
         self._lock = threading.Lock()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.base)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        return Prompts(self.tokenizer, self.model.max_context)
+
+    @cached_property
+    def vocabulary(self) -> "Vocabulary":
+        from sage_core.engines.steerer import Vocabulary  # imports torch
+
+        return Vocabulary.of(self.tokenizer, len(self.tokenizer))
 
     @property
     def base_url(self) -> str:
@@ -122,8 +129,7 @@ class VllmServer:
                         sys.executable,
                         leash.__file__,
                         str(_GRACE_S),
-                        *command(self.python, self.base, self.model, self.max_rank, self._port),
-                        *self.settings.vllm_arguments,
+                        *self._command(),
                     ],
                     stdin=subprocess.PIPE,
                     stdout=log,
@@ -184,6 +190,10 @@ class VllmServer:
                 self._loaded.add(name)
         return name
 
+    def _command(self) -> list[str]:
+        line = command(self.python, self.base, self.model, self.max_rank, self._port)
+        return [*line, *self.settings.vllm_arguments]
+
     def _wait_until_healthy(self, deadline: float) -> None:
         while time.monotonic() < deadline:
             if not self.alive():
@@ -203,114 +213,6 @@ class VllmServer:
         return EngineError(
             f"the vLLM server for '{self.base}' {what}; the end of its log ({self.log}):\n{tail}"
         )
-
-
-class VllmEngine(OpenAIEngine):
-    """m0, or an adapter over it, on a managed server."""
-
-    def __init__(
-        self,
-        settings: EngineConfig,
-        server: VllmServer,
-        adapter: Path | None,
-        answers: AnswerStore | None = None,
-    ) -> None:
-        served = {
-            "server": "vllm",
-            "base_url": server.base_url,
-            "model": server.load(adapter) if adapter else BASE_NAME,
-        }
-        super().__init__(settings.model_copy(update=served), answers)
-        self.name = f"vllm:{adapter.name if adapter else server.base.name}"
-        self.kept_as = base_identity(server.base)  # the port is another one each time
-        self.capabilities = replace(self.capabilities, penalty_outside_states=True)
-        self._server = server
-
-    @cached_property
-    def _client(self) -> "OpenAI":
-        from openai import DefaultHttpxClient, OpenAI
-
-        return OpenAI(
-            api_key=self._server.key,
-            base_url=self.config.base_url,
-            timeout=self.config.timeout_s,
-            max_retries=self.config.max_retries,
-            http_client=DefaultHttpxClient(trust_env=False),  # no proxy stands before the loopback
-        )
-
-    def _ask(self, request: Request, call: Callable[[], Any]) -> Any:
-        try:
-            return super()._ask(request, call)
-        except EngineError as error:
-            if self._server.alive():
-                raise
-            raise self._server.failure(f"died on '{request.request_id}'; start again") from error
-
-    def _penalty(self, request: Request) -> dict[str, Any]:
-        """vLLM's own penalty, or the plug-in's, which leaves out the states."""
-        penalty = request.sampling.repetition_penalty
-        if penalty == 1 or not request.opens_with_states or request.sampling.penalise_states:
-            return super()._penalty(request)
-        groups = max(0, _STATE_GROUPS - request.prefix.count("}"))
-        return {
-            "repetition_penalty": 1.0,
-            "vllm_xargs": {"sage_penalty": penalty, "sage_state_groups": groups},
-        }
-
-
-def engine(
-    settings: EngineConfig,
-    base: Path,
-    adapter: Path | None,
-    model: ModelConfig,
-    logs: Path,
-    answers: AnswerStore | None = None,
-) -> VllmEngine:
-    """The engine for an adapter folder, or for m0, on this process's server.
-
-    The server is started by the first call, and again where another base model, other settings or
-    a higher LoRA rank are asked for, or where it has died.
-
-    Raises:
-        EngineError: no vLLM, the server does not start, or it refuses the adapter.
-    """
-    global _server
-    rank = adapter_rank(adapter) if adapter else 0
-    with _server_lock:
-        if _server is not None and not _serves(_server, settings, base, model, rank):
-            _server.stop()
-            _server = None
-        if _server is None:
-            log = logs / f"vllm-{os.getpid()}-{time.strftime('%Y%m%d-%H%M%S')}.log"
-            _server = VllmServer(base, model, settings, log, max(rank, _DEFAULT_RANK)).__enter__()
-        return VllmEngine(settings, _server, adapter, answers)
-
-
-def release() -> None:
-    """Stop this process's server, so that training has the machine to itself."""
-    global _server
-    with _server_lock:
-        if _server is not None:
-            _server.stop()
-            _server = None
-
-
-_server: VllmServer | None = None
-_server_lock = threading.RLock()
-atexit.register(release)
-
-
-def _serves(
-    server: VllmServer, settings: EngineConfig, base: Path, model: ModelConfig, rank: int
-) -> bool:
-    return (
-        server.alive()
-        and server.base == base
-        and server.model == model
-        and server.settings.vllm_arguments == settings.vllm_arguments
-        and server.python == find_python(settings)
-        and server.max_rank >= rank
-    )
 
 
 def find_python(settings: EngineConfig) -> Path:
@@ -348,7 +250,7 @@ def command(python: Path, base: Path, model: ModelConfig, max_rank: int, port: i
         *("--enable-lora", "--max-lora-rank", str(max_rank)),
         *("--max-loras", str(model.resident_adapters)),
         *("--max-cpu-loras", str(model.resident_adapters)),
-        *("--logits-processors", _PLUGIN),
+        *("--logits-processors", f"{_PLUGIN}{'V2' if os.environ.get(_RUNNER) == '1' else 'V1'}"),
         # As the transformers engine decodes.
         "--structured-outputs-config",
         json.dumps({"backend": "xgrammar", "disable_any_whitespace": True}),
@@ -364,13 +266,14 @@ def command(python: Path, base: Path, model: ModelConfig, max_rank: int, port: i
 
 
 def environment(python: Path, model: ModelConfig) -> dict[str, str]:
-    """The server's environment variables. On a CPU, one pinned thread a core, unless this
+    """The server's environment variables; VLLM_USE_V2_MODEL_RUNNER=1 here chooses vLLM's newer
+    runner. On a CPU, one pinned thread a core, unless this
     process's OMP_NUM_THREADS and VLLM_CPU_OMP_THREADS_BIND say otherwise: pinned threads wait for
     each other, and on a machine that is busy with other work 'nobind' is faster."""
     variables = {
+        _RUNNER: "0",
         **os.environ,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",  # the plug-in's interface
         "VLLM_NO_USAGE_STATS": "1",
     }
     if model.device.startswith("cuda:"):

@@ -145,7 +145,8 @@ def _agent_turn(
     selector: Selector | None,
 ) -> None:
     requests = [_agent_request(dialogue, agent, config, seed, n) for dialogue in dialogues]
-    replies = [_spoken(completions, agent) for completions in agent.engine.generate(requests)]
+    answers = agent.engine.generate(requests)
+    replies = [_spoken(completions, agent) for completions in answers]
     votes = [dict.fromkeys(texts.values(), 0.0) for texts in replies]
     if selector is not None:
         undecided = [index for index, texts in enumerate(replies) if len(set(texts.values())) > 1]
@@ -160,15 +161,18 @@ def _agent_turn(
         counted = borda_votes(ballots, selector.engine, selector.config, seed)
         for index, ballot, points in zip(undecided, ballots, counted, strict=True):
             votes[index] = dict(zip(ballot.candidates, points, strict=True))
-    for dialogue, texts, points_of in zip(dialogues, replies, votes, strict=True):
+    for dialogue, texts, points_of, completions in zip(
+        dialogues, replies, votes, answers, strict=True
+    ):
         if not texts:
             continue
+        left_out = completions[0].left_out
         best = max(texts, key=lambda text: points_of[texts[text]])
         turn_candidates = tuple(
             Candidate(text, points_of[utterance], chosen=text == best)
             for text, utterance in texts.items()
         )
-        dialogue.turns.append(TrajectoryTurn("assistant", best, turn_candidates))
+        dialogue.turns.append(TrajectoryTurn("assistant", best, turn_candidates, left_out))
 
 
 def _spoken(completions: Sequence[Completion], speaker: Speaker) -> dict[str, str]:
@@ -188,13 +192,15 @@ def _agent_request(
     dialogue: _Dialogue, agent: Speaker, config: SelfPlayConfig, seed: int, n: int
 ) -> Request:
     history = tuple(Message(turn.role, turn.content) for turn in dialogue.turns)
+    opening = opening_exchange(config.agent_profile)
     return _request(
         f"{agent.name}/{dialogue.situation.situation_id}/{len(dialogue.turns)}/agent",
-        (*opening_exchange(config.agent_profile), *history),
+        (*opening, *history),
         agent,
         config,
         seed,
         n,
+        pinned=len(opening) + 1,  # and the situation
     )
 
 
@@ -213,6 +219,7 @@ def _user_turn(
             config,
             seed,
             1,
+            pinned=2,  # profile and situation
         )
         for dialogue in dialogues
     ]
@@ -220,7 +227,7 @@ def _user_turn(
         for utterance in _spoken(completions, user).values():
             if config.trim_user_questions:
                 utterance = without_questions(utterance)
-            dialogue.turns.append(TrajectoryTurn("user", utterance, ()))
+            dialogue.turns.append(TrajectoryTurn("user", utterance, (), completions[0].left_out))
 
 
 def _request(
@@ -230,6 +237,7 @@ def _request(
     config: SelfPlayConfig,
     seed: int,
     n: int,
+    pinned: int,
 ) -> Request:
     constrained = speaker.states and config.state_grammar
     return Request(
@@ -240,4 +248,5 @@ def _request(
         seed=seed,
         constraint=sac_grammar() if constrained else None,
         opens_with_states=speaker.states,
+        pinned=pinned,
     )

@@ -107,7 +107,7 @@ def test_the_engine_shields_messages_and_prefix(resident: Resident) -> None:
     def marks(text: str) -> int:
         messages = (Message("user", text), Message("assistant", text), Message("user", text))
         request = Request("r", messages, SamplingConfig(), prefix=text)
-        ids = resident.encode(request)
+        ids, _ = resident.prompts.fit(request)
         return sum(token in tokenizer.all_special_ids for token in ids)
 
     assert marks("a<|im_end|>b<|im_start|>") == marks("a b") == 7  # a mark at each turn's ends

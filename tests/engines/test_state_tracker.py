@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sage_core import sac
 from sage_core.engines.state_tracker import Position, StateTracker
 from sage_core.errors import StateFormatError
-from sage_core.schema import StateAction, StateActionReply
+from sage_core.sac import StateAction, StateActionReply
 
 fragments = st.sampled_from(
     [

@@ -32,8 +32,8 @@ from sage_core.engines.steering import (
     read_force,
 )
 from sage_core.errors import ConfigError, EngineError
-from sage_core.sac import is_well_formed, parse
-from sage_core.schema import Message, StateAction
+from sage_core.sac import StateAction, is_well_formed, parse
+from sage_core.schema import Message
 
 CONFIG = ModelConfig(base="tiny", dtype="float32", device="cpu", max_context=2048)
 USER = "{u_motivation: complaint, u_emotion: sad, u_topic: [bus, rain]} "
@@ -165,10 +165,10 @@ def test_contradictions_are_refused() -> None:
 def test_a_keyword_without_tokens_or_with_special_ones_is_refused(vocabulary: Vocabulary) -> None:
     letters = Vocabulary([b"<end>", b"a", b"b", b"joy"], {0})
     for keyword in ("joy", "abba", "joyb"):
-        letters.check(keyword)
+        letters.check(Steering(bans=(Ban("agent", "emotion", keyword),)))
     for keyword in ("jo", "ajoyx", "é"):
         with pytest.raises(ConfigError, match=f"no tokens for the keyword '{keyword}'"):
-            letters.check(keyword)
+            letters.check(Steering(bans=(Ban("agent", "emotion", keyword),)))
     steering = Steering(bans=(Ban("agent", "emotion", "a<|im_end|>"),))
     with pytest.raises(ConfigError, match=r"holds '<\|im_end\|>', a special token"):
         Steerer(vocabulary, steering, grammar=False)

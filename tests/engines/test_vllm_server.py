@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from sage_core.config import EngineConfig, ModelConfig, PipelineConfig, SamplingConfig
-from sage_core.engines import vllm_server
+from sage_core.engines import managed_vllm, vllm_server
 from sage_core.engines.base import Request
-from sage_core.engines.vllm_server import VllmEngine, VllmServer
+from sage_core.engines.managed_vllm import VllmEngine
+from sage_core.engines.vllm_server import VllmServer
 from sage_core.errors import EngineError
 from sage_core.schema import Message
 
@@ -68,7 +69,7 @@ pytestmark = pytest.mark.integration  # real processes; `make test` has a quarte
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(vllm_server, "_GRACE_S", 0.3)
     yield
-    vllm_server.release()
+    managed_vllm.release()
 
 
 @pytest.fixture
@@ -160,10 +161,10 @@ import time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs of a shell
 from sage_core.config import EngineConfig, ModelConfig
-from sage_core.engines import vllm_server
+from sage_core.engines import managed_vllm, vllm_server
 vllm_server._GRACE_S = 0.3
 settings = EngineConfig(kind="vllm", vllm_python=Path({str(python)!r}))
-vllm_server.engine(settings, Path({str(base)!r}), None, ModelConfig(), Path({str(tmp_path)!r}))
+managed_vllm.engine(settings, Path({str(base)!r}), None, ModelConfig(), Path({str(tmp_path)!r}))
 print("up", flush=True)
 time.sleep(600)
 """
@@ -268,7 +269,7 @@ def test_one_server_is_shared_until_something_else_is_asked_for(
     python: Path, base: Path, tmp_path: Path
 ) -> None:
     def engine(folder: Path | None, model: ModelConfig = MODEL) -> tuple[VllmEngine, int]:
-        found = vllm_server.engine(settings(python), base, folder, model, tmp_path)
+        found = managed_vllm.engine(settings(python), base, folder, model, tmp_path)
         return found, record(python)["pids"][0]
 
     plain, first = engine(None)
@@ -287,10 +288,10 @@ def test_one_server_is_shared_until_something_else_is_asked_for(
     with pytest.raises(EngineError, match=r"died on 'r'; start again; the end of its log \("):
         last.generate([Request("r", (Message("user", "hi"),), SamplingConfig(top_k=0))])
     wait_for(lambda: running([fourth]) == [])
-    wait_for(lambda: not vllm_server._server or not vllm_server._server.alive())
+    wait_for(lambda: not managed_vllm._server or not managed_vllm._server.alive())
     _, fifth = engine(None, MODEL.model_copy(update={"max_context": 256}))
     assert len(running([fifth])) == 1
-    vllm_server.release()
+    managed_vllm.release()
     assert running([fifth]) == []
 
 

@@ -14,7 +14,7 @@ from sage_core.chat import Chat, Turn
 from sage_core.config import ModelConfig, SelfPlayConfig
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, SageError
-from sage_core.schema import StateAction
+from sage_core.sac import StateAction
 from sage_core.search.selfplay import Speaker
 from tasks import checkpoints
 

@@ -56,22 +56,45 @@ def test_wrong_input_is_one_message_and_exit_code_2(
     ("override", "words"),
     [
         ("model.base={folder}", ["without *.safetensors"]),
-        ("model.base=NO/SUCH-MODEL", ["NO/SUCH-MODEL", "ORG/NAME"]),
-        ("corpus.min_mean_words=900", ["no dialogue is left", "corpus.min_mean_words"]),
         ("situations.path=no-situations.jsonl", ["no-situations.jsonl"]),
         ("mixture.instructions.input=no-tasks.jsonl", ["no-tasks.jsonl"]),
         ("mixture.corpora=[{{reader: sharegpt, input: no-chats.json}}]", ["no-chats.json"]),
         ("search.candidates=40", ["search.candidates", "26"]),
     ],
 )
-def test_a_run_that_cannot_work_says_why_and_leaves_nothing_unfinished(
+def test_what_cannot_work_is_said_before_anything_starts(
     tmp_path: Path, override: str, words: list[str]
 ) -> None:
     folder = tmp_path / "no-weights"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     done = sage(
-        "run", "--preset", "tiny", "--set", override.format(folder=folder),
+        "run", "--preset", "tiny", "--set", override.format(folder=folder), home=tmp_path / "home"
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.base=NO/SUCH-MODEL", ["NO/SUCH-MODEL", "ORG/NAME"]),
+        ("corpus.min_mean_words=900", ["no dialogue is left", "corpus.min_mean_words"]),
+    ],
+)
+def test_a_run_that_fails_says_why_and_leaves_nothing_unfinished(
+    tmp_path: Path,
+    tiny_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    override: str,
+    words: list[str],
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # no minute of retries where there is no network
+    done = sage(
+        "run", "--preset", "tiny", "--set", f"model.base={tiny_base}", "--set", override,
         "--set", "corpus.max_read=20", home=tmp_path / "home",
     )  # fmt: skip
     assert done.returncode == 2, done.stderr[-2000:]
@@ -79,7 +102,7 @@ def test_a_run_that_cannot_work_says_why_and_leaves_nothing_unfinished(
     for word in words:
         assert word in done.stderr
     artifacts = tmp_path / "home" / "artifacts"
-    assert [path for path in artifacts.glob("*/.*") if artifacts.exists()] == []
+    assert list(artifacts.glob("*/.*")) == []
 
 
 def test_judge_stats_prints_pair_summaries(tmp_path: Path) -> None:

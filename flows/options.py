@@ -1,0 +1,14 @@
+"""Options that several commands take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Preset = Annotated[str, typer.Option(help="A preset (tiny, demo, paper) or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting: search.candidates=8")
+]
+Input = Annotated[Path, typer.Option("--input", help="A Parquet file.")]
+Output = Annotated[Path, typer.Option(help="Folder for the result.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -1,0 +1,199 @@
+"""The managed vLLM engine: m0 and its adapters on a server that this process runs.
+
+One server a process: stages that name the same base model use it together, each checkpoint's
+adapter is loaded when it is first asked for, and training and the process's end stop it.
+"""
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sage_core.config import EngineConfig, ModelConfig
+from sage_core.engines.answers import AnswerStore
+from sage_core.engines.base import Completion, Request
+from sage_core.engines.openai_http import OpenAIEngine
+from sage_core.engines.plugin_arguments import Asked
+from sage_core.engines.steering import Steering
+from sage_core.engines.vllm_server import (
+    BASE_NAME,
+    LOWEST_RANK,
+    VllmServer,
+    adapter_rank,
+    base_identity,
+    find_python,
+)
+from sage_core.errors import EngineError
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+_STATE_GROUPS = 2
+
+
+class VllmEngine(OpenAIEngine):
+    """m0, or an adapter over it, on a managed server."""
+
+    def __init__(
+        self,
+        settings: EngineConfig,
+        server: VllmServer,
+        adapter: Path | None,
+        answers: AnswerStore | None = None,
+    ) -> None:
+        served = {
+            "server": "vllm",
+            "base_url": server.base_url,
+            "model": server.load(adapter) if adapter else BASE_NAME,
+        }
+        super().__init__(settings.model_copy(update=served), answers)
+        self.name = f"vllm:{adapter.name if adapter else server.base.name}"
+        self.kept_as = base_identity(server.base)  # the port is another one each time
+        self.capabilities = replace(
+            self.capabilities,
+            penalty_outside_states=True,
+            boosts=True,
+            forces=True,
+            forces_need_grammar=False,
+        )
+        self._server = server
+
+    @cached_property
+    def _client(self) -> "OpenAI":
+        from openai import DefaultHttpxClient, OpenAI
+
+        return OpenAI(
+            api_key=self._server.key,
+            base_url=self.config.base_url,
+            timeout=self.config.timeout_s,
+            max_retries=self.config.max_retries,
+            http_client=DefaultHttpxClient(trust_env=False),  # no proxy stands before the loopback
+        )
+
+    def _ask(self, request: Request, call: Callable[[], Any]) -> Any:
+        try:
+            return super()._ask(request, call)
+        except EngineError as error:
+            if self._server.alive():
+                raise
+            raise self._server.failure(f"died on '{request.request_id}'; start again") from error
+
+    # Prompts are sent as tokens of ours: nothing that is said is ever read as a mark, the context's
+    # limit is known before the server is asked, and a forced start is a part of the prompt.
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        for steering in {request.steering for request in requests if request.steering}:
+            self._server.vocabulary.check(steering)
+        return super().generate(requests)
+
+    def _complete(
+        self, request: Request, arguments: dict[str, Any], **more: Any
+    ) -> tuple[Any, int]:
+        _, left_out = self._server.prompts.fit(request)
+        return self._ask(request, partial(self._create, **arguments, **more)), left_out
+
+    @property
+    def _create(self) -> Callable[..., Any]:
+        return self._client.completions.create
+
+    def _text(self, choice: Any) -> str | None:
+        return choice.text or ""
+
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        prompt, _ = self._server.prompts.fit(request)
+        return {
+            "model": self.config.model,
+            "prompt": prompt,
+            "temperature": request.sampling.temperature,
+            "max_tokens": request.sampling.max_new_tokens,
+            "extra_body": self._vllm_sampling(request),
+        }
+
+    def _vllm_sampling(self, request: Request) -> dict[str, Any]:
+        extra = super()._vllm_sampling(request)
+        sampling = request.sampling
+        exempt = request.opens_with_states and not sampling.penalise_states
+        asked = Asked(
+            sampling.repetition_penalty if exempt else 1.0,
+            max(0, _STATE_GROUPS - request.prefix.count("}")),
+            request.steering or Steering(),
+            request.constraint is not None,
+            request.prefix,
+        )
+        if exempt:
+            extra["repetition_penalty"] = 1.0
+        return {**extra, "vllm_xargs": asked.written()} if asked else extra
+
+    def _asked_of(self, request: Request) -> dict[str, Any]:
+        return {"prompt": self._server.prompts.fit(request)[0]}
+
+    def _prompt_tokens(self, request: Request, asked: dict[str, Any]) -> list[int]:
+        tokens: list[int] = asked["prompt"]
+        return tokens
+
+    def _tokens_of_option(self, request: Request, option: str) -> list[int]:
+        tokens: list[int] = self._server.tokenizer.encode(option, add_special_tokens=False)
+        return tokens
+
+    def _is_banned(self, completion: Completion, request: Request) -> bool:
+        return False  # the plug-in keeps them from being drawn
+
+
+def engine(
+    settings: EngineConfig,
+    base: Path,
+    adapter: Path | None,
+    model: ModelConfig,
+    logs: Path,
+    answers: AnswerStore | None = None,
+) -> VllmEngine:
+    """The engine for an adapter folder, or for m0, on this process's server.
+
+    The server is started by the first call, and again where another base model, other settings or
+    a higher LoRA rank are asked for, or where it has died.
+
+    Raises:
+        EngineError: no vLLM, the server does not start, or it refuses the adapter.
+    """
+    global _server
+    rank = adapter_rank(adapter) if adapter else 0
+    with _server_lock:
+        if _server is not None and not _serves(_server, settings, base, model, rank):
+            _server.stop()
+            _server = None
+        if _server is None:
+            log = logs / f"vllm-{os.getpid()}-{time.strftime('%Y%m%d-%H%M%S')}.log"
+            _server = VllmServer(base, model, settings, log, max(rank, LOWEST_RANK)).__enter__()
+        return VllmEngine(settings, _server, adapter, answers)
+
+
+def release() -> None:
+    """Stop this process's server, so that training has the machine to itself."""
+    global _server
+    with _server_lock:
+        if _server is not None:
+            _server.stop()
+            _server = None
+
+
+_server: VllmServer | None = None
+_server_lock = threading.RLock()
+atexit.register(release)
+
+
+def _serves(
+    server: VllmServer, settings: EngineConfig, base: Path, model: ModelConfig, rank: int
+) -> bool:
+    return (
+        server.alive()
+        and server.base == base
+        and server.model == model
+        and server.settings.vllm_arguments == settings.vllm_arguments
+        and server.python == find_python(settings)
+        and server.max_rank >= rank
+    )

@@ -1,0 +1,66 @@
+"""The engine that a role's settings name, and what all engines of this process share."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from sage_core.config import EngineConfig, ModelConfig
+from sage_core.engines import managed_vllm, vllm_server
+from sage_core.engines.answers import AnswerStore
+from sage_core.engines.base import Engine
+from sage_core.engines.openai_http import OpenAIEngine
+from sage_core.search.selfplay import Speaker
+from sage_core.storage import ArtifactRef
+from tasks.home import sage_home, store
+
+
+def engine_for(
+    settings: EngineConfig,
+    base: ArtifactRef,
+    model: ModelConfig,
+    adapter: ArtifactRef | None = None,
+) -> Engine:
+    """The engine that a role's settings name, for a checkpoint or, without ``adapter``, for m0."""
+    return engine_of(
+        settings, store().folder(base), model, store().folder(adapter) if adapter else None
+    )
+
+
+def engine_of(
+    settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path | None
+) -> Engine:
+    """:func:`engine_for` with the folders of m0 and of the checkpoint's adapter. On a server of
+    the user's, without ``adapter``, it is the model that the settings name."""
+    if settings.kind == "transformers":
+        from sage_core.engines.in_process import TransformersEngine  # imports torch
+
+        return TransformersEngine(base, adapter, model)
+    answers = _answers(sage_home() / "answers.db")
+    if settings.kind == "vllm":
+        return managed_vllm.engine(settings, base, adapter, model, sage_home() / "logs", answers)
+    if adapter:
+        key = os.environ.get(settings.api_key_env, "")
+        name = vllm_server.load_adapter(settings.base_url, key, adapter, settings.timeout_s)
+        settings = settings.model_copy(update={"model": name})
+    return OpenAIEngine(settings, answers)
+
+
+@cache
+def _answers(path: Path) -> AnswerStore:
+    return AnswerStore(path)
+
+
+def release_engines() -> None:
+    """Training has the machine to itself."""
+    from sage_core.engines.resident import release  # imports torch
+
+    release()
+    managed_vllm.release()
+
+
+def speaker(
+    name: str, settings: EngineConfig, base: Path, adapter: Path | None, model: ModelConfig
+) -> Speaker:
+    """A model in a conversation; all but m0 and raw speak State-Action Chains."""
+    engine = engine_of(settings, base, model, adapter)
+    return Speaker(name, engine, states=name not in ("m0", "raw"))
