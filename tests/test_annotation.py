@@ -13,16 +13,8 @@ from sage_core.annotation import annotate, chains, read_state, without_states
 from sage_core.config import AnnotationConfig
 from sage_core.engines.base import Completion, Request
 from sage_core.engines.scripted import ScriptedEngine
-from sage_core.sac import EMPTY, parse
-from sage_core.schema import (
-    AnnotatedDialogue,
-    AnnotatedTurn,
-    Dialogue,
-    Message,
-    StateAction,
-    StateActionReply,
-    with_roles,
-)
+from sage_core.sac import EMPTY, StateAction, StateActionReply, parse
+from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, Message, with_roles
 
 
 def answer(motivation: Any, emotion: Any, topics: Any) -> str:
