@@ -69,7 +69,8 @@ def run_pipeline(config: PipelineConfig, runner: Runner = Runner.threads) -> Run
     def report_stage(name: str, cached: Cached) -> None:
         names[cached.hit].append(name)
         mark = "[dim]cached[/]" if cached.hit else "[green]made[/]  "
-        console.print(f"{time.monotonic() - start:6.0f} s  {mark}  {name}", highlight=False)
+        cost = "" if cached.hit else f"[dim]{_cost(cached.ref)}[/]"
+        console.print(f"{time.monotonic() - start:6.0f} s  {mark}  {name}{cost}", highlight=False)
 
     listen(report_stage)
     with shared_server(runner):
@@ -78,6 +79,17 @@ def run_pipeline(config: PipelineConfig, runner: Runner = Runner.threads) -> Run
     return RunResult(
         artifacts, win_rates, models, names[False], names[True], time.monotonic() - start
     )
+
+
+def _cost(ref: ArtifactRef) -> str:
+    """What the models of a stage read and wrote."""
+    usages = store().manifest(ref)["cost"]["engines"].values()
+    if not usages:
+        return ""
+    read, written = (
+        sum(usage[f"{kind}_tokens"] for usage in usages) for kind in ("prompt", "completion")
+    )
+    return f"  {read:,} tokens read, {written:,} written"
 
 
 def win_rate_table(pairs: Sequence[Mapping[str, Any]]) -> Table:

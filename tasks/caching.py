@@ -10,6 +10,7 @@ everything that it feeds.
 
 import inspect
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -27,6 +28,7 @@ from pydantic import BaseModel
 
 from sage_core.errors import ConfigError, DataError
 from sage_core.storage import ArtifactRef, digest
+from tasks.engines import accounting
 from tasks.home import sage_home, store
 
 
@@ -155,9 +157,15 @@ class Stage:
             "code_hash": self.code_hash(),
             "seed": inputs.get("seed"),
         }
-        return store().build(
-            self._path(inputs), lambda folder: self._write(folder, **inputs), manifest
-        )
+
+        def write(folder: Path) -> None:
+            began = time.monotonic()
+            with accounting() as usage:
+                self._write(folder, **inputs)
+            # Beside the files and not among them: times differ, and artefacts must not.
+            manifest["cost"] = {"seconds": round(time.monotonic() - began, 3), "engines": usage}
+
+        return store().build(self._path(inputs), write, manifest)
 
     def _path(self, inputs: dict[str, Any]) -> str:
         return f"{self.name}/{self.key(**inputs)[:20]}"

@@ -1,17 +1,41 @@
 """The engine that a role's settings name, and what all engines of this process share."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sage_core.config import EngineConfig, ModelConfig
 from sage_core.engines import managed_vllm, vllm_server
 from sage_core.engines.answers import AnswerStore
-from sage_core.engines.base import Engine
+from sage_core.engines.base import Engine, Usage
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.search.selfplay import Speaker
 from sage_core.storage import ArtifactRef
 from tasks.home import sage_home, store
+
+_used: ContextVar[list[Engine]] = ContextVar("used")
+
+
+@contextmanager
+def accounting() -> Iterator[dict[str, Any]]:
+    """What the engines that are made within the block were asked for, by engine, filled in at its
+    end (:class:`sage_core.engines.base.Usage` as JSON values)."""
+    engines: list[Engine] = []
+    token = _used.set(engines)
+    usage: dict[str, Any] = {}
+    try:
+        yield usage
+    finally:
+        _used.reset(token)
+        totals: dict[str, Usage] = {}
+        for engine in engines:
+            totals[engine.name] = totals.get(engine.name, Usage()) + engine.usage
+        usage |= {name: asdict(total) for name, total in totals.items()}
 
 
 def engine_for(
@@ -31,6 +55,12 @@ def engine_of(
 ) -> Engine:
     """:func:`engine_for` with the folders of m0 and of the checkpoint's adapter. On a server of
     the user's, without ``adapter``, it is the model that the settings name."""
+    engine = _made(settings, base, model, adapter)
+    _used.get([]).append(engine)
+    return engine
+
+
+def _made(settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path | None) -> Engine:
     if settings.kind == "transformers":
         from sage_core.engines.in_process import TransformersEngine  # imports torch
 

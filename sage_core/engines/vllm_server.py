@@ -262,6 +262,9 @@ def command(python: Path, base: Path, model: ModelConfig, max_rank: int, port: i
         together = max(model.prefill_tokens, model.max_context)
         arguments += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(together)]
         arguments += ["--kv-cache-memory-bytes", str(_kv_cache_bytes())]
+        # The smallest that its kernels take. The prefix cache holds whole blocks: with the default
+        # of 128, each candidate would read up to 127 tokens of the shared prompt again.
+        arguments += ["--block-size", "32"]
     return arguments
 
 
