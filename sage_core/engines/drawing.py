@@ -54,11 +54,12 @@ class Rows:
             compiled = resident.compiled(constraint)
             self._matchers = [resident.matcher(compiled) for _ in range(self._rows)]
             self._bitmask = resident.bitmask(self._rows)
-        self._steerer: Steerer | None = None
-        self._steered: list[Row] = []
-        if requests[0].steering:
-            self._steerer = resident.steerer(requests[0])
-            self._steered = [Row(request.prefix) for request in requests for _ in range(n)]
+        self._steered: list[tuple[Steerer, Row] | None] = [None] * self._rows
+        for number, request in enumerate(requests):
+            if request.steering:
+                steerer = resident.steerer(request)
+                for row in range(number * n, number * n + n):
+                    self._steered[row] = steerer, Row(request.prefix)
 
     def draw(self, logits: torch.Tensor, step: int) -> torch.Tensor:
         """Draw the next token of every live row from float32 logits (R, V)."""
@@ -66,8 +67,9 @@ class Rows:
             self._constrain(logits)
         if self._seen is not None:
             self._penalise(logits)
-        if self._steerer is not None:
-            apply(logits, [self._steerer.edit(row) for row in self._steered])
+        if any(self._steered):
+            edits = [steered[0].edit(steered[1]) if steered else None for steered in self._steered]
+            apply(logits, edits)
         tokens = draw(logits, self._sampling, self._uniforms[:, step])
         if self._seen is not None:
             self._seen.scatter_(1, tokens[:, None], True)
@@ -84,8 +86,9 @@ class Rows:
             self._stopped[self._live[row]] = True
             return
         self._tokens[self._live[row]].append(token)
-        if self._steerer is not None:
-            self._steered[row].feed(self._steerer.vocabulary.texts[token])
+        if (steered := self._steered[row]) is not None:
+            steerer, followed = steered
+            followed.feed(steerer.vocabulary.texts[token])
         if self._open_groups[row] > 0:
             self._open_groups[row] -= self._resident.closing_braces[token]
 
@@ -128,8 +131,7 @@ class Rows:
             self._seen = self._seen[kept.rows]
         if self._matchers:
             self._matchers = [self._matchers[row] for row in rows]
-        if self._steerer is not None:
-            self._steered = [self._steered[row] for row in rows]
+        self._steered = [self._steered[row] for row in rows]
         return kept
 
     def completions(self) -> list[Completion]:

@@ -117,7 +117,6 @@ class TransformersEngine:
                 request.sampling.model_dump_json(),
                 request.opens_with_states,
                 request.constraint.text if request.constraint else "",
-                repr(request.steering or None),
             )
 
         order = sorted(range(len(requests)), key=lambda i: (kind(i), len(prompts[i]), i))

@@ -18,6 +18,7 @@ the one field in the model's own action, which no boost can miss.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -196,10 +197,10 @@ def evidence(
     model = Steered(name, engine, selfplay.model_copy(update={"sampling": short}), seed)
     found = scenes(situations, replace(model, selfplay=selfplay))
     on_progress(1)
-    responses = [
-        dose_response(found, model, force, settings.boosts, settings.draws, on_progress)
-        for force in _boosted(settings)
-    ]
+    responses = []
+    for force in _boosted(settings):
+        responses.append(dose_response(found, model, force, settings.boosts, settings.draws))
+        on_progress(1)
     faithful = []
     for field, pairs in _pairs(settings):
         faithful.append(faithfulness(found, model, field, pairs))
@@ -219,7 +220,7 @@ def evidence(
 
 def steps(settings: SteeringReportConfig) -> int:
     """How often :func:`evidence` reports progress."""
-    return 2 + len(settings.boosted) * len(settings.boosts) + len(_pairs(settings))
+    return 2 + len(settings.boosted) + len(_pairs(settings))
 
 
 def check(settings: SteeringReportConfig) -> None:
@@ -276,7 +277,6 @@ def dose_response(
     keyword: Force,
     boosts: Iterable[float],
     draws: int,
-    on_progress: Callable[[int], None] = lambda count: None,
 ) -> DoseResponse:
     """Draw the action ``draws`` times in each scene under each boost of the keyword.
 
@@ -285,21 +285,23 @@ def dose_response(
     malformed do not have the value.
     """
     (word,) = keyword.values
-    doses = []
-    for boost in boosts:
-        steering = Steering(boosts=(Boost("agent", keyword.field, word, boost),))
-        requests = [
-            model.request(scene.situation, "action", scene.user, draws, steering)
-            for scene in scenes
-        ]
-        actions = [
-            parse(scene.user + completion.text).agent
-            for scene, completions in zip(scenes, model.engine.generate(requests), strict=True)
-            for completion in completions
-        ]
-        hits = sum(_has(action, keyword.field, word) for action in actions)
-        doses.append(Dose(boost, Rate.of(hits, len(actions))))
-        on_progress(1)
+    asked = [(boost, scene) for boost in boosts for scene in scenes]
+    requests = [
+        model.request(
+            scene.situation,
+            "action",
+            scene.user,
+            draws,
+            Steering(boosts=(Boost("agent", keyword.field, word, boost),)),
+        )
+        for boost, scene in asked
+    ]
+    hits, n = Counter[float](), Counter[float]()
+    for (boost, scene), completions in zip(asked, model.engine.generate(requests), strict=True):
+        actions = [parse(scene.user + completion.text).agent for completion in completions]
+        hits[boost] += sum(_has(action, keyword.field, word) for action in actions)
+        n[boost] += len(actions)
+    doses = [Dose(boost, Rate.of(hits[boost], n[boost])) for boost in n]
     return DoseResponse(keyword.field, word, tuple(doses))
 
 
