@@ -455,22 +455,21 @@ def test_no_steering_and_boosts_of_nothing_draw_the_same(engine: TransformersEng
 def test_the_more_boost_the_more_often(engine: TransformersEngine, field: Any) -> None:
     """A random model hardly ever writes the word; with a large boost it writes nothing else, and
     the rest of the reply is drawn as before."""
+    steerings = [Steering((Boost("agent", field, "self help", boost),)) for boost in (0, 4, 30)]
     shares = []
-    for boost in (0.0, 4.0, 30.0):
-        steering = Steering((Boost("agent", field, "self help", boost),))
-        (row,) = engine.generate([asked(steering, n=32)])
-        agents = [agent for _, agent in states_of(row)]
-        assert len(agents) >= 24
+    for row in engine.generate([asked(steering, n=20) for steering in steerings]):
+        states = states_of(row)
+        assert len(states) >= 15
         hits = [
             "self help" in agent.topics
             if field == "topic"
             else getattr(agent, field) == "self help"
-            for agent in agents
+            for _, agent in states
         ]
         shares.append(sum(hits) / len(hits))
-        assert not any("self help" in str(user) for user, _ in states_of(row))
+        assert not any("self help" in str(user) for user, _ in states)
         if field == "topic":
-            assert all(agent.topics.count("self help") <= 1 for agent in agents)
+            assert all(agent.topics.count("self help") <= 1 for _, agent in states)
     assert shares[0] < 0.1
     assert shares[0] <= shares[1]
     assert shares[2] >= 0.95
