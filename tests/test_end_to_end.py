@@ -41,7 +41,7 @@ def killed(home: Path) -> list[str]:
     assert process.stderr is not None
     for line in process.stderr:
         if " made " in line:
-            finished.append(line.split(" made ")[1].strip())
+            finished.append(line.split(" made ")[1].strip().split("  ")[0])
             if finished[-1].startswith("search-shard m1 1/"):
                 time.sleep(1)  # into the second shard
                 process.send_signal(signal.SIGKILL)
