@@ -48,8 +48,12 @@ OPTIONS = 16
 MODEL = ModelConfig(max_context=2048)
 PLAY = SelfPlayConfig(max_turns=2 * AGENT_TURNS, sampling=SamplingConfig(max_new_tokens=100))
 VLLM = EngineConfig(kind="vllm", max_concurrency=SITUATIONS)
+# Costs are compared on replies of one length: all are still going on after this many tokens.
+COSTED_SAMPLING = PLAY.sampling.model_copy(update={"max_new_tokens": 48})
+# All the work of steering with next to no effect, so that the same tokens are drawn with it.
 STEERING = Steering.read(
-    boost=["emotion=playful:1", "motivation=humor:1"], ban=["emotion=angry", "user.emotion=bored"]
+    boost=["emotion=playful:0.000001", "motivation=humor:0.000001", "topic=cats:0.000001"],
+    ban=["emotion=xylophonic", "user.motivation=xylophonic"],
 )
 
 
@@ -247,7 +251,7 @@ def costed(
         Request(
             f"{name}/{row.situation_id}",
             (Message("user", row.text),),
-            PLAY.sampling,
+            COSTED_SAMPLING,
             n=n,
             constraint=sac_grammar() if grammar else None,
             opens_with_states=True,
