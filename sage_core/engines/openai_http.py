@@ -162,7 +162,10 @@ class OpenAIEngine:
 
     def _generate_one(self, request: Request) -> list[Completion]:
         arguments = self._arguments(request)
-        key = self._key("generate", n=request.n, seed=draw_seed(request, 0), **arguments)
+        # Bans may not be among what is sent, and an answer without them is another one.
+        bans = (request.steering or Steering()).written()["ban"]
+        seed = draw_seed(request, 0)
+        key = self._key("generate", n=request.n, seed=seed, bans=bans, **arguments)
         kept = self._answers.get(key)
         if kept is not None:
             return [Completion(**completion) for completion in kept]

@@ -255,6 +255,21 @@ def test_banned_values_are_drawn_again(server: Server) -> None:
     assert len({body["seed"] for body in server.bodies}) == 2
 
 
+def test_an_answer_kept_without_a_ban_is_no_answer_to_the_request_with_it(
+    server: Server, tmp_path: Path
+) -> None:
+    drawn = iter([chain("angry", "x"), chain("angry", "x"), chain("calm", "x")])
+    server.answer = lambda body: (200, completion(next(drawn)))
+    engine = server.engine(AnswerStore(tmp_path / "answers.db"))
+    ((before,),) = engine.generate([asked("r")])
+    steering = Steering.read(ban=["emotion=angry"])
+    ((banned,),) = engine.generate([asked("r", steering=steering)])
+    ((kept,),) = engine.generate([asked("r")])
+    assert [before.text, banned.text, kept.text] == [
+        chain("angry", "x"), chain("calm", "x"), chain("angry", "x")
+    ]  # fmt: skip
+
+
 def test_a_server_that_writes_nothing_but_banned_values(server: Server) -> None:
     server.answer = lambda body: (200, completion(*[chain("sad", "x")] * body["n"]))
     request = asked("r", n=2, steering=Steering.read(ban=["emotion=sad"]))
