@@ -14,6 +14,7 @@ from flows.runners import Runner, task_runner
 from sage_core import preflight
 from sage_core.config import EngineConfig, PipelineConfig
 from sage_core.evaluation.judge import model_pairs
+from sage_core.search import scorers
 from sage_core.storage import ArtifactRef, shards
 from tasks import stages, tables
 from tasks.caching import Stage, forget_remade
@@ -184,7 +185,7 @@ def search(
         side_by_side=_elsewhere(
             config.search.selfplay.agent_engine,
             config.search.selfplay.user_engine,
-            config.search.selector.engine,
+            *([config.search.selector.engine] if config.search.selector.is_llm else []),
         ),
         agent_name=agent_name,
         agent=agent,
@@ -194,8 +195,9 @@ def search(
         settings=config.search,
         model=config.model,
         seed=config.seed,
+        source=scorers.fingerprint(config.search.selector),
     )
-    return stages.trajectories(f"search {agent_name}", parts=parts)
+    return stages.searched(agent_name, parts=parts)
 
 
 def roll_out(

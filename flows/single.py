@@ -23,9 +23,11 @@ from sage_core.schema import (
     TrainingDialogue,
     Trajectory,
 )
-from sage_core.search import selfplay
+from sage_core.search import scorers, selfplay
+from sage_core.search.setup import strategy_of
 from sage_core.search.situations import situations
-from sage_core.storage import ArtifactRef, read_rows, write_rows
+from sage_core.search.strategies import Players
+from sage_core.storage import ArtifactRef, digest, read_rows, write_rows
 from sage_core.training import data
 from sage_core.training import lora as training
 from tasks import engines, stages
@@ -77,7 +79,8 @@ def train_dpo(config: PipelineConfig, rows: Path, output: Path, parent: Path) ->
 def search(
     config: PipelineConfig, agent: Path | None, user: Path | None, name: str, output: Path
 ) -> Path:
-    """Self-play search with the adapters of agent and user (None = m0) on the search half."""
+    """Self-play search with the adapters of agent and user (None = m0) on the search half. One that
+    was killed goes on at its last turn."""
     base = _base(config)
     settings = config.search
     openings = situations(config.situations, "search", settings.situations)
@@ -87,22 +90,23 @@ def search(
     user_speaker = engines.speaker(
         "m1" if user else "m0", roles.user_engine, folder, user, config.model
     )
+    players = Players(
+        agent_speaker,
+        user_speaker,
+        settings.selfplay,
+        config.seed,
+        engines.selector_for(settings.selector, base, config.model, config.seed),
+    )
+    inputs = [config.model_dump(mode="json"), name, scorers.fingerprint(settings.selector)]
+    adapters = [stages.source_hash(adapter) for adapter in (agent, user)]
+    work = output / f".search-{digest([inputs, adapters])[:20]}"
     with progress("search", stages.turns(openings, settings.selfplay)) as advance:
-        trajectories = selfplay.self_play(
-            openings,
-            agent_speaker,
-            user_speaker,
-            settings.selfplay,
-            config.seed,
-            candidates=settings.candidates,
-            selector=selfplay.Selector(
-                engines.engine_for(settings.selector.engine, base, config.model), settings.selector
-            ),
-            on_progress=advance,
+        found = selfplay.search(
+            openings, players, strategy_of(settings), work=work, on_progress=advance
         )
-    target = _made(output) / stages.TRAJECTORIES
-    write_rows(target, trajectories, Trajectory)
-    return target
+    stages.write_found(_made(output), found)
+    shutil.rmtree(work, ignore_errors=True)
+    return output / stages.TRAJECTORIES
 
 
 def judge_run(

@@ -41,6 +41,8 @@ from sage_core.schema import (
     Dialogue,
     Judgement,
     PreferencePair,
+    SearchNode,
+    Showing,
     Situation,
     Split,
     TrainingDialogue,
@@ -48,6 +50,9 @@ from sage_core.schema import (
 )
 from sage_core.search import selfplay
 from sage_core.search import situations as situations_module
+from sage_core.search.dialogue import Speaker
+from sage_core.search.setup import strategy_of
+from sage_core.search.strategies import Players
 from sage_core.storage import (
     ArtifactRef,
     digest,
@@ -60,7 +65,7 @@ from sage_core.storage import (
 from sage_core.training import data as training_data
 from sage_core.training import lora as training
 from tasks.caching import stage
-from tasks.engines import engine_for, release_engines, speaker
+from tasks.engines import engine_for, release_engines, selector_for, speaker
 from tasks.home import store
 from tasks.progress import progress
 
@@ -68,6 +73,8 @@ DIALOGUES = corpus_build.DIALOGUES
 SAC = "sac.parquet"
 SITUATIONS = "situations.parquet"
 TRAJECTORIES = "trajectories.parquet"
+SEARCH_TREE = "search_tree.parquet"
+SHOWINGS = "selector_showings.parquet"
 PREFERENCES = "preferences.parquet"
 JUDGEMENTS = "judgements.parquet"
 TRAINING = "training.parquet"
@@ -86,6 +93,11 @@ _FILTERS = ("corpus.build", "corpus.duplicates", "corpus.filters", "corpus.offen
             "data/blocked_subreddits.txt", *_RECORDS)  # fmt: skip
 _ENGINES = tuple(
     f"engines.{path.stem}" for path in sorted(Path(engines.__file__).parent.glob("[!_]*.py"))
+)
+_SEARCH = tuple(
+    f"search.{path.stem}"
+    for path in sorted(Path(selfplay.__file__).parent.glob("[!_]*.py"))
+    if path.stem != "situations"
 )
 _TRAINING = ("training.lora", "training.data", "engines.loading", *_RECORDS)
 
@@ -284,7 +296,7 @@ def situations(
     write_rows(folder / SITUATIONS, situations_module.situations(settings, split, limit), Situation)
 
 
-@stage("search.selfplay", "search.selector", *_RECORDS, *_ENGINES, retries=1)
+@stage(*_SEARCH, *_RECORDS, *_ENGINES, retries=1, resumable=True)
 def search_shard(
     folder: Path,
     agent_name: str,
@@ -296,26 +308,25 @@ def search_shard(
     model: ModelConfig,
     shard: int,
     seed: int,
+    source: str,
+    work: Path,
 ) -> None:
-    """Self-play search from one shard of situations."""
+    """Self-play search from one shard of situations; ``source`` is the hash of what scores replies,
+    where that is no LLM."""
     part = _situations(situations, settings.selfplay, shard)
     with progress(f"search {agent_name} shard {shard + 1}", turns(part, settings.selfplay)) as p:
-        trajectories = selfplay.self_play(
-            part,
+        players = Players(
             _speaker(agent_name, agent, base, model, settings.selfplay.agent_engine),
             _speaker("m1", user, base, model, settings.selfplay.user_engine),
             settings.selfplay,
             seed,
-            candidates=settings.candidates,
-            selector=selfplay.Selector(
-                engine_for(settings.selector.engine, base, model), settings.selector
-            ),
-            on_progress=p,
+            selector_for(settings.selector, base, model, seed),
         )
-    write_rows(folder / TRAJECTORIES, trajectories, Trajectory)
+        found = selfplay.search(part, players, strategy_of(settings), work=work, on_progress=p)
+    write_found(folder, found)
 
 
-@stage("search.selfplay", *_RECORDS, *_ENGINES, retries=1)
+@stage(*_SEARCH, *_RECORDS, *_ENGINES, retries=1, resumable=True)
 def rollout_shard(
     folder: Path,
     agent_name: str,
@@ -327,18 +338,18 @@ def rollout_shard(
     model: ModelConfig,
     shard: int,
     seed: int,
+    work: Path,
 ) -> None:
     """Plain conversations of one model from one shard of held-out situations."""
     part = _situations(situations, settings, shard)
     with progress(f"rollout {agent_name} shard {shard + 1}", turns(part, settings)) as advance:
-        trajectories = selfplay.self_play(
-            part,
+        players = Players(
             _speaker(agent_name, agent, base, model, settings.agent_engine),
             _speaker("m1", user, base, model, settings.user_engine),
             settings,
             seed,
-            on_progress=advance,
         )
+        trajectories = selfplay.self_play(part, players, work=work, on_progress=advance)
     write_rows(folder / TRAJECTORIES, trajectories, Trajectory)
 
 
@@ -348,7 +359,15 @@ def trajectories(folder: Path, parts: list[ArtifactRef]) -> None:
     _concatenate(parts, TRAJECTORIES, Trajectory, folder)
 
 
-@stage("search.selfplay", "evaluation.metrics", *_RECORDS, *_ENGINES, retries=1)
+@stage(*_RECORDS)
+def searched(folder: Path, parts: list[ArtifactRef]) -> None:
+    """All trajectories of a search, with its tree and what its selector was shown."""
+    _concatenate(parts, TRAJECTORIES, Trajectory, folder)
+    _concatenate(parts, SEARCH_TREE, SearchNode, folder)
+    _concatenate(parts, SHOWINGS, Showing, folder)
+
+
+@stage("search.selfplay", "search.dialogue", "evaluation.metrics", *_RECORDS, *_ENGINES, retries=1)
 def grammar_probe(
     folder: Path,
     agent: ArtifactRef,
@@ -444,7 +463,7 @@ def figures(
 
 
 @stage(
-    "evaluation.steering", "evaluation.metrics", "search.selfplay", *_RECORDS, *_ENGINES, retries=1
+    "evaluation.steering", "evaluation.metrics", "search.dialogue", *_RECORDS, *_ENGINES, retries=1
 )
 def steering_evidence(
     folder: Path,
@@ -554,13 +573,22 @@ def _speaker(
     base: ArtifactRef,
     model: ModelConfig,
     settings: EngineConfig,
-) -> selfplay.Speaker:
+) -> Speaker:
     return speaker(name, settings, _folder(base), _folder(adapter) if adapter else None, model)
 
 
 def _situations(ref: ArtifactRef, settings: SelfPlayConfig, shard: int) -> list[Situation]:
     rows = read_rows(_folder(ref) / SITUATIONS, Situation)
     return list(shards(rows, settings.shard_size)[shard])
+
+
+def write_found(folder: Path, found: Sequence[selfplay.Found]) -> None:
+    """The tables of a search."""
+    write_rows(folder / TRAJECTORIES, [each.trajectory for each in found], Trajectory)
+    nodes = [node for each in found for node in each.nodes]
+    write_rows(folder / SEARCH_TREE, nodes, SearchNode)
+    showings = [showing for each in found for showing in each.showings]
+    write_rows(folder / SHOWINGS, showings, Showing)
 
 
 def turns(part: Sequence[Situation], settings: SelfPlayConfig) -> int:
