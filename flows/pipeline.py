@@ -68,8 +68,10 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
 
     # 4.4 Self-play search and refinement: the selected trajectories train the next model.
     searched: list[ArtifactRef] = []
+    searchers: list[str] = []
     last = "m1"
     for number in range(2, config.refine.rounds + 2):
+        searchers.append(last)
         searched.append(search(config, last, trained[last], user, base, openings))
         text = stages.selected_dialogues(last, trajectories=searched[-1])
         name = f"m{number}"
@@ -115,13 +117,13 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         corpus=corpora[0],
         dialogues=dialogues,
         probe=probe,
-        search=searched[0],
+        searches=dict(zip(searchers, searched, strict=True)),
         checkpoints=trained,
         rollouts=rollouts,
         figures=figures,
         steering=steering,
     )
-    tables.publish(corpora, figures)
+    tables.publish(corpora, searched, figures)
     tracker.evaluation(figures, report, rollouts, {"m1": steering} if steering else {})
     return {
         "corpus": corpora[0],

@@ -491,6 +491,11 @@ def steering_evidence(
     "evaluation.winrate",
     "evaluation.metrics",
     "evaluation.steering",
+    "evaluation.summary",
+    "search.figures",
+    "search.tree",
+    "templates/report.html.jinja",
+    "templates/macros.html.jinja",
     *_RECORDS,
 )
 def report(
@@ -499,14 +504,15 @@ def report(
     corpus: ArtifactRef,
     dialogues: ArtifactRef,
     probe: ArtifactRef,
-    search: ArtifactRef,
+    searches: dict[str, ArtifactRef],
     checkpoints: dict[str, ArtifactRef],
     rollouts: dict[str, ArtifactRef],
     figures: ArtifactRef,
     steering: ArtifactRef | None,
 ) -> None:
-    """The self-contained HTML report."""
+    """The self-contained HTML report; ``searches`` are by the model that searched."""
     from sage_core.evaluation import report, summary  # import matplotlib and scipy
+    from sage_core.search.figures import search_figures
 
     def trajectories_of(ref: ArtifactRef) -> list[Trajectory]:
         return read_rows(_folder(ref) / TRAJECTORIES, Trajectory)
@@ -516,7 +522,11 @@ def report(
         funnel=read_json(_folder(corpus) / corpus_build.FUNNEL),
         dialogues=count(dialogues, corpus_build.DIALOGUES),
         probe=read_json(_folder(probe) / PROBE),
-        search=trajectories_of(search),
+        searches=[
+            search_figures(name, trajectories_of(ref), read_rows(_folder(ref) / SHOWINGS, Showing))
+            for name, ref in searches.items()
+        ],
+        search_tree=first_tree(next(iter(searches.values()))),
         losses={
             name: training.read_losses(_folder(checkpoint))
             for name, checkpoint in checkpoints.items()
@@ -561,6 +571,12 @@ def read_figures(figures: ArtifactRef) -> tuple[dict[str, Any], list[dict[str, A
     """The win rates (with position bias) and the models' figures, as :func:`figures` wrote them."""
     folder = _folder(figures)
     return read_json(folder / WIN_RATES), read_json(folder / METRICS)
+
+
+def first_tree(searched: ArtifactRef) -> list[SearchNode]:
+    """The search tree of the first dialogue."""
+    nodes = read_rows(_folder(searched) / SEARCH_TREE, SearchNode)
+    return [node for node in nodes if node.trajectory_id == nodes[0].trajectory_id]
 
 
 def _folder(ref: ArtifactRef) -> Path:

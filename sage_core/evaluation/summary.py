@@ -12,7 +12,8 @@ from sage_core.evaluation.metrics import ModelMetrics, Rate
 from sage_core.evaluation.report import ReportData
 from sage_core.evaluation.steering import SteeringEvidence
 from sage_core.evaluation.winrate import PairSummary
-from sage_core.schema import Trajectory
+from sage_core.schema import SearchNode, Trajectory
+from sage_core.search.figures import SearchFigures
 
 _SHOWN_SITUATIONS = 4
 _EMBEDDED = (
@@ -28,7 +29,8 @@ def report_data(
     funnel: Sequence[FunnelStep],
     dialogues: int,
     probe: Mapping[str, Any],
-    search: Sequence[Trajectory],
+    searches: Sequence[SearchFigures],
+    search_tree: Sequence[SearchNode],
     losses: dict[str, list[tuple[int, float]]],
     rollouts: Mapping[str, Sequence[Trajectory]],
     win_rates: Mapping[str, Any],
@@ -49,7 +51,8 @@ def report_data(
         position_bias=rates.validate_python(win_rates["position_bias"]),
         grammar_probe=rates.validate_python(probe),
         dialogues=_side_by_side(rollouts),
-        search_example=search[0] if search else None,
+        searches=tuple(searches),
+        search_tree=tuple(search_tree),
         steering=read_steering(steering) if steering else None,
         config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )
@@ -105,7 +108,7 @@ def _facts(
         "Base model": config.model.base,
         "Training dialogues": f"{dialogues}, from {config.corpus.reader}",
         "Refinement rounds": str(config.refine.rounds),
-        "Candidates per agent turn": str(config.search.candidates),
+        "Search": f"{config.search.strategy}, {config.search.candidates} candidates",
         "Held-out situations": str(held_out),
         "Turns per judged conversation": f"up to {config.evaluation.selfplay.max_turns}",
         "Judges": ", ".join(judge.name for judge in config.evaluation.judges),
