@@ -20,6 +20,7 @@ from sage_core.config import (
     CorpusConfig,
     DPOConfig,
     EngineConfig,
+    GatesConfig,
     JudgeConfig,
     LoraConfig,
     MixtureConfig,
@@ -79,6 +80,7 @@ PREFERENCES = "preferences.parquet"
 JUDGEMENTS = "judgements.parquet"
 TRAINING = "training.parquet"
 PROBE = "grammar_probe.json"
+HEALTH = "health.json"
 _HASHED_BYTES = 2**30
 STEERING = "steering.json"
 
@@ -94,11 +96,8 @@ _FILTERS = ("corpus.build", "corpus.duplicates", "corpus.filters", "corpus.offen
 _ENGINES = tuple(
     f"engines.{path.stem}" for path in sorted(Path(engines.__file__).parent.glob("[!_]*.py"))
 )
-_SEARCH = tuple(
-    f"search.{path.stem}"
-    for path in sorted(Path(selfplay.__file__).parent.glob("[!_]*.py"))
-    if path.stem != "situations"
-)
+_SEARCH = ("search.dialogue", "search.saved", "search.scorers", "search.selector",
+           "search.selfplay", "search.setup", "search.strategies")  # fmt: skip
 _TRAINING = ("training.lora", "training.data", "engines.loading", *_RECORDS)
 
 
@@ -389,6 +388,35 @@ def grammar_probe(
     write_json(folder / PROBE, rates)
 
 
+@stage(
+    "evaluation.collapse", "evaluation.metrics", "search.dialogue", *_RECORDS, *_ENGINES, retries=1
+)
+def model_health(
+    folder: Path,
+    agent_name: str,
+    agent: ArtifactRef,
+    base: ArtifactRef,
+    rollouts: ArtifactRef,
+    settings: GatesConfig,
+    selfplay: SelfPlayConfig,
+    model: ModelConfig,
+    seed: int,
+) -> None:
+    """Whether a refined model has collapsed, by its conversations."""
+    from sage_core.evaluation import collapse  # imports scipy
+
+    measured = collapse.health(
+        read_rows(_folder(rollouts) / TRAJECTORIES, Trajectory),
+        _speaker(agent_name, agent, base, model, selfplay.agent_engine),
+        engine_for(selfplay.agent_engine, base, model),
+        selfplay,
+        settings.kl_replies,
+        seed,
+    )
+    found = {"figures": measured.figures(), "collapsed": collapse.collapsed(measured, settings)}
+    write_json(folder / HEALTH, found)
+
+
 # --- evaluation (section 4.6) --------------------------------------------------------------------
 
 
@@ -505,6 +533,8 @@ def report(
     dialogues: ArtifactRef,
     probe: ArtifactRef,
     searches: dict[str, ArtifactRef],
+    parents: dict[str, str],
+    health: dict[str, ArtifactRef],
     checkpoints: dict[str, ArtifactRef],
     rollouts: dict[str, ArtifactRef],
     figures: ArtifactRef,
@@ -527,6 +557,8 @@ def report(
             for name, ref in searches.items()
         ],
         search_tree=first_tree(next(iter(searches.values()))),
+        parents=parents,
+        health={name: read_health(ref) for name, ref in health.items()},
         losses={
             name: training.read_losses(_folder(checkpoint))
             for name, checkpoint in checkpoints.items()
@@ -571,6 +603,20 @@ def read_figures(figures: ArtifactRef) -> tuple[dict[str, Any], list[dict[str, A
     """The win rates (with position bias) and the models' figures, as :func:`figures` wrote them."""
     folder = _folder(figures)
     return read_json(folder / WIN_RATES), read_json(folder / METRICS)
+
+
+def read_health(health: ArtifactRef) -> dict[str, Any]:
+    """The figures of a model and the gates it did not pass, as :func:`model_health` wrote them."""
+    record: dict[str, Any] = read_json(_folder(health) / HEALTH)
+    return record
+
+
+def improves(parts: Sequence[ArtifactRef], bootstrap_samples: int, seed: int) -> bool:
+    """Whether the judges of one pair see its second model win, beyond chance."""
+    from sage_core.evaluation import winrate  # imports scipy
+
+    rows = [row for part in parts for row in read_rows(_folder(part) / JUDGEMENTS, Judgement)]
+    return winrate.improves(winrate.summarise(rows, bootstrap_samples=bootstrap_samples, seed=seed))
 
 
 def first_tree(searched: ArtifactRef) -> list[SearchNode]:

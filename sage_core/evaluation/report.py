@@ -54,6 +54,14 @@ _RC: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
+class HealthReport:
+    """What the collapse gates said of a model: figures by name, and those that did not pass."""
+
+    figures: dict[str, float]
+    collapsed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """All that the page shows. Empty parts are left out, or shown as 'nothing to show'.
 
@@ -68,6 +76,7 @@ class ReportData:
         dialogues: per situation, model -> the dialogue it led.
         searches: figures of each round's search.
         search_tree: the tree of one search (the paper's Figure 4).
+        health: model -> what the collapse gates said of it.
         steering: how far a model can be steered, if that was measured.
         config_yaml: the whole configuration, as YAML.
     """
@@ -85,6 +94,7 @@ class ReportData:
     dialogues: tuple[dict[str, Trajectory], ...] = ()
     searches: tuple[SearchFigures, ...] = ()
     search_tree: tuple[SearchNode, ...] = ()
+    health: dict[str, HealthReport] = field(default_factory=dict)
     steering: SteeringEvidence | None = None
     config_yaml: str = ""
 
