@@ -117,7 +117,9 @@ def _log_ratios(
         (each, place)
         for each in trajectories
         for place, turn in enumerate(each.turns)
-        if turn.role == "assistant" and re.search(r"\w", parse(turn.content).utterance)
+        if turn.role == "assistant"
+        and (is_well_formed(turn.content) or not agent.states)
+        and re.search(r"\w", parse(turn.content).utterance)
     ]
     drawn = Random(seed).sample(spoken, min(replies, len(spoken)))
     asked: list[tuple[Request, list[str]]] = []

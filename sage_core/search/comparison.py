@@ -114,7 +114,7 @@ def _within(name: str, played: Sequence[Found], budget: float) -> list[Found]:
         kept.pop()
     if not kept:
         raise DataError(
-            f"{budget:.0f} tokens, which the cheapest strategy spends on all situations, do not buy "
-            f"one dialogue of '{name}'; raise search.situations, or lower search.candidates"
+            f"{budget:.0f} tokens, which the cheapest strategy spends on all situations, do not "
+            f"buy one dialogue of '{name}'; raise search.situations, or lower search.candidates"
         )
     return kept
