@@ -34,8 +34,11 @@ from sage_core.engines.managed_vllm import VllmEngine
 from sage_core.engines.steering import Steering
 from sage_core.engines.vllm_server import VllmServer
 from sage_core.schema import Message, Situation
-from sage_core.search.selfplay import Selector, Speaker, self_play
+from sage_core.search.dialogue import Speaker
+from sage_core.search.selector import LLMSelector
+from sage_core.search.selfplay import self_play
 from sage_core.search.situations import situations
+from sage_core.search.strategies import Players
 
 SITUATIONS = 32
 ONE_BY_ONE = 4  # situations that time the release's way
@@ -78,12 +81,14 @@ class Models:
     def _play(self, part: Sequence[Situation]) -> None:
         self_play(
             part,
-            Speaker("m1", self.agent, True),
-            Speaker("m1", self.user, True),
-            PLAY,
-            seed=0,
+            Players(
+                Speaker("m1", self.agent, True),
+                Speaker("m1", self.user, True),
+                PLAY,
+                0,
+                LLMSelector(self.selector, SelectorConfig(), 0),
+            ),
             candidates=CANDIDATES,
-            selector=Selector(self.selector, SelectorConfig()),
         )
 
     def _tokens(self) -> int:

@@ -63,7 +63,7 @@ def chat(
         from sage_core.chat import Chat, check
 
         check(found.name, steering, states=found.states)  # before the model is loaded
-        from sage_core.search.selfplay import Speaker
+        from sage_core.search.dialogue import Speaker
         from tasks.engines import engine_of
 
         settings = config.evaluation.selfplay

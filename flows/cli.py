@@ -234,15 +234,28 @@ def search(
     agent: Annotated[Path | None, typer.Option(help="The agent's checkpoint; none: m0.")] = None,
     user: Annotated[Path | None, typer.Option(help="The user's checkpoint; none: m0.")] = None,
     name: Annotated[str, typer.Option(help="The agent's name: m0 and raw have no states.")] = "m1",
+    compare_strategies: Annotated[
+        bool, typer.Option(help="All strategies at the same number of tokens: strategies.json.")
+    ] = False,
     preset: Preset = "demo",
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Self-play search from the search half of the situations: trajectories.parquet."""
     config = _single(preset, overrides)
 
     from flows import single
 
-    _said(single.search(config, agent, user, name, output))
+    if not compare_strategies:
+        _said(single.search(config, agent, user, name, output))
+        return
+    rows = single.compare_strategies(config, agent, user, name, output)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))  # noqa: T201
+    else:
+        from flows.strategies import strategy_table
+
+        out.print(strategy_table(rows))
 
 
 @judge_app.command("run")

@@ -4,16 +4,17 @@ Every call below is a cached stage (:mod:`tasks.stages`): it makes one artefact,
 Kill this flow anywhere and start it again: what was finished is not done twice.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from flows.corpus import build_corpus
 from flows.runners import Runner, task_runner
 from sage_core import preflight
 from sage_core.config import EngineConfig, PipelineConfig
 from sage_core.evaluation.judge import model_pairs
+from sage_core.search import scorers
 from sage_core.storage import ArtifactRef, shards
 from tasks import stages, tables
 from tasks.caching import Stage, forget_remade
@@ -47,6 +48,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
 
     # 4.3 m1 learns to predict the user's state, its own action and the reply; raw only the reply.
     trained: dict[str, ArtifactRef] = {}
+    parents = {"raw": "m0", "m1": "m0"}
     for name, text in (("raw", without_states), ("m1", with_states)):
         trained[name] = stages.sft(
             name,
@@ -65,12 +67,18 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         agent=trained["m1"], base=base, situations=openings, settings=config.search, **common
     )
 
-    # 4.4 Self-play search and refinement: the selected trajectories train the next model.
-    searched: list[ArtifactRef] = []
+    held_out = situations(config, "evaluation", config.evaluation.situations)
+    rollouts = {"m1": roll_out(config, "m1", trained["m1"], user, base, held_out)}
+    health = {"m1": measure(config, "m1", trained["m1"], rollouts["m1"], base)}
+    tracker.health("m1", health["m1"])
+
+    # 4.4 Self-play search and refinement: the selected trajectories train the next model, until
+    # the rounds are over, a model is no better than the one before, or it has collapsed.
+    searched: dict[str, ArtifactRef] = {}
     last = "m1"
-    for number in range(2, config.refine.rounds + 2):
-        searched.append(search(config, last, trained[last], user, base, openings))
-        text = stages.selected_dialogues(last, trajectories=searched[-1])
+    for number in range(2, config.refine.most_rounds + 2):
+        searched[last] = search(config, last, trained[last], user, base, openings)
+        text = stages.selected_dialogues(last, trajectories=searched[last])
         name = f"m{number}"
         trained[name] = stages.sft(
             name,
@@ -82,23 +90,33 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
             lora=config.lora,
             **common,
         )
+        parents[name] = last
         tracker.checkpoint(name, trained[name], parent=last, data=text)
-        last = name
+        rollouts[name] = roll_out(config, name, trained[name], user, base, held_out)
+        health[name] = measure(config, name, trained[name], rollouts[name], base)
+        tracker.health(name, health[name])
+        if has_collapsed(config, name, health[name]):
+            break
+        before, last = last, name
+        if config.refine.stop == "saturation" and not improves(
+            config, before, last, rollouts, base
+        ):
+            break
 
     # 4.5 Preference learning on chosen against rejected candidates.
     pairs = stages.preferences(
-        trajectories=searched, max_pairs=config.dpo.max_pairs, seed=config.seed
+        trajectories=list(searched.values()), max_pairs=config.dpo.max_pairs, seed=config.seed
     )
     trained["dpo"] = stages.dpo(
         pairs=pairs, base=base, parent=trained[last], settings=config.dpo, **common
     )
+    parents["dpo"] = last
     tracker.checkpoint("dpo", trained["dpo"], parent=last, data=pairs)
 
     # 4.6 Conversations on held-out situations, judged pair by pair in both orders; 5.3 steering.
-    held_out = situations(config, "evaluation", config.evaluation.situations)
     models: dict[str, ArtifactRef | None] = {"m0": None, **trained}
     rollouts = {
-        name: roll_out(config, name, checkpoint, user, base, held_out)
+        name: rollouts.get(name) or roll_out(config, name, checkpoint, user, base, held_out)
         for name, checkpoint in models.items()
     }
     judgements = judge(config, rollouts, base)
@@ -114,19 +132,21 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         corpus=corpora[0],
         dialogues=dialogues,
         probe=probe,
-        search=searched[0],
+        searches=searched,
+        parents=parents,
+        health=health,
         checkpoints=trained,
         rollouts=rollouts,
         figures=figures,
         steering=steering,
     )
-    tables.publish(corpora, figures)
+    tables.publish(corpora, list(searched.values()), figures)
     tracker.evaluation(figures, report, rollouts, {"m1": steering} if steering else {})
     return {
         "corpus": corpora[0],
         "sac": annotated,
         "preferences": pairs,
-        "trajectories": searched,
+        "trajectories": list(searched.values()),
         "checkpoints": trained,
         "rollouts": rollouts,
         "judgements": judgements,
@@ -184,7 +204,7 @@ def search(
         side_by_side=_elsewhere(
             config.search.selfplay.agent_engine,
             config.search.selfplay.user_engine,
-            config.search.selector.engine,
+            *([config.search.selector.engine] if config.search.selector.is_llm else []),
         ),
         agent_name=agent_name,
         agent=agent,
@@ -194,8 +214,9 @@ def search(
         settings=config.search,
         model=config.model,
         seed=config.seed,
+        source=scorers.fingerprint(config.search.selector),
     )
-    return stages.trajectories(f"search {agent_name}", parts=parts)
+    return stages.searched(agent_name, parts=parts)
 
 
 def roll_out(
@@ -231,9 +252,18 @@ def judge(
     config: PipelineConfig, rollouts: dict[str, ArtifactRef], base: ArtifactRef
 ) -> ArtifactRef:
     """Every judge's verdicts on every pair."""
+    return stages.judgements(parts=judge_pairs(config, model_pairs(list(rollouts)), rollouts, base))
+
+
+def judge_pairs(
+    config: PipelineConfig,
+    pairs: Sequence[tuple[str, str]],
+    rollouts: dict[str, ArtifactRef],
+    base: ArtifactRef,
+) -> list[ArtifactRef]:
+    """Every judge's verdicts on some pairs, one artefact each."""
     parts = []
     for settings in config.evaluation.judges:
-        pairs = model_pairs(list(rollouts))
         inputs = [
             {
                 "model_a": a,
@@ -251,7 +281,48 @@ def judge(
         parts += run_all(
             stages.judge_pair, labels, inputs, side_by_side=_elsewhere(settings.engine)
         )
-    return stages.judgements(parts=parts)
+    return parts
+
+
+def measure(
+    config: PipelineConfig,
+    agent_name: str,
+    agent: ArtifactRef,
+    rollouts: ArtifactRef,
+    base: ArtifactRef,
+) -> ArtifactRef:
+    """The figures that tell whether a model has collapsed."""
+    return stages.model_health(
+        agent_name,
+        agent_name=agent_name,
+        agent=agent,
+        base=base,
+        rollouts=rollouts,
+        settings=config.refine.gates,
+        selfplay=config.evaluation.selfplay,
+        model=config.model,
+        seed=config.seed,
+    )
+
+
+def has_collapsed(config: PipelineConfig, name: str, health: ArtifactRef) -> bool:
+    """Whether the rounds stop since a model did not pass the gates; says so in the run's log."""
+    failed = stages.read_health(health)["collapsed"]
+    if failed:
+        get_run_logger().warning("%s may have collapsed: %s", name, "; ".join(failed))
+    return bool(failed) and config.refine.gates.on_collapse == "stop"
+
+
+def improves(
+    config: PipelineConfig,
+    before: str,
+    after: str,
+    rollouts: dict[str, ArtifactRef],
+    base: ArtifactRef,
+) -> bool:
+    """Whether a judge sees ``after`` win against ``before``, beyond chance."""
+    parts = judge_pairs(config, [(before, after)], rollouts, base)
+    return stages.improves(parts, config.evaluation.bootstrap_samples, config.seed)
 
 
 def steer(

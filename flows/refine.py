@@ -14,9 +14,10 @@ def one_more_round(config: PipelineConfig) -> dict[str, Any]:
     """Run the pipeline with one round more than the last finished run of these settings had.
 
     Everything up to the last model comes from the cache; the new model, DPO from it, and their
-    comparisons are made. Without an earlier run this is the configured number of rounds.
+    comparisons are made. Without an earlier run this is the configured number of rounds, and where
+    the rounds stop by themselves (``refine.stop = 'saturation'``) it is the run as configured.
     """
-    rounds = finished_rounds(config)
+    rounds = None if config.refine.stop == "saturation" else finished_rounds(config)
     if rounds is None:
         return pipeline(config)
     refine = config.refine.model_copy(update={"rounds": rounds + 1})

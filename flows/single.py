@@ -7,12 +7,14 @@ from the artefact store of the home.
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import pyarrow.parquet as pq
 
 from sage_core import annotation
-from sage_core.config import PipelineConfig
+from sage_core.config import PipelineConfig, SearchConfig
 from sage_core.errors import DataError
 from sage_core.evaluation import judge
 from sage_core.schema import (
@@ -23,14 +25,21 @@ from sage_core.schema import (
     TrainingDialogue,
     Trajectory,
 )
-from sage_core.search import selfplay
+from sage_core.search import scorers, selfplay
+from sage_core.search.setup import strategy_of
 from sage_core.search.situations import situations
-from sage_core.storage import ArtifactRef, read_rows, write_rows
+from sage_core.search.strategies import Players
+from sage_core.storage import ArtifactRef, digest, read_rows, write_json, write_rows
 from sage_core.training import data
 from sage_core.training import lora as training
 from tasks import engines, stages
 from tasks.home import store
 from tasks.progress import progress
+
+if TYPE_CHECKING:
+    from sage_core.search.comparison import StrategyRow
+
+STRATEGIES = "strategies.json"
 
 
 def annotate(config: PipelineConfig, dialogues: Path, output: Path) -> Path:
@@ -77,32 +86,85 @@ def train_dpo(config: PipelineConfig, rows: Path, output: Path, parent: Path) ->
 def search(
     config: PipelineConfig, agent: Path | None, user: Path | None, name: str, output: Path
 ) -> Path:
-    """Self-play search with the adapters of agent and user (None = m0) on the search half."""
-    base = _base(config)
-    settings = config.search
-    openings = situations(config.situations, "search", settings.situations)
-    folder = store().folder(base)
-    roles = settings.selfplay
-    agent_speaker = engines.speaker(name, roles.agent_engine, folder, agent, config.model)
-    user_speaker = engines.speaker(
-        "m1" if user else "m0", roles.user_engine, folder, user, config.model
-    )
-    with progress("search", stages.turns(openings, settings.selfplay)) as advance:
-        trajectories = selfplay.self_play(
+    """Self-play search with the adapters of agent and user (None = m0) on the search half. One that
+    was killed goes on at its last turn."""
+    openings = situations(config.situations, "search", config.search.situations)
+    players, work = _players(config, agent, user, name, output)
+    with progress("search", stages.turns(openings, config.search.selfplay)) as advance:
+        found = selfplay.search(
+            openings, players, strategy_of(config.search), work=work, on_progress=advance
+        )
+    stages.write_found(_made(output), found)
+    shutil.rmtree(work, ignore_errors=True)
+    return output / stages.TRAJECTORIES
+
+
+def compare_strategies(
+    config: PipelineConfig, agent: Path | None, user: Path | None, name: str, output: Path
+) -> list["StrategyRow"]:
+    """All strategies at the same number of tokens: the table, and the tables of each one's search
+    in a folder of its name. The first judge compares each with greedy on the situations that both
+    have."""
+    from sage_core.evaluation.winrate import summarise  # these import scipy
+    from sage_core.search.comparison import BASELINE, play_strategies, strategy_rows
+
+    openings = situations(config.situations, "search", config.search.situations)
+    players, work = _players(config, agent, user, name, output)
+    choices = get_args(SearchConfig.model_fields["strategy"].annotation)
+    strategies = {
+        each: strategy_of(config.search.model_copy(update={"strategy": each}))
+        for each in choices
+        if players.agent.states or each != "tree"  # a search among states
+    }
+    total = len(strategies) * stages.turns(openings, config.search.selfplay)
+    with progress("compare strategies", total) as advance:
+        found = play_strategies(
             openings,
-            agent_speaker,
-            user_speaker,
-            settings.selfplay,
-            config.seed,
-            candidates=settings.candidates,
-            selector=selfplay.Selector(
-                engines.engine_for(settings.selector.engine, base, config.model), settings.selector
-            ),
+            players,
+            strategies,
+            config.search.selfplay.shard_size,
+            work=work,
             on_progress=advance,
         )
-    target = _made(output) / stages.TRAJECTORIES
-    write_rows(target, trajectories, Trajectory)
-    return target
+    judging = config.evaluation.judges[0]
+    engine = engines.engine_for(judging.engine, _base(config), config.model)
+    verdicts = {}
+    for each, played in found.items():
+        stages.write_found(_made(output / each), played)
+        if each == BASELINE:
+            continue
+        shared = min(len(played), len(found[BASELINE]))
+        first, second = (
+            [one.trajectory for one in some[:shared]] for some in (found[BASELINE], played)
+        )
+        judged = judge.judge_pair(BASELINE, each, first, second, engine, judging, config.seed)
+        (verdicts[each],) = summarise(
+            judged, bootstrap_samples=config.evaluation.bootstrap_samples, seed=config.seed
+        )
+    rows = strategy_rows(found, verdicts, states=players.agent.states)
+    write_json(output / STRATEGIES, [asdict(row) for row in rows])
+    shutil.rmtree(work, ignore_errors=True)
+    return rows
+
+
+def _players(
+    config: PipelineConfig, agent: Path | None, user: Path | None, name: str, output: Path
+) -> tuple[Players, Path]:
+    """Who plays, and the folder in which a search with these settings and files is saved."""
+    base = _base(config)
+    settings = config.search
+    folder = store().folder(base)
+    roles = settings.selfplay
+    players = Players(
+        engines.speaker(name, roles.agent_engine, folder, agent, config.model),
+        engines.speaker("m1" if user else "m0", roles.user_engine, folder, user, config.model),
+        roles,
+        config.seed,
+        engines.selector_for(settings.selector, base, config.model, config.seed),
+    )
+    inputs = [config.model_dump(mode="json"), name, scorers.fingerprint(settings.selector)]
+    adapters = [stages.source_hash(adapter) for adapter in (agent, user)]
+    return players, output / f".search-{digest([inputs, adapters])[:20]}"
 
 
 def judge_run(

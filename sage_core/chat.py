@@ -16,7 +16,7 @@ from sage_core.engines.steering import Steering
 from sage_core.errors import ConfigError, DataError, EngineError
 from sage_core.sac import StateAction, is_well_formed, parse
 from sage_core.schema import Message
-from sage_core.search.selfplay import Speaker
+from sage_core.search.dialogue import Speaker
 
 
 @dataclass(frozen=True)

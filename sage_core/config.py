@@ -358,26 +358,80 @@ class SelfPlayConfig(Section):
 
 
 class SelectorConfig(Section):
-    """The LLM that picks the best candidate of a turn (section 4.4)."""
+    """What picks the best candidate of a turn (section 4.4): an LLM, unless a function, a reward
+    model or chance is named."""
 
     engine: EngineConfig = EngineConfig()
-    criteria: tuple[str, ...] = (
-        "consistency",
-        "humour",
-        "sympathy",
-        "informativeness",
-        "appropriateness",
-        "respect",
+    criteria: Literal["humour"] | tuple[str, ...] = Field(
+        (
+            "consistency",
+            "humour",
+            "sympathy",
+            "informativeness",
+            "appropriateness",
+            "respect",
+        ),
+        description="What a good reply shows; 'humour' asks for the funniest one, whatever else.",
     )
     shuffles: Positive = Field(
-        1, description="Orders in which the candidates are shown; their Borda counts are summed."
+        1, description="Orders in which the candidates are shown; the mean of their Borda counts."
+    )
+    none_is_good: bool = Field(
+        False, description="Let the selector say that none is good; then candidates are drawn anew."
+    )
+    redraws: NonNegative = Field(
+        5, description="Times that candidates are drawn anew before the dialogue ends there."
+    )
+    function: str = Field(
+        "",
+        pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_][\w.]*)?$",
+        description="A Python function in place of the LLM, as package.module:name: (utterance) or "
+        "(utterance, history) -> float, higher is better; empty = none.",
+    )
+    reward_model: Path | None = Field(
+        None,
+        description="A folder of a transformers sequence-classification model with one output, in "
+        "place of the LLM; empty = none.",
+    )
+    random: bool = Field(False, description="Chance in place of the LLM: a baseline.")
+
+    @model_validator(mode="after")
+    def _one_selector(self) -> Self:
+        named = {"function": self.function, "reward_model": self.reward_model,
+                 "random": self.random}  # fmt: skip
+        given = [name for name, value in named.items() if value]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both set; keep one of them")
+        if given and self.none_is_good:
+            raise ValueError(f"{given[0]} cannot say that none is good; set none_is_good=false")
+        return self
+
+    @property
+    def is_llm(self) -> bool:
+        """Whether ``engine`` is asked."""
+        return not (self.function or self.reward_model or self.random)
+
+
+class TreeConfig(Section):
+    """Tree search: distinct actions first, wordings under them, and a look ahead."""
+
+    width: Positive = Field(4, description="Distinct actions kept of a turn's candidates.")
+    wordings: Positive = Field(2, description="Replies drawn under each action.")
+    depth: NonNegative = Field(
+        1, description="Exchanges played on from each branch to value it; 0 = the reply alone."
     )
 
 
 class SearchConfig(Section):
     """Self-play search: several candidates per agent turn, the best one kept."""
 
+    strategy: Literal["greedy", "best_of_n_dialogue", "tree"] = Field(
+        "greedy",
+        description="'greedy': the best of the candidates at each turn, as in the paper; "
+        "'best_of_n_dialogue': the best of as many whole dialogues; 'tree': see search.tree.",
+    )
     candidates: Positive = 16
+    tree: TreeConfig = TreeConfig()
     situations: NonNegative = Field(0, description="Situations per round; 0 = all of the half.")
     grammar_probe: NonNegative = Field(
         8, description="Situations on which malformed states are counted without the grammar."
@@ -385,12 +439,51 @@ class SearchConfig(Section):
     selfplay: SelfPlayConfig = SelfPlayConfig()
     selector: SelectorConfig = SelectorConfig()
 
+    @model_validator(mode="after")
+    def _tree_needs_the_grammar(self) -> Self:
+        if self.strategy == "tree" and not self.selfplay.state_grammar:
+            raise ValueError(
+                "the strategy 'tree' draws states and words apart, which needs the grammar; set "
+                "selfplay.state_grammar=true, or choose greedy or best_of_n_dialogue"
+            )
+        return self
+
+
+class GatesConfig(Section):
+    """When a refined model counts as collapsed, by its conversations on held-out situations. In
+    each limit, 0 = off."""
+
+    on_collapse: Literal["warn", "stop"] = Field(
+        "warn",
+        description="'stop' ends the rounds, and preference learning starts from the model before.",
+    )
+    min_action_entropy: float = Field(0.5, ge=0, description="Of the motivations, in bits.")
+    min_distinct_2: float = Field(0.05, ge=0, le=1, description="Distinct word pairs.")
+    min_reply_words: float = Field(2.0, ge=0, description="Mean words of a reply.")
+    max_reply_words: float = Field(150.0, ge=0, description="Mean words of a reply.")
+    max_question_rate: Share = Field(0.98, description="Replies that end in a question.")
+    max_malformed: Share = Field(0.2, description="Replies whose states break the format.")
+    max_kl_to_m0: float = Field(0.0, ge=0, description="Divergence from m0, in nats per word.")
+    kl_replies: NonNegative = Field(16, description="Replies it is estimated from; 0 = none.")
+
 
 class RefineConfig(Section):
     """Rounds of search and fine-tuning: m2, m3, ... (the paper stops after two)."""
 
+    stop: Literal["rounds", "saturation"] = Field(
+        "rounds",
+        description="'rounds': after that many; 'saturation': once no judge's interval of a model "
+        "against the one before lies above zero.",
+    )
     rounds: Positive = 2
+    max_rounds: Positive = Field(6, description="Rounds at most, with stop = 'saturation'.")
     sft: SFTConfig = SFTConfig()
+    gates: GatesConfig = GatesConfig()
+
+    @property
+    def most_rounds(self) -> int:
+        """Rounds if nothing stops them."""
+        return self.max_rounds if self.stop == "saturation" else self.rounds
 
 
 class JudgeConfig(Section):
@@ -491,7 +584,7 @@ class PipelineConfig(Section):
             "annotator": self.annotation.engine,
             "search agent": self.search.selfplay.agent_engine,
             "search user": self.search.selfplay.user_engine,
-            "selector": self.search.selector.engine,
+            **({"selector": self.search.selector.engine} if self.search.selector.is_llm else {}),
             "evaluation agent": self.evaluation.selfplay.agent_engine,
             "evaluation user": self.evaluation.selfplay.user_engine,
             **{f"judge {judge.name}": judge.engine for judge in self.evaluation.judges},

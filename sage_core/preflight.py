@@ -12,7 +12,7 @@ from sage_core.engines.vllm_server import find_python
 from sage_core.errors import ConfigError, SageError
 from sage_core.evaluation import steering
 from sage_core.mixture import instruction_corpus
-from sage_core.search.selector import check_candidates
+from sage_core.search.setup import check_search
 from sage_core.search.situations import situations
 
 
@@ -33,7 +33,7 @@ def check(config: PipelineConfig) -> None:
         lambda: situations(config.situations, "search", config.search.situations),
         lambda: situations(config.situations, "evaluation", config.evaluation.situations),
         lambda: steering.check(config.steering_report),
-        lambda: check_candidates(config.search.candidates),
+        lambda: check_search(config.search),
         *(OpenAIEngine(role).check for role in roles if role.kind == "openai"),
         *(partial(find_python, role) for role in roles if role.kind == "vllm"),
     ]

@@ -18,6 +18,7 @@ Split = Literal["search", "evaluation"]
 Part = Literal["train", "validation", "test"]
 Order = Literal["ab", "ba"]
 Verdict = Literal["model_a", "model_b", "tie", "unparsed"]
+NodeKind = Literal["situation", "action", "reply", "look_ahead"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +96,85 @@ class Candidate:
 @dataclass(frozen=True)
 class TrajectoryTurn:
     """A turn of self-play. The agent's ``content`` holds its whole State-Action Chain text;
-    ``left_out`` counts the messages that the speaker's context had no room for."""
+    ``left_out`` counts the messages that the speaker's context had no room for; ``notes`` say what
+    went otherwise than planned, each as ``reason`` or ``reason: detail``."""
 
     role: str
     content: str
     candidates: tuple[Candidate, ...]
     left_out: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A simulated conversation that started from a situation."""
+    """A simulated conversation that started from a situation.
+
+    ``ended`` says why it has no further turn (see :data:`ENDINGS`), in ``reason`` or ``reason:
+    detail``; ``generated_tokens`` were drawn for it, those of candidates and branches that were not
+    kept included.
+    """
 
     trajectory_id: str
     situation_id: str
     situation: str
     emotion: str
     turns: tuple[TrajectoryTurn, ...]
+    ended: str = "turns"
+    generated_tokens: int = 0
+
+
+ENDINGS = {
+    "turns": "as many turns as asked for",
+    "no_reply": "all of the agent's candidates were empty",
+    "states_never_closed": "no candidate of the agent got past its states",
+    "none_good": "the selector found none good, in all redraws",
+    "user_silent": "the user's reply was empty",
+    "user_states_never_closed": "the user's reply did not get past its states",
+    "context_full": "what has to stay is longer than the context",
+}
+
+
+@dataclass(frozen=True)
+class SearchNode:
+    """A branch of a dialogue's search tree (the paper's Figure 4).
+
+    Attributes:
+        node: its number in the tree, from 0, the situation.
+        parent: the node that it goes on from; -1 for the situation.
+        kind: 'reply' is a turn of either speaker; 'action' the agent's states without words, under
+            which its wordings hang; 'look_ahead' a turn that was played to value a branch only.
+        content: as of a trajectory's turn; of an action, its states.
+        votes: the selector's points among the branches it was compared with; None where nothing was
+            compared.
+        chosen: whether the dialogue went on through it.
+    """
+
+    trajectory_id: str
+    node: int
+    parent: int
+    kind: NodeKind
+    role: str
+    content: str
+    votes: float | None
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Showing:
+    """One order in which the selector was shown the options of a ballot.
+
+    Attributes:
+        options: how many it was shown.
+        place: where the option stood that it ranked first, from 0; None where it ranked several
+            first, or the answer could not be read.
+    """
+
+    trajectory_id: str
+    ballot_id: str
+    shuffle: int
+    options: int
+    place: int | None
 
 
 @dataclass(frozen=True)
@@ -214,10 +277,34 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
                                 ),
                             ),
                             ("left_out", pa.int64()),
+                            ("notes", pa.list_(pa.string())),
                         ]
                     )
                 ),
             ),
+            ("ended", pa.string()),
+            ("generated_tokens", pa.int64()),
+        ]
+    ),
+    SearchNode: pa.schema(
+        [
+            ("trajectory_id", pa.string()),
+            ("node", pa.int64()),
+            ("parent", pa.int64()),
+            ("kind", pa.string()),
+            ("role", pa.string()),
+            ("content", pa.string()),
+            ("votes", pa.float64()),
+            ("chosen", pa.bool_()),
+        ]
+    ),
+    Showing: pa.schema(
+        [
+            ("trajectory_id", pa.string()),
+            ("ballot_id", pa.string()),
+            ("shuffle", pa.int64()),
+            ("options", pa.int64()),
+            ("place", pa.int64()),
         ]
     ),
     PreferencePair: pa.schema(

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,7 +148,8 @@ def write_rows(path: Path, rows: Iterable[Row], row_type: type[Row]) -> None:
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     """Read records from a Parquet file, or from a folder of Parquet files in order of name.
 
-    Columns that the type does not have are ignored.
+    Columns that the type does not have are ignored; a column of a field with a default may be
+    missing.
 
     Raises:
         DataError: missing, not Parquet, or without the columns of ``row_type``.
@@ -157,11 +158,14 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     if not path.exists() or not paths:
         raise DataError(f"'{path}' is no Parquet file and no folder of them; check the path")
     columns = ARROW_SCHEMAS[row_type].names
+    needed = {field.name for field in fields(row_type) if field.default is MISSING}  # type: ignore[arg-type]
     rows: list[Row] = []
     for file in paths:
         try:
-            missing = sorted(set(columns) - set(pq.read_schema(file).names))
-            read = [] if missing else pq.read_table(file, columns=columns).to_pylist()
+            found = set(pq.read_schema(file).names)
+            missing = sorted(needed - found)
+            there = [column for column in columns if column in found]
+            read = [] if missing else pq.read_table(file, columns=there).to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"'{file}' cannot be read as Parquet: {error}") from None
         if missing:

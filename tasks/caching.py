@@ -10,6 +10,7 @@ everything that it feeds.
 
 import inspect
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -48,12 +49,18 @@ class Stage:
             configuration sections and plain JSON values.
         modules: the modules of ``sage_core``, named within it, whose source counts in the key.
         retries: how often Prefect tries again after an error.
+        resumable: ``write`` takes ``work`` as well, a folder that lasts until the artefact is
+            made; what is saved there is found again after a kill. Its name holds the cache key, so
+            it belongs to these inputs and this code only.
     """
 
-    def __init__(self, write: Callable[..., None], modules: Sequence[str], retries: int) -> None:
+    def __init__(
+        self, write: Callable[..., None], modules: Sequence[str], retries: int, resumable: bool
+    ) -> None:
         self.name = write.__name__.replace("_", "-")
         self._write = write
         self._modules = tuple(modules)
+        self._resumable = resumable
         self._task: Task[..., ArtifactRef] = task(
             name=self.name,
             cache_policy=CacheKeyFnPolicy(
@@ -157,23 +164,30 @@ class Stage:
             "code_hash": self.code_hash(),
             "seed": inputs.get("seed"),
         }
+        path = self._path(inputs)
+        work = {"work": sage_home() / "work" / path} if self._resumable else {}
 
         def write(folder: Path) -> None:
             began = time.monotonic()
             with accounting() as usage:
-                self._write(folder, **inputs)
+                self._write(folder, **inputs, **work)
             # Beside the files and not among them: times differ, and artefacts must not.
             manifest["cost"] = {"seconds": round(time.monotonic() - began, 3), "engines": usage}
 
-        return store().build(self._path(inputs), write, manifest)
+        ref = store().build(path, write, manifest)
+        for folder in work.values():
+            shutil.rmtree(folder, ignore_errors=True)
+        return ref
 
     def _path(self, inputs: dict[str, Any]) -> str:
         return f"{self.name}/{self.key(**inputs)[:20]}"
 
 
-def stage(*modules: str, retries: int = 0) -> Callable[[Callable[..., None]], Stage]:
+def stage(
+    *modules: str, retries: int = 0, resumable: bool = False
+) -> Callable[[Callable[..., None]], Stage]:
     """Decorate a function that fills a folder; see :class:`Stage`."""
-    return lambda write: Stage(write, modules, retries)
+    return lambda write: Stage(write, modules, retries, resumable)
 
 
 def listen(listener: Callable[[str, Cached], None]) -> None:

@@ -9,12 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sage_core.config import EngineConfig, ModelConfig
+from sage_core.config import EngineConfig, ModelConfig, SelectorConfig
 from sage_core.engines import managed_vllm, vllm_server
 from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Engine, Usage
+from sage_core.engines.loading import device_of
 from sage_core.engines.openai_http import OpenAIEngine
-from sage_core.search.selfplay import Speaker
+from sage_core.search import scorers
+from sage_core.search.dialogue import Speaker
+from sage_core.search.selector import Selector
+from sage_core.search.setup import selector_of
 from sage_core.storage import ArtifactRef
 from tasks.home import sage_home, store
 
@@ -80,11 +84,20 @@ def _answers(path: Path) -> AnswerStore:
     return AnswerStore(path)
 
 
+def selector_for(
+    settings: SelectorConfig, base: ArtifactRef, model: ModelConfig, seed: int
+) -> Selector:
+    """The selector that the settings name."""
+    device = device_of(model) if settings.reward_model else ""  # imports torch
+    return selector_of(settings, lambda: engine_for(settings.engine, base, model), seed, device)
+
+
 def release_engines() -> None:
     """Training has the machine to itself."""
     from sage_core.engines.resident import release  # imports torch
 
     release()
+    scorers.release()
     managed_vllm.release()
 
 

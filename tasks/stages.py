@@ -20,6 +20,7 @@ from sage_core.config import (
     CorpusConfig,
     DPOConfig,
     EngineConfig,
+    GatesConfig,
     JudgeConfig,
     LoraConfig,
     MixtureConfig,
@@ -41,6 +42,8 @@ from sage_core.schema import (
     Dialogue,
     Judgement,
     PreferencePair,
+    SearchNode,
+    Showing,
     Situation,
     Split,
     TrainingDialogue,
@@ -48,6 +51,9 @@ from sage_core.schema import (
 )
 from sage_core.search import selfplay
 from sage_core.search import situations as situations_module
+from sage_core.search.dialogue import Speaker
+from sage_core.search.setup import strategy_of
+from sage_core.search.strategies import Players
 from sage_core.storage import (
     ArtifactRef,
     digest,
@@ -60,7 +66,7 @@ from sage_core.storage import (
 from sage_core.training import data as training_data
 from sage_core.training import lora as training
 from tasks.caching import stage
-from tasks.engines import engine_for, release_engines, speaker
+from tasks.engines import engine_for, release_engines, selector_for, speaker
 from tasks.home import store
 from tasks.progress import progress
 
@@ -68,10 +74,13 @@ DIALOGUES = corpus_build.DIALOGUES
 SAC = "sac.parquet"
 SITUATIONS = "situations.parquet"
 TRAJECTORIES = "trajectories.parquet"
+SEARCH_TREE = "search_tree.parquet"
+SHOWINGS = "selector_showings.parquet"
 PREFERENCES = "preferences.parquet"
 JUDGEMENTS = "judgements.parquet"
 TRAINING = "training.parquet"
 PROBE = "grammar_probe.json"
+HEALTH = "health.json"
 _HASHED_BYTES = 2**30
 STEERING = "steering.json"
 
@@ -87,6 +96,8 @@ _FILTERS = ("corpus.build", "corpus.duplicates", "corpus.filters", "corpus.offen
 _ENGINES = tuple(
     f"engines.{path.stem}" for path in sorted(Path(engines.__file__).parent.glob("[!_]*.py"))
 )
+_SEARCH = ("search.dialogue", "search.saved", "search.scorers", "search.selector",
+           "search.selfplay", "search.setup", "search.strategies")  # fmt: skip
 _TRAINING = ("training.lora", "training.data", "engines.loading", *_RECORDS)
 
 
@@ -284,7 +295,7 @@ def situations(
     write_rows(folder / SITUATIONS, situations_module.situations(settings, split, limit), Situation)
 
 
-@stage("search.selfplay", "search.selector", *_RECORDS, *_ENGINES, retries=1)
+@stage(*_SEARCH, *_RECORDS, *_ENGINES, retries=1, resumable=True)
 def search_shard(
     folder: Path,
     agent_name: str,
@@ -296,26 +307,25 @@ def search_shard(
     model: ModelConfig,
     shard: int,
     seed: int,
+    source: str,
+    work: Path,
 ) -> None:
-    """Self-play search from one shard of situations."""
+    """Self-play search from one shard of situations; ``source`` is the hash of what scores replies,
+    where that is no LLM."""
     part = _situations(situations, settings.selfplay, shard)
     with progress(f"search {agent_name} shard {shard + 1}", turns(part, settings.selfplay)) as p:
-        trajectories = selfplay.self_play(
-            part,
+        players = Players(
             _speaker(agent_name, agent, base, model, settings.selfplay.agent_engine),
             _speaker("m1", user, base, model, settings.selfplay.user_engine),
             settings.selfplay,
             seed,
-            candidates=settings.candidates,
-            selector=selfplay.Selector(
-                engine_for(settings.selector.engine, base, model), settings.selector
-            ),
-            on_progress=p,
+            selector_for(settings.selector, base, model, seed),
         )
-    write_rows(folder / TRAJECTORIES, trajectories, Trajectory)
+        found = selfplay.search(part, players, strategy_of(settings), work=work, on_progress=p)
+    write_found(folder, found)
 
 
-@stage("search.selfplay", *_RECORDS, *_ENGINES, retries=1)
+@stage(*_SEARCH, *_RECORDS, *_ENGINES, retries=1, resumable=True)
 def rollout_shard(
     folder: Path,
     agent_name: str,
@@ -327,18 +337,18 @@ def rollout_shard(
     model: ModelConfig,
     shard: int,
     seed: int,
+    work: Path,
 ) -> None:
     """Plain conversations of one model from one shard of held-out situations."""
     part = _situations(situations, settings, shard)
     with progress(f"rollout {agent_name} shard {shard + 1}", turns(part, settings)) as advance:
-        trajectories = selfplay.self_play(
-            part,
+        players = Players(
             _speaker(agent_name, agent, base, model, settings.agent_engine),
             _speaker("m1", user, base, model, settings.user_engine),
             settings,
             seed,
-            on_progress=advance,
         )
+        trajectories = selfplay.self_play(part, players, work=work, on_progress=advance)
     write_rows(folder / TRAJECTORIES, trajectories, Trajectory)
 
 
@@ -348,7 +358,15 @@ def trajectories(folder: Path, parts: list[ArtifactRef]) -> None:
     _concatenate(parts, TRAJECTORIES, Trajectory, folder)
 
 
-@stage("search.selfplay", "evaluation.metrics", *_RECORDS, *_ENGINES, retries=1)
+@stage(*_RECORDS)
+def searched(folder: Path, parts: list[ArtifactRef]) -> None:
+    """All trajectories of a search, with its tree and what its selector was shown."""
+    _concatenate(parts, TRAJECTORIES, Trajectory, folder)
+    _concatenate(parts, SEARCH_TREE, SearchNode, folder)
+    _concatenate(parts, SHOWINGS, Showing, folder)
+
+
+@stage("search.selfplay", "search.dialogue", "evaluation.metrics", *_RECORDS, *_ENGINES, retries=1)
 def grammar_probe(
     folder: Path,
     agent: ArtifactRef,
@@ -368,6 +386,35 @@ def grammar_probe(
         rules = settings.selfplay.model_copy(update={"state_grammar": constrained})
         rates[label] = asdict(Rate.of(*selfplay.count_malformed(rows, speaker, rules, seed)))
     write_json(folder / PROBE, rates)
+
+
+@stage(
+    "evaluation.collapse", "evaluation.metrics", "search.dialogue", *_RECORDS, *_ENGINES, retries=1
+)
+def model_health(
+    folder: Path,
+    agent_name: str,
+    agent: ArtifactRef,
+    base: ArtifactRef,
+    rollouts: ArtifactRef,
+    settings: GatesConfig,
+    selfplay: SelfPlayConfig,
+    model: ModelConfig,
+    seed: int,
+) -> None:
+    """Whether a refined model has collapsed, by its conversations."""
+    from sage_core.evaluation import collapse  # imports scipy
+
+    measured = collapse.health(
+        read_rows(_folder(rollouts) / TRAJECTORIES, Trajectory),
+        _speaker(agent_name, agent, base, model, selfplay.agent_engine),
+        engine_for(selfplay.agent_engine, base, model),
+        selfplay,
+        settings.kl_replies,
+        seed,
+    )
+    found = {"figures": measured.figures(), "collapsed": collapse.collapsed(measured, settings)}
+    write_json(folder / HEALTH, found)
 
 
 # --- evaluation (section 4.6) --------------------------------------------------------------------
@@ -444,7 +491,7 @@ def figures(
 
 
 @stage(
-    "evaluation.steering", "evaluation.metrics", "search.selfplay", *_RECORDS, *_ENGINES, retries=1
+    "evaluation.steering", "evaluation.metrics", "search.dialogue", *_RECORDS, *_ENGINES, retries=1
 )
 def steering_evidence(
     folder: Path,
@@ -472,6 +519,11 @@ def steering_evidence(
     "evaluation.winrate",
     "evaluation.metrics",
     "evaluation.steering",
+    "evaluation.summary",
+    "search.figures",
+    "search.tree",
+    "templates/report.html.jinja",
+    "templates/macros.html.jinja",
     *_RECORDS,
 )
 def report(
@@ -480,14 +532,17 @@ def report(
     corpus: ArtifactRef,
     dialogues: ArtifactRef,
     probe: ArtifactRef,
-    search: ArtifactRef,
+    searches: dict[str, ArtifactRef],
+    parents: dict[str, str],
+    health: dict[str, ArtifactRef],
     checkpoints: dict[str, ArtifactRef],
     rollouts: dict[str, ArtifactRef],
     figures: ArtifactRef,
     steering: ArtifactRef | None,
 ) -> None:
-    """The self-contained HTML report."""
+    """The self-contained HTML report; ``searches`` are by the model that searched."""
     from sage_core.evaluation import report, summary  # import matplotlib and scipy
+    from sage_core.search.figures import search_figures
 
     def trajectories_of(ref: ArtifactRef) -> list[Trajectory]:
         return read_rows(_folder(ref) / TRAJECTORIES, Trajectory)
@@ -497,7 +552,13 @@ def report(
         funnel=read_json(_folder(corpus) / corpus_build.FUNNEL),
         dialogues=count(dialogues, corpus_build.DIALOGUES),
         probe=read_json(_folder(probe) / PROBE),
-        search=trajectories_of(search),
+        searches=[
+            search_figures(name, trajectories_of(ref), read_rows(_folder(ref) / SHOWINGS, Showing))
+            for name, ref in searches.items()
+        ],
+        search_tree=first_tree(next(iter(searches.values()))),
+        parents=parents,
+        health={name: read_health(ref) for name, ref in health.items()},
         losses={
             name: training.read_losses(_folder(checkpoint))
             for name, checkpoint in checkpoints.items()
@@ -544,6 +605,26 @@ def read_figures(figures: ArtifactRef) -> tuple[dict[str, Any], list[dict[str, A
     return read_json(folder / WIN_RATES), read_json(folder / METRICS)
 
 
+def read_health(health: ArtifactRef) -> dict[str, Any]:
+    """The figures of a model and the gates it did not pass, as :func:`model_health` wrote them."""
+    record: dict[str, Any] = read_json(_folder(health) / HEALTH)
+    return record
+
+
+def improves(parts: Sequence[ArtifactRef], bootstrap_samples: int, seed: int) -> bool:
+    """Whether the judges of one pair see its second model win, beyond chance."""
+    from sage_core.evaluation import winrate  # imports scipy
+
+    rows = [row for part in parts for row in read_rows(_folder(part) / JUDGEMENTS, Judgement)]
+    return winrate.improves(winrate.summarise(rows, bootstrap_samples=bootstrap_samples, seed=seed))
+
+
+def first_tree(searched: ArtifactRef) -> list[SearchNode]:
+    """The search tree of the first dialogue."""
+    nodes = read_rows(_folder(searched) / SEARCH_TREE, SearchNode)
+    return [node for node in nodes if node.trajectory_id == nodes[0].trajectory_id]
+
+
 def _folder(ref: ArtifactRef) -> Path:
     return store().folder(ref)
 
@@ -554,13 +635,22 @@ def _speaker(
     base: ArtifactRef,
     model: ModelConfig,
     settings: EngineConfig,
-) -> selfplay.Speaker:
+) -> Speaker:
     return speaker(name, settings, _folder(base), _folder(adapter) if adapter else None, model)
 
 
 def _situations(ref: ArtifactRef, settings: SelfPlayConfig, shard: int) -> list[Situation]:
     rows = read_rows(_folder(ref) / SITUATIONS, Situation)
     return list(shards(rows, settings.shard_size)[shard])
+
+
+def write_found(folder: Path, found: Sequence[selfplay.Found]) -> None:
+    """The tables of a search."""
+    write_rows(folder / TRAJECTORIES, [each.trajectory for each in found], Trajectory)
+    nodes = [node for each in found for node in each.nodes]
+    write_rows(folder / SEARCH_TREE, nodes, SearchNode)
+    showings = [showing for each in found for showing in each.showings]
+    write_rows(folder / SHOWINGS, showings, Showing)
 
 
 def turns(part: Sequence[Situation], settings: SelfPlayConfig) -> int:

@@ -1,17 +1,28 @@
-"""Tables in the Prefect UI: the corpus funnel and the win rates."""
+"""Tables in the Prefect UI: the corpus funnel and the win rates; and a search tree."""
 
 from collections.abc import Sequence
 
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from sage_core.corpus.build import FUNNEL
+from sage_core.search.tree import as_text
 from sage_core.storage import ArtifactRef, read_json
 from tasks.home import store
-from tasks.stages import read_figures
+from tasks.stages import first_tree, read_figures
 
 
-def publish(corpora: Sequence[ArtifactRef], figures: ArtifactRef) -> None:
-    """Publish the tables for the flow run that is under way."""
+def publish(
+    corpora: Sequence[ArtifactRef], searched: Sequence[ArtifactRef], figures: ArtifactRef
+) -> None:
+    """Publish the tables, and the first tree of each round's search, for the flow run that is under
+    way."""
+    for number, ref in enumerate(searched):
+        text = as_text(first_tree(ref)).replace("`", "'")  # it must not end the block
+        create_markdown_artifact(
+            key="sage-search-tree" + (f"-{number + 1}" if number else ""),
+            markdown=f"```text\n{text}```",
+            description="Chosen (>) and rejected branches of one search, with their votes.",
+        )
     for number, corpus in enumerate(corpora):
         steps = read_json(store().folder(corpus) / FUNNEL)
         create_table_artifact(

@@ -28,7 +28,7 @@ from sage_core.schema import Trajectory
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.lora import read_log
 from tasks.home import sage_home, store
-from tasks.stages import REPORT, STEERING, TRAJECTORIES, read_figures
+from tasks.stages import REPORT, STEERING, TRAJECTORIES, read_figures, read_health
 
 _PARENT = "mlflow.parentRunId"
 _HASH = "sage.sha256"
@@ -179,6 +179,18 @@ class Tracker:
         self._log_table(pd.DataFrame(win_rates["pairs"]), "win_rates.json")
         self._log_table(self._sample_dialogues(rollouts), "dialogues.json")
 
+    def health(self, name: str, health: ArtifactRef) -> None:
+        """Log the figures of the collapse gates, and how many did not pass, by iteration."""
+        found = read_health(health)
+        values = {**found["figures"], "gates_failed": float(len(found["collapsed"]))}
+        now = get_current_time_millis()
+        metrics = [
+            Metric(f"collapse.{key}", value, now, self._steps[name])
+            for key, value in values.items()
+        ]
+        for run_id in (self._children[name], self.run_id):
+            self._client.log_batch(run_id, metrics=metrics)
+
     def finish(self, status: str) -> None:
         """End the parent run and the child runs that are still open."""
         for run_id in (*self._children.values(), self.run_id):
@@ -215,9 +227,7 @@ class Tracker:
     ) -> str:
         """The child run of a model, named exactly as the model."""
         manifest = store().manifest(checkpoint)
-        chain = [f"m{number}" for number in range(1, self._config.refine.rounds + 2)]
-        steps = {"m0": 0, "raw": 0, **{m: n for n, m in enumerate([*chain, "dpo"], start=1)}}
-        self._steps[name] = steps[name]
+        self._steps[name] = 0 if name in ("m0", "raw") else self._steps[parent] + 1
         tags = {
             _PARENT: self.run_id,
             _HASH: checkpoint.sha256,
@@ -226,7 +236,7 @@ class Tracker:
             "sage.data_hash": data.sha256 if data else "",
             _CONFIG_HASH: manifest["config_hash"],
             "sage.code_hash": manifest["code_hash"],
-            "mlflow.note.content": lineage(name, ("m0", "raw", *chain, "dpo")),
+            "mlflow.note.content": lineage(name, parent),
         }
         found = self._client.search_runs(
             [self._experiment],

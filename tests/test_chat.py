@@ -19,7 +19,7 @@ from sage_core.engines.steering import Ban, Boost, Force, Steering
 from sage_core.errors import ConfigError, ContextError, DataError, EngineError
 from sage_core.sac import AGENT, USER, StateAction, is_well_formed, parse, render_state
 from sage_core.schema import Message
-from sage_core.search.selfplay import Speaker
+from sage_core.search.dialogue import Speaker
 
 CHAIN = (
     "{u_motivation: complaint, u_emotion: sad, u_topic: [bus, rain]} "

@@ -22,6 +22,8 @@ from sage_core.schema import (
     Message,
     PreferencePair,
     Rejection,
+    SearchNode,
+    Showing,
     Situation,
     TrainingDialogue,
     Trajectory,
@@ -201,8 +203,26 @@ RECORDS: dict[type, st.SearchStrategy[Any]] = {
                 texts,
                 texts,
                 tuples(st.builds(Candidate, texts, st.floats(allow_nan=False), st.booleans())),
+                st.integers(0, 9),
+                tuples(texts),
             )
         ),
+        texts,
+        st.integers(0, 2**40),
+    ),
+    SearchNode: st.builds(
+        SearchNode,
+        texts,
+        st.integers(0, 9),
+        st.integers(-1, 9),
+        st.sampled_from(["situation", "action", "reply", "look_ahead"]),
+        texts,
+        texts,
+        st.none() | st.floats(allow_nan=False),
+        st.booleans(),
+    ),
+    Showing: st.builds(
+        Showing, texts, texts, st.integers(0, 9), st.integers(0, 9), st.none() | st.integers(0, 9)
     ),
     PreferencePair: st.builds(PreferencePair, messages, texts, texts),
     TrainingDialogue: st.builds(TrainingDialogue, messages),
@@ -248,6 +268,15 @@ def test_spare_columns_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"note": ["x"], "reason": ["turns"], "dialogue_id": ["1"]}), path)
     assert read_rows(path, Rejection) == [Rejection("1", "turns")]
+
+
+def test_a_column_of_a_field_with_a_default_may_be_missing(tmp_path: Path) -> None:
+    """A trajectory table as it is published, without the columns that are ours."""
+    row = Trajectory("t", "s", "I am sad.", "sad", (TrajectoryTurn("user", "I am sad.", ()),))
+    write_rows(tmp_path / "whole.parquet", [row], Trajectory)
+    table = pq.read_table(tmp_path / "whole.parquet")
+    pq.write_table(table.drop_columns(["ended", "generated_tokens"]), tmp_path / "less.parquet")
+    assert read_rows(tmp_path / "less.parquet", Trajectory) == [row]
 
 
 def test_tables_that_cannot_be_read(tmp_path: Path) -> None:

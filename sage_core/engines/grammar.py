@@ -47,6 +47,19 @@ def action_grammar() -> Constraint:
     return Constraint("grammar", _RULES.format(root=f'" " {group}'))
 
 
+def user_grammar() -> Constraint:
+    """The user's state group alone, as a reply opens with it."""
+    group = _GROUP.format(prefix="u", motivation="value", emotion="value", topic="topics")
+    return Constraint("grammar", _RULES.format(root=group))
+
+
+def states_grammar() -> Constraint:
+    """Both state groups without an utterance."""
+    fields = {"motivation": "value", "emotion": "value", "topic": "topics"}
+    groups = (_GROUP.format(prefix=prefix, **fields) for prefix in ("u", "a"))
+    return Constraint("grammar", _RULES.format(root=" ".join(groups)))
+
+
 def utterance_grammar() -> Constraint:
     """The utterance, as it goes on behind both groups in ``Request.prefix``; see
     :func:`action_grammar`."""

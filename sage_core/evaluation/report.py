@@ -24,7 +24,9 @@ from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
 from sage_core.evaluation.steering import DoseResponse, SteeringEvidence
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.sac import parse
-from sage_core.schema import Trajectory
+from sage_core.schema import ENDINGS, SearchNode, Trajectory
+from sage_core.search.figures import SearchFigures
+from sage_core.search.tree import steps
 
 SIGNIFICANCE = 0.05
 _COLOURS = ("#8a94a6", "#d98c3f", "#3b7dd8", "#2a9d8f", "#8e5bb5", "#c4476a")
@@ -52,6 +54,14 @@ _RC: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
+class HealthReport:
+    """What the collapse gates said of a model: figures by name, and those that did not pass."""
+
+    figures: dict[str, float]
+    collapsed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """All that the page shows. Empty parts are left out, or shown as 'nothing to show'.
 
@@ -64,7 +74,9 @@ class ReportData:
         position_bias: judge -> share of decided verdicts that named the model shown first.
         grammar_probe: 'with grammar', 'without grammar' -> share of malformed replies.
         dialogues: per situation, model -> the dialogue it led.
-        search_example: a dialogue with all candidates of each reply.
+        searches: figures of each round's search.
+        search_tree: the tree of one search (the paper's Figure 4).
+        health: model -> what the collapse gates said of it.
         steering: how far a model can be steered, if that was measured.
         config_yaml: the whole configuration, as YAML.
     """
@@ -80,7 +92,9 @@ class ReportData:
     position_bias: dict[str, Rate] = field(default_factory=dict)
     grammar_probe: dict[str, Rate] = field(default_factory=dict)
     dialogues: tuple[dict[str, Trajectory], ...] = ()
-    search_example: Trajectory | None = None
+    searches: tuple[SearchFigures, ...] = ()
+    search_tree: tuple[SearchNode, ...] = ()
+    health: dict[str, HealthReport] = field(default_factory=dict)
     steering: SteeringEvidence | None = None
     config_yaml: str = ""
 
@@ -114,6 +128,8 @@ def _render(template: str, data: ReportData) -> str:
         figures=_figures(data),
         differences=sum(verdict(summary).endswith("better") for summary in data.summaries),
         top=TOP_SHARES,
+        endings=ENDINGS,
+        search_steps=steps(data.search_tree),
     )
 
 

@@ -31,7 +31,7 @@ from sage_core.errors import ConfigError, StateFormatError
 from sage_core.evaluation.metrics import Mean, Rate
 from sage_core.sac import AGENT, EMPTY, USER, StateAction, parse, render_state
 from sage_core.schema import Message, Situation
-from sage_core.search.selfplay import opening_exchange
+from sage_core.search.dialogue import opening_exchange
 
 _GRAMMARS = {"chain": sac_grammar, "action": action_grammar, "utterance": utterance_grammar}
 

@@ -9,10 +9,11 @@ from pydantic import TypeAdapter
 from sage_core.config import EMBEDDED_MODEL, PipelineConfig
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.metrics import ModelMetrics, Rate
-from sage_core.evaluation.report import ReportData
+from sage_core.evaluation.report import HealthReport, ReportData
 from sage_core.evaluation.steering import SteeringEvidence
 from sage_core.evaluation.winrate import PairSummary
-from sage_core.schema import Trajectory
+from sage_core.schema import SearchNode, Trajectory
+from sage_core.search.figures import SearchFigures
 
 _SHOWN_SITUATIONS = 4
 _EMBEDDED = (
@@ -28,7 +29,10 @@ def report_data(
     funnel: Sequence[FunnelStep],
     dialogues: int,
     probe: Mapping[str, Any],
-    search: Sequence[Trajectory],
+    searches: Sequence[SearchFigures],
+    search_tree: Sequence[SearchNode],
+    parents: Mapping[str, str],
+    health: Mapping[str, Any],
     losses: dict[str, list[tuple[int, float]]],
     rollouts: Mapping[str, Sequence[Trajectory]],
     win_rates: Mapping[str, Any],
@@ -43,13 +47,15 @@ def report_data(
         notes=_notes(config),
         funnel=funnel,
         models=tuple(TypeAdapter(list[ModelMetrics]).validate_python(metrics)),
-        lineage={name: lineage(name, tuple(rollouts)) for name in rollouts},
+        lineage={name: lineage(name, parents.get(name, "")) for name in rollouts},
         losses=losses,
         summaries=tuple(TypeAdapter(list[PairSummary]).validate_python(win_rates["pairs"])),
         position_bias=rates.validate_python(win_rates["position_bias"]),
         grammar_probe=rates.validate_python(probe),
         dialogues=_side_by_side(rollouts),
-        search_example=search[0] if search else None,
+        searches=tuple(searches),
+        search_tree=tuple(search_tree),
+        health=TypeAdapter(dict[str, HealthReport]).validate_python(health),
         steering=read_steering(steering) if steering else None,
         config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )
@@ -82,9 +88,8 @@ def steering_data(config: PipelineConfig, evidence: SteeringEvidence) -> ReportD
     )
 
 
-def lineage(model: str, models: Sequence[str]) -> str:
-    """How a model was made, in one line."""
-    refined = [name for name in models if name.startswith("m") and name != "m0"]
+def lineage(model: str, parent: str) -> str:
+    """How a model was made from ``parent``, in one line."""
     if model == "m0":
         return "the base model, as it came"
     if model == "raw":
@@ -92,9 +97,8 @@ def lineage(model: str, models: Sequence[str]) -> str:
     if model == "m1":
         return "m0 + LoRA on the dialogues with State-Action Chains"
     if model == "dpo":
-        return f"{refined[-1]} + DPO on chosen against rejected candidates"
-    before = refined[refined.index(model) - 1]
-    return f"{before} + LoRA on the trajectories that search selected with {before}"
+        return f"{parent} + DPO on chosen against rejected candidates"
+    return f"{parent} + LoRA on the trajectories that search selected with {parent}"
 
 
 def _facts(
@@ -104,8 +108,8 @@ def _facts(
     return {
         "Base model": config.model.base,
         "Training dialogues": f"{dialogues}, from {config.corpus.reader}",
-        "Refinement rounds": str(config.refine.rounds),
-        "Candidates per agent turn": str(config.search.candidates),
+        "Refinement rounds": str(sum(name.startswith("m") for name in rollouts) - 2),
+        "Search": f"{config.search.strategy}, {config.search.candidates} candidates",
         "Held-out situations": str(held_out),
         "Turns per judged conversation": f"up to {config.evaluation.selfplay.max_turns}",
         "Judges": ", ".join(judge.name for judge in config.evaluation.judges),

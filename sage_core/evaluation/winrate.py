@@ -115,6 +115,11 @@ def summarise(
     return summaries
 
 
+def improves(summaries: Iterable[PairSummary]) -> bool:
+    """Whether any judge's interval lies above zero: ``model_b`` wins more, beyond chance."""
+    return any(summary.ci_low is not None and summary.ci_low > 0 for summary in summaries)
+
+
 def position_bias(judgements: Iterable[Judgement]) -> dict[str, Rate]:
     """Per judge, the share of decided verdicts that named the model shown first.
 

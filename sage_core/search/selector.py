@@ -1,104 +1,268 @@
-"""The selector: an LLM ranks the candidates of a turn.
+"""The selector: who picks the best of a turn's candidates.
 
-Departures from the paper's release: the selector sees utterances, never states; candidates are
-shown in shuffled orders, since a fixed one lets position decide; and the ranking is read off the
+By default an LLM. Departures from the paper's release: it sees utterances, never states; the
+candidates are shown in shuffled orders, since a fixed one lets position decide, and what place won
+is recorded, so that the bias that is left can be measured; and the ranking is read off the
 probabilities of the candidates' letters, so that no answer can fail to parse. With several orders
-the Borda counts are summed.
+the Borda counts are averaged. As in the release it may say that none is good.
+
+A Python function, a reward model (:mod:`sage_core.search.scorers`) and chance can take its place.
 """
 
+import math
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
+from typing import Protocol
 
 from sage_core.config import SamplingConfig, SelectorConfig
 from sage_core.engines.base import Engine, Request
-from sage_core.errors import ConfigError
-from sage_core.schema import Message
+from sage_core.errors import ConfigError, ContextError
+from sage_core.schema import Message, Showing
+from sage_core.search.dialogue import answered
 
-MAX_CANDIDATES = len(string.ascii_uppercase)
+MAX_OPTIONS = len(string.ascii_uppercase)
+NONE_IS_GOOD = "None of these is good."
 
-_INSTRUCTIONS = (
-    "You choose the next reply of a companion chatbot. A good reply shows {criteria}. Answer with "
-    "the letter of the best reply, and nothing else."
+_REPLY = (
+    "You choose the next reply of a companion chatbot. {goal} Answer with the letter of the best "
+    "reply, and nothing else."
 )
+_COURSE = (
+    "You choose how a conversation of a companion chatbot goes on. {goal} Answer with the letter "
+    "of the best course, and nothing else."
+)
+_CRITERIA = "Good replies of the companion show {criteria}."
+_HUMOUR = "The funnier the companion is, the better; nothing else counts."
 _NAMES = {"user": "Person", "assistant": "Companion"}
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """A turn to be decided: the utterances so far, and distinct candidate utterances."""
+    """A choice: the utterances so far, and distinct ways to go on from there, each of them one
+    reply or several turns that start with one."""
 
     ballot_id: str
     history: tuple[Message, ...]
-    candidates: tuple[str, ...]
+    candidates: tuple[tuple[Message, ...], ...]
 
 
-def borda_votes(
-    ballots: Sequence[Ballot], engine: Engine, config: SelectorConfig, seed: int
-) -> list[list[float]]:
-    """Votes for each candidate of each ballot: its mean Borda count over the shuffled orders,
-    from 0 (last in all of them) to one less than the number of candidates (first in all).
+@dataclass(frozen=True)
+class Decision:
+    """What the selector said of a ballot.
 
-    Raises:
-        ConfigError: a ballot has more candidates than there are letters.
+    Attributes:
+        votes: points of each candidate, higher is better; -inf where it could not be scored.
+        none_is_good: whether 'none is good' got more than any candidate.
+        showings: what place won in each order; of an LLM only.
+        notes: what went otherwise than planned.
     """
-    requests, orders, options = [], [], []
-    for ballot in ballots:
-        check_candidates(len(ballot.candidates))
-        for shuffle in range(config.shuffles):
-            order = list(range(len(ballot.candidates)))
-            Random(f"{seed}|{ballot.ballot_id}|{shuffle}").shuffle(order)
+
+    votes: tuple[float, ...]
+    none_is_good: bool = False
+    showings: tuple[Showing, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Selector(Protocol):
+    """Picks among candidates; never raises because of what a candidate says."""
+
+    @property
+    def may_refuse(self) -> bool:
+        """Whether it can say that none is good, so that one candidate alone is a choice too."""
+        ...
+
+    @property
+    def independent(self) -> bool:
+        """Whether it may be asked from several threads."""
+        ...
+
+    def decide(self, ballots: Sequence[Ballot]) -> list[Decision]: ...
+
+
+@dataclass(frozen=True)
+class LLMSelector:
+    """An LLM that ranks candidates by the probabilities of their letters.
+
+    Votes are the mean Borda count over the shuffled orders, from 0 (last in all of them) to one
+    less than the number of options (first in all); options that are ranked alike share their
+    points.
+    """
+
+    engine: Engine
+    config: SelectorConfig
+    seed: int
+
+    @property
+    def may_refuse(self) -> bool:
+        return self.config.none_is_good
+
+    @property
+    def independent(self) -> bool:
+        return self.engine.capabilities.independent
+
+    def decide(self, ballots: Sequence[Ballot]) -> list[Decision]:
+        """Decide each ballot. One that is too long for the context is shown with less of its
+        past; one that the engine gives no usable number for is undecided: all votes are 0.
+
+        Raises:
+            ConfigError: a ballot has more options than there are letters.
+        """
+        orders = [self._orders(ballot) for ballot in ballots]
+        shown = list(ballots)
+        answers: list[list[list[float]]] = [[] for _ in ballots]
+        notes: list[tuple[str, ...]] = [() for _ in ballots]
+        open_ = list(range(len(ballots)))
+        while open_:
+            asked = [(index, number) for index in open_ for number in range(self.config.shuffles)]
+            requests = [
+                (self._request(shown[index], orders[index][number], number),
+                 list(string.ascii_uppercase[: len(orders[index][number])]))
+                for index, number in asked
+            ]  # fmt: skip
+            found: dict[int, list[list[float] | ContextError]] = {}
+            for (index, _), answer in zip(asked, answered(self._choose, requests), strict=True):
+                found.setdefault(index, []).append(answer)
+            open_ = []
+            for index, rows in found.items():
+                scored = [row for row in rows if not isinstance(row, ContextError)]
+                shorter = None if len(scored) == len(rows) else _shortened(shown[index])
+                if shorter is None:
+                    answers[index] = scored
+                else:
+                    shown[index], notes[index] = shorter, ("selector_history_cut",)
+                    open_.append(index)
+        return [self._decision(*row) for row in zip(ballots, orders, answers, notes, strict=True)]
+
+    def _choose(self, asked: Sequence[tuple[Request, list[str]]]) -> list[list[float]]:
+        return self.engine.choose([request for request, _ in asked], [names for _, names in asked])
+
+    def _orders(self, ballot: Ballot) -> list[list[int]]:
+        """The orders in which the options are shown; the one past the candidates is 'none'."""
+        options = len(ballot.candidates) + self.config.none_is_good
+        check_options(options)
+        orders = []
+        for shuffle in range(self.config.shuffles):
+            order = list(range(options))
+            Random(f"{self.seed}|{ballot.ballot_id}|{shuffle}").shuffle(order)
             orders.append(order)
-            options.append(list(string.ascii_uppercase[: len(order)]))
-            requests.append(
-                Request(
-                    request_id=f"select/{ballot.ballot_id}/{shuffle}",
-                    messages=_prompt(ballot, order, config),
-                    sampling=SamplingConfig(
-                        temperature=0, top_k=0, repetition_penalty=1, max_new_tokens=1
-                    ),
-                    seed=seed,
-                )
-            )
-    answers = iter(zip(orders, engine.choose(requests, options), strict=True))
-    return [
-        _mean_borda(len(ballot.candidates), [next(answers) for _ in range(config.shuffles)])
-        for ballot in ballots
-    ]
+        return orders
+
+    def _request(self, ballot: Ballot, order: Sequence[int], shuffle: int) -> Request:
+        return Request(
+            request_id=f"select/{ballot.ballot_id}/{shuffle}",
+            messages=_prompt(ballot, order, self.config),
+            sampling=SamplingConfig(temperature=0, top_k=0, repetition_penalty=1, max_new_tokens=1),
+            seed=self.seed,
+        )
+
+    def _decision(
+        self,
+        ballot: Ballot,
+        orders: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[float]],
+        notes: tuple[str, ...],
+    ) -> Decision:
+        options = len(orders[0])
+        totals, showings, read = [0.0] * options, [], 0
+        for shuffle, order in enumerate(orders):
+            scores = answers[shuffle] if shuffle < len(answers) else []
+            points = borda_points(scores)
+            place = None
+            if points:
+                read += 1
+                for at, option in enumerate(order):
+                    totals[option] += points[at]
+                first = [at for at in range(options) if points[at] == max(points)]
+                place = first[0] if len(first) == 1 else None
+            showings.append(Showing("", ballot.ballot_id, shuffle, options, place))
+        votes = [total / max(read, 1) for total in totals]
+        number = len(ballot.candidates)
+        if read < len(orders):
+            notes = (*notes, f"selector_unreadable: {len(orders) - read} of {len(orders)}")
+        refused = read > 0 and number < options and votes[number] > max(votes[:number])
+        return Decision(tuple(votes[:number]), refused, tuple(showings), notes)
 
 
-def check_candidates(number: int) -> None:
-    """Check that the selector has a letter for each candidate.
+@dataclass(frozen=True)
+class RandomSelector:
+    """Chance: the baseline that any selector has to beat."""
+
+    seed: int
+    may_refuse: bool = False
+    independent: bool = True
+
+    def decide(self, ballots: Sequence[Ballot]) -> list[Decision]:
+        decisions = []
+        for ballot in ballots:
+            draw = Random(f"{self.seed}|{ballot.ballot_id}")
+            decisions.append(Decision(tuple(draw.random() for _ in ballot.candidates)))
+        return decisions
+
+
+def reply_ballot(ballot_id: str, history: Sequence[Message], utterances: Sequence[str]) -> Ballot:
+    """A choice among the next replies."""
+    replies = tuple((Message("assistant", utterance),) for utterance in utterances)
+    return Ballot(ballot_id, tuple(history), replies)
+
+
+def borda_points(scores: Sequence[float]) -> list[float]:
+    """Borda counts of scored options: 0 for the lowest, n - 1 for the highest of n; equal ones
+    share their points. A score that is not finite counts as the lowest; empty where all are.
+    """
+    from scipy.stats import rankdata  # a second to import, which the command line need not wait
+
+    if not any(math.isfinite(score) for score in scores):
+        return []
+    finite = [score if math.isfinite(score) else -math.inf for score in scores]
+    return [float(rank) - 1 for rank in rankdata(finite, method="average")]
+
+
+def check_options(number: int) -> None:
+    """Check that the selector has a letter for each option.
 
     Raises:
         ConfigError: it has not.
     """
-    if number > MAX_CANDIDATES:
+    if number > MAX_OPTIONS:
         raise ConfigError(
             f"search.candidates = {number} is more than the selector has letters for; choose at "
-            f"most {MAX_CANDIDATES}"
+            f"most {MAX_OPTIONS}, one less with selector.none_is_good"
         )
 
 
-def _mean_borda(
-    candidates: int, rankings: Sequence[tuple[Sequence[int], Sequence[float]]]
-) -> list[float]:
-    votes = [0.0] * candidates
-    for order, log_probabilities in rankings:
-        ranked = sorted(range(candidates), key=lambda place: (-log_probabilities[place], place))
-        for rank, place in enumerate(ranked):
-            votes[order[place]] += (candidates - 1 - rank) / len(rankings)
-    return votes
+def _shortened(ballot: Ballot) -> Ballot | None:
+    """Without the two oldest turns after the situation; then without the oldest of the courses;
+    None where only a reply is left of each."""
+    if len(ballot.history) > 2:
+        return replace(ballot, history=(ballot.history[0], *ballot.history[3:]))
+    if any(len(course) > 2 for course in ballot.candidates):
+        cut = tuple(course[2:] if len(course) > 2 else course for course in ballot.candidates)
+        return replace(ballot, candidates=cut)
+    return None
 
 
 def _prompt(ballot: Ballot, order: Sequence[int], config: SelectorConfig) -> tuple[Message, ...]:
-    conversation = "\n".join(f"{_NAMES[turn.role]}: {turn.content}" for turn in ballot.history)
-    replies = "\n".join(
-        f"{letter}. {ballot.candidates[index]}"
+    single = all(len(course) == 1 for course in ballot.candidates)
+    texts = [course[0].content if single else _script(course) for course in ballot.candidates]
+    texts.append(NONE_IS_GOOD)
+    options = "\n".join(
+        f"{letter}. {texts[index]}"
         for letter, index in zip(string.ascii_uppercase, order, strict=False)
     )
+    goal = _HUMOUR
+    if config.criteria != "humour":
+        goal = _CRITERIA.format(criteria=", ".join(config.criteria))
+    name, ask = ("Replies", "reply") if single else ("Courses", "course")
     return (
-        Message("system", _INSTRUCTIONS.format(criteria=", ".join(config.criteria))),
-        Message("user", f"{conversation}\n\nReplies:\n{replies}\n\nThe letter of the best reply:"),
+        Message("system", (_REPLY if single else _COURSE).format(goal=goal)),
+        Message(
+            "user",
+            f"{_script(ballot.history)}\n\n{name}:\n{options}\n\nThe letter of the best {ask}:",
+        ),
     )
+
+
+def _script(messages: Sequence[Message]) -> str:
+    return "\n".join(f"{_NAMES[message.role]}: {message.content}" for message in messages)

@@ -21,7 +21,9 @@ from sage_core.evaluation.steering import (
     SteeringEvidence,
 )
 from sage_core.evaluation.winrate import PairSummary
-from sage_core.schema import Candidate, Trajectory, TrajectoryTurn
+from sage_core.schema import Candidate, NodeKind, SearchNode, Showing, Trajectory, TrajectoryTurn
+from sage_core.search.figures import search_figures
+from sage_core.search.tree import as_text, steps
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 GOOD = PairSummary("the judge", "m0", "m1", 200, 60, 40, 100, 7, 0.0019, 0.0038, 0.08, 0.32)
@@ -41,6 +43,36 @@ def trajectory(said: str, candidates: tuple[Candidate, ...] = ()) -> Trajectory:
         TrajectoryTurn("assistant", chain(said), candidates),
     )
     return Trajectory("t", "s", "My cat ran away.", "lonely", turns)
+
+
+SHOWINGS = [Showing("t", f"b{n}", 0, 2, place) for n, place in enumerate((0, 0, 1, None))]
+
+
+def tree(said: str = "Cats do that.") -> tuple[SearchNode, ...]:
+    def node(
+        number: int,
+        parent: int,
+        kind: NodeKind,
+        content: str,
+        votes: float | None = None,
+        *,
+        chosen: bool = False,
+        role: str = "assistant",
+    ) -> SearchNode:
+        return SearchNode("t", number, parent, kind, role, content, votes, chosen)
+
+    actions = [chain(word).removesuffix(f" {word}") for word in ("x", "y")]
+    return (
+        node(0, -1, "situation", "My cat ran away.", role="user", chosen=True),
+        node(1, 0, "action", actions[0], 0.0),
+        node(2, 1, "reply", chain(said)),
+        node(3, 2, "look_ahead", "What now?", role="user"),
+        node(4, 0, "action", actions[1], 1.5, chosen=True),
+        node(5, 4, "reply", chain("Oh no! When?"), 4.5, chosen=True),
+        node(6, 5, "look_ahead", "Last night.", role="user"),
+        node(7, 4, "reply", chain("Since when?"), float("-inf")),
+        node(8, 5, "reply", "On Monday.", role="user", chosen=True),
+    )
 
 
 def full() -> ReportData:
@@ -65,7 +97,8 @@ def full() -> ReportData:
         position_bias={"the judge": Rate.of(63, 100), "undecided": Rate.of(0, 0)},
         grammar_probe={"with grammar": Rate.of(0, 50), "without grammar": Rate.of(20, 50)},
         dialogues=({"m0": trajectory("I see."), "m1": said}, {}),
-        search_example=said,
+        searches=(search_figures("m1", [said], SHOWINGS),),
+        search_tree=tree(),
         steering=steered(),
         config_yaml="seed: 17\n",
     )
@@ -136,6 +169,45 @@ def words(html: str) -> str:
     return " ".join(Page(html).text.split())
 
 
+def test_the_tree_is_read_step_by_step_along_the_chosen_branch() -> None:
+    found = [[branch.node.node for branch in step] for step in steps(tree())]
+    assert found == [[0], [1, 4], [5, 7], [8]]
+    (lost, _) = steps(tree())[1]
+    assert [branch.node.node for branch in lost.aside] == [2]
+    assert [branch.node.node for branch in lost.aside[0].aside] == [3]
+    (chosen, _) = steps(tree())[2]
+    assert [branch.node.node for branch in chosen.aside] == [6]
+    assert steps(()) == []
+
+
+def test_the_tree_in_text() -> None:
+    assert as_text(tree()) == "".join(
+        f"{line}\n"
+        for line in (
+            "> Person: My cat ran away.",
+            "├──   [0] (sympathy · caring)",
+            "│   └──   (sympathy · caring) Cats do that.",
+            "│       └── … Person: What now?",
+            "└── > [1.5] (sympathy · caring)",
+            "    ├── > [4.5] (sympathy · caring) Oh no! When?",
+            "    │   ├── … Person: Last night.",
+            "    │   └── > Person: On Monday.",
+            "    └──   [-inf] (sympathy · caring) Since when?",
+        )
+    )
+
+
+def test_the_search_is_shown_with_its_endings_bias_and_tree() -> None:
+    """Of three decided showings of two options the first place won two."""
+    text = " ".join(Page(render_report(full())).text.split())
+    assert "1 as many turns as asked for" in text
+    assert "1: 66.7% 20.8\N{EN DASH}93.9, n = 3 without bias 50.0%" in text
+    assert "4.5 votes" in text
+    assert "-inf votes" in text
+    assert "look ahead" in text
+    assert text.index("Cats do that.") < text.index("Oh no! When?") < text.index("On Monday.")
+
+
 def test_numbers_are_on_the_page() -> None:
     text = words(render_report(full()))
     assert "Report of a test" in text
@@ -181,7 +253,7 @@ def test_text_of_models_is_escaped() -> None:
         replace(
             full(),
             dialogues=({"m1": said},),
-            search_example=said,
+            search_tree=tree(evil),
             models=(metrics,),
             config_yaml=evil,
             notes=(evil,),

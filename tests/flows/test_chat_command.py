@@ -15,7 +15,7 @@ from sage_core.config import ModelConfig, SelfPlayConfig
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, SageError
 from sage_core.sac import StateAction
-from sage_core.search.selfplay import Speaker
+from sage_core.search.dialogue import Speaker
 from tasks import checkpoints
 
 TINY = ("--preset", "tiny", "--set", "model.base=tiny", "--set", "model.device=cpu",

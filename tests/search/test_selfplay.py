@@ -11,13 +11,10 @@ from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.sac import utterance_of
 from sage_core.schema import Message, Situation, Trajectory
-from sage_core.search.selfplay import (
-    Selector,
-    Speaker,
-    count_malformed,
-    self_play,
-    without_questions,
-)
+from sage_core.search.dialogue import Speaker, without_questions
+from sage_core.search.selector import LLMSelector, Selector
+from sage_core.search.selfplay import count_malformed, self_play
+from sage_core.search.strategies import Players
 
 SITUATIONS = [
     Situation("rain", "It rains on my wedding.", "sad", "search"),
@@ -39,7 +36,8 @@ class Recorder:
         def recorded(request: Request, candidate: int) -> str:
             if candidate == 0:
                 self.requests.append(request)
-            return reply(request, candidate)
+            text = reply(request, candidate)
+            return text.removeprefix(GROUPS) if request.prefix else text
 
         self.speaker = Speaker(name, ScriptedEngine(recorded), states)
 
@@ -62,15 +60,8 @@ def play(
     trim: bool = False,
 ) -> list[Trajectory]:
     config = SelfPlayConfig(max_turns=max_turns, trim_user_questions=trim)
-    return self_play(
-        SITUATIONS,
-        agent.speaker,
-        user.speaker,
-        config,
-        11,
-        candidates=candidates,
-        selector=selector,
-    )
+    players = Players(agent.speaker, user.speaker, config, 11, selector)
+    return self_play(SITUATIONS, players, candidates=candidates)
 
 
 def test_on_servers_dialogues_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,10 +83,12 @@ def test_on_servers_dialogues_do_not_wait_for_each_other(monkeypatch: pytest.Mon
     agent, user = Recorder("m1", waiting), Recorder("m1", stateful("user"))
     apart = self_play(
         SITUATIONS,
-        agent.speaker,
-        user.speaker,
-        SelfPlayConfig(max_turns=6, trim_user_questions=False),
-        11,
+        Players(
+            agent.speaker,
+            user.speaker,
+            SelfPlayConfig(max_turns=6, trim_user_questions=False),
+            11,
+        ),
         on_progress=progress.append,
     )
     assert apart == in_step
@@ -137,7 +130,7 @@ def test_the_agent_sees_its_own_states_and_the_user_only_utterances() -> None:
         Message("assistant", f"{GROUPS}agent 1-0."),
         Message("user", "user 2-0."),
     )
-    heard = [r for r in user.requests if "rain" in r.request_id]
+    heard = [r for r in user.requests if "rain" in r.request_id and r.request_id.endswith("/user")]
     assert [turn_of(request) for request in heard] == [2, 4]
     # The roles are flipped, since the simulated user is a model of replies as well.
     assert heard[1].messages == (
@@ -154,7 +147,8 @@ def test_every_draw_has_its_own_name() -> None:
     agent, user = Recorder("m1", stateful("agent")), Recorder("m1", stateful("user"))
     play(agent, user)
     names = [request.request_id for request in (*agent.requests, *user.requests)]
-    assert len(names) == len(set(names)) == 2 * 5
+    # Of each dialogue three replies, two answers, and the state before the first of them.
+    assert len(names) == len(set(names)) == 2 * (3 + 2 + 1)
     assert {request.seed for request in agent.requests} == {11}
 
 
@@ -179,7 +173,7 @@ def prefers(good: str) -> tuple[Selector, list[str]]:
         return 1.0 if good in line else 0.0
 
     engine = ScriptedEngine(lambda request, candidate: "", score)
-    return Selector(engine, SelectorConfig(shuffles=2)), prompts
+    return LLMSelector(engine, SelectorConfig(shuffles=2), 11), prompts
 
 
 def test_the_selected_candidate_is_the_turn() -> None:
@@ -257,9 +251,10 @@ def test_progress_counts_every_turn_of_every_dialogue() -> None:
     counts: list[int] = []
     agent, user = Recorder("m1", stateful("agent")), Recorder("m1", stateful("user"))
     self_play(
-        SITUATIONS, agent.speaker, user.speaker, SelfPlayConfig(max_turns=4), 0,
+        SITUATIONS,
+        Players(agent.speaker, user.speaker, SelfPlayConfig(max_turns=4), 0),
         on_progress=counts.append,
-    )  # fmt: skip
+    )
     assert sum(counts) == 2 * 3
 
 

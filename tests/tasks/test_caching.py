@@ -145,3 +145,27 @@ def test_side_by_side_gives_the_results_in_order(seen: list[tuple[str, bool]]) -
     texts = [(store().folder(ref) / "text").read_text() for ref in mapped()]
     assert texts == ["part 0", "part 1", "part 2", "part 3"]
     assert {name for name, _ in seen} == {f"source {number}/4" for number in (1, 2, 3, 4)}
+
+
+@stage("schema", resumable=True)
+def in_steps(folder: Path, text: str, work: Path) -> None:
+    """Dies after each step until all three are there."""
+    work.mkdir(parents=True, exist_ok=True)
+    steps = len(list(work.iterdir()))
+    if steps < 3:
+        (work / str(steps)).write_text(text)
+        raise KeyboardInterrupt
+    (folder / "text").write_text(f"{text} in {steps}")
+
+
+def test_a_resumable_stage_finds_its_work_again(seen: list[tuple[str, bool]]) -> None:
+    work = store().root.parent / "work" / "in-steps"
+    for text in ("a", "b"):  # what is saved belongs to these inputs only
+        for steps in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                in_steps.local(text=text)
+            (folder,) = work.iterdir()
+            assert len(list(folder.iterdir())) == steps + 1
+        ref = in_steps.local(text=text)
+        assert (store().folder(ref) / "text").read_text() == f"{text} in 3"
+        assert list(work.iterdir()) == []

@@ -1,0 +1,114 @@
+"""The signs of collapse, by hand, and the gates they are held against."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sage_core.config import GatesConfig, ModelConfig, SelfPlayConfig
+from sage_core.engines.base import Request
+from sage_core.engines.scripted import ScriptedEngine
+from sage_core.evaluation.collapse import Health, collapsed, health
+from sage_core.evaluation.metrics import Mean, Rate
+from sage_core.schema import Trajectory, TrajectoryTurn
+from sage_core.search.dialogue import Speaker
+
+
+def chain(motivation: str, utterance: str) -> str:
+    return (
+        "{u_motivation: vent, u_emotion: sad, u_topic: [x]} "
+        f"{{a_motivation: {motivation}, a_emotion: calm, a_topic: [y]}} {utterance}"
+    )
+
+
+def trajectory(name: str, *replies: str, ended: str = "turns") -> Trajectory:
+    turns = [TrajectoryTurn("user", "Hello.", ())]
+    for reply in replies:
+        turns += [TrajectoryTurn("assistant", reply, ()), TrajectoryTurn("user", "Hm.", ())]
+    return Trajectory(name, name, "Hello.", "sad", tuple(turns[: 2 * len(replies)]), ended)
+
+
+TRAJECTORIES = [
+    trajectory("a", chain("cheer", "good day"), chain("tease", "good day to you")),
+    trajectory("b", chain("cheer", "why is that?"), "{u_motivation: broken", ended="turns"),
+    trajectory("c", chain("ask", "so"), ended="states_never_closed"),
+]
+
+
+def engine(per_word: float) -> tuple[ScriptedEngine, list[Request]]:
+    """Gives each word of an option the same log-probability."""
+    seen: list[Request] = []
+
+    def score(request: Request, option: str) -> float:
+        seen.append(request)
+        assert option.startswith(" ")
+        return per_word * len(option.split())
+
+    return ScriptedEngine(lambda request, candidate: "", score), seen
+
+
+def test_figures_by_hand() -> None:
+    """Motivations: cheer, cheer, tease, ask: 1.5 bits. Five turns were written and one never got
+    past its states, as did another: 2 of 6. Each word is e^1.5 times as likely as under m0."""
+    own, seen = engine(-1.0)
+    base, asked = engine(-2.5)
+    found = health(TRAJECTORIES, Speaker("m2", own, True), base, SelfPlayConfig(), 3, 7)
+    assert found.action_entropy == pytest.approx(1.5)
+    assert found.malformed == Rate.of(2, 6)
+    assert found.kl_to_m0.n == 3
+    assert found.kl_to_m0.value == pytest.approx(1.5)
+    assert [r.request_id for r in seen] == [r.request_id for r in asked]
+    assert all(request.prefix.startswith("{u_") or not request.prefix for request in seen)
+    again = health(TRAJECTORIES, Speaker("m2", own, True), base, SelfPlayConfig(), 3, 7)
+    assert again == found
+    assert found.figures()["kl_to_m0"] == pytest.approx(1.5)
+
+
+def test_no_replies_no_kl() -> None:
+    own, seen = engine(-1.0)
+    found = health(TRAJECTORIES, Speaker("m2", own, True), own, SelfPlayConfig(), 0, 7)
+    assert found.kl_to_m0.n == 0
+    assert "kl_to_m0" not in found.figures()
+    assert seen == []
+    empty = health([], Speaker("m2", own, True), own, SelfPlayConfig(), 9, 7)
+    assert empty.figures() == {}
+    assert collapsed(empty, GatesConfig()) == []
+
+
+WELL = Health("m2", 3.0, 0.6, Mean.of([20.0]), Rate.of(3, 10), Rate.of(0, 10), Mean.of([0.4]))
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        ({}, []),
+        ({"action_entropy": 0.1}, ["action_entropy is 0.1, under 0.5"]),
+        ({"action_entropy": 0.0}, ["action_entropy is 0, under 0.5"]),
+        ({"distinct_2": 0.01}, ["distinct_2 is 0.01, under 0.05"]),
+        ({"reply_words": Mean.of([1.0])}, ["reply_words is 1, under 2"]),
+        ({"reply_words": Mean.of([151.0])}, ["reply_words is 151, over 150"]),
+        ({"questions": Rate.of(10, 10)}, ["question_rate is 1, over 0.98"]),
+        ({"malformed": Rate.of(3, 10)}, ["malformed is 0.3, over 0.2"]),
+        ({"kl_to_m0": Mean.of([99.0])}, []),  # off by default
+    ],
+)
+def test_gates(change: dict[str, Any], failed: list[str]) -> None:
+    assert collapsed(replace(WELL, **change), GatesConfig()) == failed
+
+
+def test_gates_are_switched_on_and_off_one_by_one() -> None:
+    bad = replace(WELL, kl_to_m0=Mean.of([99.0]), action_entropy=0.0)
+    gates = GatesConfig(max_kl_to_m0=5.0, min_action_entropy=0)
+    assert collapsed(bad, gates) == ["kl_to_m0 is 99, over 5"]
+
+
+def test_a_model_is_at_no_distance_from_itself(tiny_base: Path) -> None:
+    from sage_core.engines.in_process import TransformersEngine
+
+    config = ModelConfig(base="tiny", dtype="float32", device="cpu", max_context=1024)
+    m0 = TransformersEngine(tiny_base, None, config)
+    found = health(TRAJECTORIES[:1], Speaker("m0", m0, True), m0, SelfPlayConfig(), 2, 0)
+    assert found.kl_to_m0.n == 2
+    assert math.isclose(found.kl_to_m0.value or 0.0, 0.0, abs_tol=1e-6)
