@@ -58,6 +58,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
             parent=None,
             settings=config.sft,
             lora=config.lora,
+            training=config.training,
             **common,
         )
         tracker.checkpoint(name, trained[name], parent="m0", data=text)
@@ -88,6 +89,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
             parent=trained[last],
             settings=config.refine.sft,
             lora=config.lora,
+            training=config.training,
             **common,
         )
         parents[name] = last
@@ -105,10 +107,19 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
 
     # 4.5 Preference learning on chosen against rejected candidates.
     pairs = stages.preferences(
-        trajectories=list(searched.values()), max_pairs=config.dpo.max_pairs, seed=config.seed
+        trajectories=list(searched.values()),
+        rejected=config.dpo.rejected,
+        max_pairs=config.dpo.max_pairs,
+        seed=config.seed,
     )
     trained["dpo"] = stages.dpo(
-        pairs=pairs, base=base, parent=trained[last], settings=config.dpo, **common
+        pairs=pairs,
+        base=base,
+        parent=trained[last],
+        settings=config.dpo,
+        lora=config.lora,
+        training=config.training,
+        **common,
     )
     parents["dpo"] = last
     tracker.checkpoint("dpo", trained["dpo"], parent=last, data=pairs)

@@ -31,7 +31,9 @@ from sage_core.search.situations import situations
 from sage_core.search.strategies import Players
 from sage_core.storage import ArtifactRef, digest, read_rows, write_json, write_rows
 from sage_core.training import data
-from sage_core.training import lora as training
+from sage_core.training.dpo import train_dpo as train_on_pairs
+from sage_core.training.job import Job
+from sage_core.training.sft import train_sft as train_on_dialogues
 from tasks import engines, stages
 from tasks.home import store
 from tasks.progress import progress
@@ -60,12 +62,10 @@ def train_sft(
     """A checkpoint trained on annotated dialogues, trajectories or training text."""
     dialogues = _training_dialogues(rows, states=states)
     settings = config.refine.sft if parent else config.sft
+    job, work = _job(config, output, parent, rows, ["sft", states])
     with _new_checkpoint(output) as folder, stages.training_progress("train") as on_step:
-        base = store().folder(_base(config))
-        training.train_sft(
-            folder, base, parent, dialogues, settings, config.lora, config.model, config.seed,
-            on_step,
-        )  # fmt: skip
+        train_on_dialogues(folder, job, dialogues, settings, work, on_step)
+    shutil.rmtree(work, ignore_errors=True)
     return output
 
 
@@ -74,13 +74,24 @@ def train_dpo(config: PipelineConfig, rows: Path, output: Path, parent: Path) ->
     if _has(rows, "chosen"):
         pairs = read_rows(rows, PreferencePair)
     else:
-        pairs = data.preference_pairs(read_rows(rows, Trajectory), config.seed)
+        found = read_rows(rows, Trajectory)
+        pairs = data.preference_pairs(found, config.seed, config.dpo.rejected)
+    job, work = _job(config, output, parent, rows, ["dpo"])
     with _new_checkpoint(output) as folder, stages.training_progress("train dpo") as on_step:
-        base = store().folder(_base(config))
-        training.train_dpo(
-            folder, base, parent, pairs, config.dpo, config.model, config.seed, on_step
-        )
+        train_on_pairs(folder, job, pairs, config.dpo, work, on_step)
+    shutil.rmtree(work, ignore_errors=True)
     return output
+
+
+def _job(
+    config: PipelineConfig, output: Path, parent: Path | None, rows: Path, kind: list[object]
+) -> tuple[Job, Path]:
+    """What is trained, and the folder in which a training with these settings and files is saved,
+    so that one that was killed goes on from there."""
+    base = store().folder(_base(config))
+    job = Job(output.name, base, parent, config.model, config.lora, config.training, config.seed)
+    inputs = [config.model_dump(mode="json"), kind, *map(stages.source_hash, (rows, parent))]
+    return job, output.with_name(f".{output.name}.{digest(inputs)[:20]}")
 
 
 def search(

@@ -6,7 +6,7 @@ from functools import partial
 from sage_core.config import PipelineConfig
 from sage_core.corpus.filters import filters
 from sage_core.corpus.readers import sources
-from sage_core.engines.loading import check_weights
+from sage_core.engines.loading import check_quantization, check_weights
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.engines.vllm_server import find_python
 from sage_core.errors import ConfigError, SageError
@@ -14,6 +14,7 @@ from sage_core.evaluation import steering
 from sage_core.mixture import instruction_corpus
 from sage_core.search.setup import check_search
 from sage_core.search.situations import situations
+from sage_core.training.launch import check_launcher
 
 
 def check(config: PipelineConfig) -> None:
@@ -28,6 +29,8 @@ def check(config: PipelineConfig) -> None:
         corpora.append(instruction_corpus(config.mixture.instructions))
     checks: list[Callable[[], object]] = [
         partial(check_weights, config.model.base),
+        partial(check_quantization, config.model),
+        partial(check_launcher, config.training.launcher),
         *(partial(sources, corpus) for corpus in corpora),
         *(partial(filters, corpus, lambda utterance: 0.0) for corpus in corpora),
         lambda: situations(config.situations, "search", config.search.situations),

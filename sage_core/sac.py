@@ -109,6 +109,15 @@ def utterance_of(text: str) -> str:
     return parse(text).utterance
 
 
+def ends_of_states(text: str) -> tuple[int, int]:
+    """Where the user's state and the agent's action end in a reply, in characters (exclusive); the
+    rest is the utterance. A group that is not there ends where it would start."""
+    user, rest = _read_group(text, USER)
+    user_end = 0 if user is None else len(text) - len(rest)
+    agent, rest = _read_group(text[user_end:], AGENT)
+    return user_end, user_end if agent is None else len(text) - len(rest)
+
+
 def is_well_formed(text: str) -> bool:
     """Whether ``text`` opens with both groups, each with all three keys, and says something."""
     rest = text

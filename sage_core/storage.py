@@ -116,6 +116,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def content_hash(folder: Path) -> str:
+    """The hash of all files below ``folder`` but its manifest: of an artefact, the ``sha256`` of
+    its reference."""
+    return digest(_hash_files(folder))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with sorted keys."""
     text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
@@ -31,6 +31,7 @@ from sage_core.config import (
     SFTConfig,
     SituationsConfig,
     SteeringReportConfig,
+    TrainingConfig,
 )
 from sage_core.corpus import build as corpus_build
 from sage_core.corpus import ingest, readers
@@ -64,7 +65,9 @@ from sage_core.storage import (
     write_rows,
 )
 from sage_core.training import data as training_data
-from sage_core.training import lora as training
+from sage_core.training.dpo import train_dpo
+from sage_core.training.job import Job, read_losses
+from sage_core.training.sft import train_sft
 from tasks.caching import stage
 from tasks.engines import engine_for, release_engines, selector_for, speaker
 from tasks.home import store
@@ -98,7 +101,9 @@ _ENGINES = tuple(
 )
 _SEARCH = ("search.dialogue", "search.saved", "search.scorers", "search.selector",
            "search.selfplay", "search.setup", "search.strategies")  # fmt: skip
-_TRAINING = ("training.lora", "training.data", "engines.loading", *_RECORDS)
+_TRAINING = ("training.chain", "training.data", "training.job", "training.launch",
+             "training.packed", "training.tokens", "training.trainers", "engines.loading",
+             "engines.marks", *_RECORDS)  # fmt: skip
 
 
 # --- the base model and the corpus (section 4.1) -------------------------------------------------
@@ -215,7 +220,7 @@ def chain_text(
 # --- training (sections 4.3, 4.4, 4.5) -----------------------------------------------------------
 
 
-@stage(*_TRAINING)
+@stage("training.sft", *_TRAINING, resumable=True)
 def sft(
     folder: Path,
     name: str,
@@ -224,24 +229,17 @@ def sft(
     parent: ArtifactRef | None,
     settings: SFTConfig,
     lora: LoraConfig,
+    training: TrainingConfig,
     model: ModelConfig,
     seed: int,
+    work: Path,
 ) -> None:
     """A LoRA checkpoint trained on dialogues; ``parent`` is None for a first one."""
     rows = read_rows(_folder(dialogues) / TRAINING, TrainingDialogue)
     release_engines()
+    job = Job(name, _folder(base), _folder(parent) if parent else None, model, lora, training, seed)
     with training_progress(f"train {name}") as on_step:
-        training.train_sft(
-            folder,
-            _folder(base),
-            _folder(parent) if parent else None,
-            rows,
-            settings,
-            lora,
-            model,
-            seed,
-            on_step,
-        )
+        train_sft(folder, job, rows, settings, work, on_step)
 
 
 @stage("training.data", *_RECORDS)
@@ -252,36 +250,44 @@ def selected_dialogues(folder: Path, trajectories: ArtifactRef) -> None:
 
 
 @stage("training.data", *_RECORDS)
-def preferences(folder: Path, trajectories: list[ArtifactRef], max_pairs: int, seed: int) -> None:
+def preferences(
+    folder: Path,
+    trajectories: list[ArtifactRef],
+    rejected: Literal["random", "lowest"],
+    max_pairs: int,
+    seed: int,
+) -> None:
     """Chosen against rejected candidates of all rounds."""
     rows = [
         trajectory
         for ref in trajectories
         for trajectory in read_rows(_folder(ref) / TRAJECTORIES, Trajectory)
     ]
-    pairs = training_data.preference_pairs(rows, seed)
+    pairs = training_data.preference_pairs(rows, seed, rejected)
     if max_pairs and len(pairs) > max_pairs:
         pairs = Random(seed).sample(pairs, max_pairs)
     write_rows(folder / PREFERENCES, pairs, PreferencePair)
 
 
-@stage(*_TRAINING)
+@stage("training.dpo", *_TRAINING, resumable=True)
 def dpo(
     folder: Path,
     pairs: ArtifactRef,
     base: ArtifactRef,
     parent: ArtifactRef,
     settings: DPOConfig,
+    lora: LoraConfig,
+    training: TrainingConfig,
     model: ModelConfig,
     seed: int,
+    work: Path,
 ) -> None:
     """The last refined model after preference learning."""
     rows = read_rows(_folder(pairs) / PREFERENCES, PreferencePair)
     release_engines()
+    job = Job("dpo", _folder(base), _folder(parent), model, lora, training, seed)
     with training_progress("train dpo") as on_step:
-        training.train_dpo(
-            folder, _folder(base), _folder(parent), rows, settings, model, seed, on_step
-        )
+        train_dpo(folder, job, rows, settings, work, on_step)
 
 
 # --- self-play (sections 4.4 and 4.6) ------------------------------------------------------------
@@ -559,10 +565,7 @@ def report(
         search_tree=first_tree(next(iter(searches.values()))),
         parents=parents,
         health={name: read_health(ref) for name, ref in health.items()},
-        losses={
-            name: training.read_losses(_folder(checkpoint))
-            for name, checkpoint in checkpoints.items()
-        },
+        losses={name: read_losses(_folder(checkpoint)) for name, checkpoint in checkpoints.items()},
         rollouts={name: trajectories_of(ref) for name, ref in rollouts.items()},
         win_rates=read_json(_folder(figures) / WIN_RATES),
         metrics=read_json(_folder(figures) / METRICS),

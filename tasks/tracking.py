@@ -26,7 +26,7 @@ from sage_core.evaluation.summary import lineage, read_steering
 from sage_core.sac import utterance_of
 from sage_core.schema import Trajectory
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
-from sage_core.training.lora import read_log
+from sage_core.training.job import read_log
 from tasks.home import sage_home, store
 from tasks.stages import REPORT, STEERING, TRAJECTORIES, read_figures, read_health
 
@@ -133,11 +133,15 @@ class Tracker:
             "m1": self._config.sft,
             "dpo": self._config.dpo,
         }.get(name, self._config.refine.sft)
-        settings = {**section.model_dump(mode="json"), "lora": self._config.lora.model_dump()}
+        settings = {
+            **section.model_dump(mode="json"),
+            "lora": self._config.lora.model_dump(mode="json"),
+            "training": self._config.training.model_dump(mode="json"),
+        }
         self._client.log_batch(
             run_id,
             params=_params(_flat(settings))
-            + _params({"examples": log["examples"], "steps": log["steps"]}),
+            + _params(_flat({key: log[key] for key in ("examples", "left_out", "steps")})),
         )
         self._log_input(run_id, name, data)
         self._register(name, run_id, checkpoint, folder=store().folder(checkpoint))

@@ -51,20 +51,64 @@ def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":
 
 
 def load_model(base: Path, config: ModelConfig) -> "PreTrainedModel":
-    """The weights of a base folder, in ``config.dtype`` on ``config.device``, in eval mode."""
+    """The weights of a base folder, in ``config.dtype`` on ``config.device``, in eval mode.
+
+    Raises:
+        ConfigError: ``config.quantization`` is not possible on this machine.
+        EngineError: they cannot be loaded.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    check_quantization(config)
     weights = read_json(base / BASE)["weights"]
+    dtype = getattr(torch, config.dtype)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             base if weights == "." else weights,
-            dtype=getattr(torch, config.dtype),
+            dtype=dtype,
             attn_implementation="sdpa",
+            **(_four_bits(dtype, config) if config.quantization == "4bit" else {}),
         )
     except (OSError, ValueError) as error:
         raise EngineError(f"the weights of '{weights}' cannot be loaded: {error}") from error
-    return model.to(device_of(config)).eval()
+    if config.quantization == "none":
+        model = model.to(device_of(config))
+    return model.eval()
+
+
+def check_quantization(config: ModelConfig) -> None:
+    """Check that the weights can be held as ``config.quantization`` says.
+
+    Raises:
+        ConfigError: bitsandbytes or a GPU is missing.
+    """
+    if config.quantization == "none":
+        return
+    missing = []
+    if importlib.util.find_spec("bitsandbytes") is None:
+        missing.append("the package bitsandbytes (pip install 'sage-dialogue[quantization]')")
+    if not device_of(config).startswith("cuda"):
+        missing.append(f"a GPU (model.device = '{config.device}')")
+    if missing:
+        raise ConfigError(
+            f"model.quantization = '{config.quantization}' needs {' and '.join(missing)}; or set "
+            "model.quantization=none"
+        )
+
+
+def _four_bits(dtype: Any, config: ModelConfig) -> dict[str, Any]:
+    """How QLoRA (Dettmers et al., 2023) holds the base: NF4, its constants quantised as well."""
+    from transformers import BitsAndBytesConfig
+
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype,  # FSDP shares out weights of one type only
+    )
+    return {"quantization_config": quantization, "device_map": {"": device_of(config)}}
 
 
 def check_weights(base: str) -> None:

@@ -46,6 +46,18 @@ class Marks:
         encode = self._tokenizer.encode
         return [token for piece in pieces for token in encode(piece, add_special_tokens=False)]
 
+    def encode_with_places(self, text: str) -> tuple[list[int], list[int]]:
+        """As :meth:`encode`, and the place in ``text`` of each token's last character."""
+        ids: list[int] = []
+        places: list[int] = []
+        start = 0
+        for piece in text.split(_CUT):
+            encoded = self._tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+            ids += encoded["input_ids"]
+            places += [start + max(first, end - 1) for first, end in encoded["offset_mapping"]]
+            start += len(piece) + len(_CUT)
+        return ids, places
+
 
 def _start_of(marks: set[str]) -> re.Pattern[str]:
     """The first character of each mark, overlapping ones too; nothing where there are none."""

@@ -1,91 +1,176 @@
 """What the trainers read: dialogues and preference pairs, made from trajectories and cut to the
 longest length by whole turns."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
+from typing import Generic, Literal, TypeVar
 
 from sage_core.errors import DataError
 from sage_core.sac import utterance_of
-from sage_core.schema import Message, PreferencePair, TrainingDialogue, Trajectory
+from sage_core.schema import Candidate, Message, PreferencePair, TrainingDialogue, Trajectory
 
 Length = Callable[[Sequence[Message]], int]
+Example = TypeVar("Example")
+
+_REASONS = {
+    "no_reply": "have no reply of the agent",
+    "empty_reply": "have an empty reply",
+    "equal_replies": "have the same reply as chosen and as rejected",
+    "too_long": "are longer than max_length",
+}
+
+
+@dataclass(frozen=True)
+class Usable(Generic[Example]):
+    """The examples that can be trained on.
+
+    Attributes:
+        rows: the examples, cut to the longest length.
+        places: where each stood in the input, from 0.
+        left_out: how many were not used, by reason.
+    """
+
+    rows: list[Example]
+    places: list[int]
+    left_out: dict[str, int]
 
 
 def selected_dialogues(trajectories: Sequence[Trajectory]) -> list[TrainingDialogue]:
-    """The dialogues that search selected; a last user turn carries no loss and is left out."""
+    """The dialogues that search selected; a last user turn carries no loss and is left out, as is
+    a dialogue without a turn of the agent."""
     dialogues = []
     for trajectory in trajectories:
-        messages = [Message(turn.role, turn.content) for turn in trajectory.turns]
-        whole = messages[: len(messages) - len(messages) % 2]
-        if whole:
-            dialogues.append(TrainingDialogue(tuple(whole)))
+        messages = _to_last_reply([Message(turn.role, turn.content) for turn in trajectory.turns])
+        if messages:
+            dialogues.append(TrainingDialogue(tuple(messages)))
     return dialogues
 
 
-def preference_pairs(trajectories: Sequence[Trajectory], seed: int) -> list[PreferencePair]:
+def preference_pairs(
+    trajectories: Sequence[Trajectory],
+    seed: int,
+    rejected: Literal["random", "lowest"] = "random",
+) -> list[PreferencePair]:
     """One pair per agent turn with more than one distinct utterance: the selected candidate, and
-    one of the others at random (section 4.5)."""
+    one of the others at random (section 4.5), or one with the fewest votes. Candidates that say
+    nothing are left out."""
     pairs = []
     for trajectory in trajectories:
         history: list[Message] = []
         for position, turn in enumerate(trajectory.turns):
-            chosen = [candidate.text for candidate in turn.candidates if candidate.chosen]
+            spoken = [each for each in turn.candidates if utterance_of(each.text).strip()]
+            chosen = [each.text for each in spoken if each.chosen]
             others = [
-                candidate.text
-                for candidate in turn.candidates
-                if chosen and utterance_of(candidate.text) != utterance_of(chosen[0])
+                each
+                for each in spoken
+                if chosen and utterance_of(each.text) != utterance_of(chosen[0])
             ]
             if others:
                 draw = Random(f"{seed}|{trajectory.trajectory_id}|{position}")
-                pairs.append(PreferencePair(tuple(history), chosen[0], draw.choice(others)))
+                if rejected == "lowest":
+                    others = _lowest(others)
+                pairs.append(PreferencePair(tuple(history), chosen[0], draw.choice(others).text))
             history.append(Message(turn.role, turn.content))
     return pairs
 
 
 def fitting_dialogues(
     dialogues: Sequence[TrainingDialogue], max_length: int, length: Length
-) -> list[TrainingDialogue]:
-    """Cut dialogues to ``max_length`` tokens by leaving out their last exchanges.
+) -> Usable[TrainingDialogue]:
+    """Cut dialogues before an empty reply, and to ``max_length`` tokens by leaving out their last
+    exchanges.
 
     Raises:
         DataError: no dialogue is left.
     """
-    fitting = []
-    for dialogue in dialogues:
-        messages = dialogue.messages
-        while messages and length(messages) > max_length:
-            messages = messages[:-2]
+    fitting: list[TrainingDialogue] = []
+    places: list[int] = []
+    left_out: Counter[str] = Counter()
+    for place, dialogue in enumerate(dialogues):
+        messages = _to_last_reply(dialogue.messages)
+        reason = "no_reply"
         if messages:
-            fitting.append(TrainingDialogue(messages))
+            messages, reason = _to_last_reply(_before_empty_reply(messages)), "empty_reply"
+        if messages:
+            reason = "too_long"
+            while messages and length(messages) > max_length:
+                messages = _to_last_reply(messages[:-1])
+        if messages:
+            fitting.append(TrainingDialogue(tuple(messages)))
+            places.append(place)
+        else:
+            left_out[reason] += 1
     if not fitting:
         raise DataError(
-            f"nothing is left to train on: of {len(dialogues)} dialogues none has a first exchange "
-            f"of at most {max_length} tokens; raise max_length or give more dialogues"
+            f"nothing is left to train on: of {len(dialogues)} dialogues {_why(left_out)} (of "
+            f"{max_length} tokens, with their first exchange alone); raise max_length or give "
+            "other dialogues"
         )
-    return fitting
+    return Usable(fitting, places, dict(left_out))
 
 
 def fitting_pairs(
     pairs: Sequence[PreferencePair], max_length: int, length: Length
-) -> list[PreferencePair]:
-    """Cut pairs to ``max_length`` tokens by leaving out the oldest exchanges of the prompt.
+) -> Usable[PreferencePair]:
+    """Leave out pairs that prefer nothing, and cut the others to ``max_length`` tokens by leaving
+    out the oldest exchanges of the prompt.
 
     Raises:
         DataError: no pair is left.
     """
-    fitting = []
-    for pair in pairs:
+    fitting: list[PreferencePair] = []
+    places: list[int] = []
+    left_out: Counter[str] = Counter()
+    for place, pair in enumerate(pairs):
+        if pair.chosen == pair.rejected:
+            left_out["equal_replies"] += 1
+            continue
+        if not all(utterance_of(reply).strip() for reply in (pair.chosen, pair.rejected)):
+            left_out["empty_reply"] += 1
+            continue
         prompt = pair.prompt
         while len(prompt) > 1 and _pair_length(prompt, pair, length) > max_length:
             prompt = prompt[2:]
-        if _pair_length(prompt, pair, length) <= max_length:
+        if prompt and _pair_length(prompt, pair, length) <= max_length:
             fitting.append(PreferencePair(prompt, pair.chosen, pair.rejected))
+            places.append(place)
+        else:
+            left_out["too_long"] += 1
     if not fitting:
         raise DataError(
-            f"nothing is left to train on: of {len(pairs)} preference pairs none fits into "
-            f"{max_length} tokens; raise max_length, search.candidates or search.situations"
+            f"nothing is left to train on: of {len(pairs)} preference pairs {_why(left_out)} (of "
+            f"{max_length} tokens, with their last turn alone); raise max_length, "
+            "search.candidates or search.situations"
         )
-    return fitting
+    return Usable(fitting, places, dict(left_out))
+
+
+def _to_last_reply(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages up to the last of the agent."""
+    end = len(messages)
+    while end and messages[end - 1].role != "assistant":
+        end -= 1
+    return messages[:end]
+
+
+def _before_empty_reply(messages: Sequence[Message]) -> Sequence[Message]:
+    """What was said before the agent had nothing to say; what follows answers that."""
+    for place, message in enumerate(messages):
+        if message.role == "assistant" and not utterance_of(message.content).strip():
+            return messages[:place]
+    return messages
+
+
+def _lowest(candidates: Sequence[Candidate]) -> list[Candidate]:
+    fewest = min(each.votes for each in candidates)
+    return [each for each in candidates if each.votes == fewest]
+
+
+def _why(left_out: Counter[str]) -> str:
+    found = [f"{count} {_REASONS[reason]}" for reason, count in sorted(left_out.items())]
+    return ", ".join(found) or "none was given"
 
 
 def _pair_length(prompt: Sequence[Message], pair: PreferencePair, length: Length) -> int:

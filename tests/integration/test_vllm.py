@@ -17,7 +17,14 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from sage_core.config import EngineConfig, LoraConfig, ModelConfig, SamplingConfig, SFTConfig
+from sage_core.config import (
+    EngineConfig,
+    LoraConfig,
+    ModelConfig,
+    SamplingConfig,
+    SFTConfig,
+    TrainingConfig,
+)
 from sage_core.engines import managed_vllm
 from sage_core.engines.base import Request
 from sage_core.engines.grammar import json_schema, one_of, sac_grammar
@@ -30,7 +37,8 @@ from sage_core.engines.vllm_server import VllmServer, find_python
 from sage_core.errors import ConfigError, ContextError, EngineError
 from sage_core.sac import is_well_formed, parse
 from sage_core.schema import Message, TrainingDialogue
-from sage_core.training.lora import train_sft
+from sage_core.training.job import Job
+from sage_core.training.sft import train_sft
 
 # Compiling takes longer than all of the tests.
 SETTINGS = EngineConfig(kind="vllm", max_concurrency=8, vllm_arguments=("--enforce-eager",))
@@ -83,7 +91,8 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     opening = asked("r", "I waited an hour for the bus.").messages
     dialogue = TrainingDialogue((*opening, Message("assistant", reply)))
     sft = SFTConfig(epochs=16, learning_rate=3e-3, batch_size=1, micro_batch_size=1)
-    train_sft(folder, base, None, [dialogue], sft, LoraConfig(rank=12), MODEL, seed=0)
+    job = Job("m1", base, None, MODEL, LoraConfig(rank=12), TrainingConfig(), seed=0)
+    train_sft(folder, job, [dialogue], sft)
     return folder
 
 

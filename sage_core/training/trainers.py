@@ -1,0 +1,458 @@
+"""TRL's trainers with what SAGE adds: packed passes, weights on the segments of a reply, the
+divergence from the reference, a log by segment, and resuming to the same weights.
+
+Importing this takes seconds; :mod:`sage_core.training.sft` and :mod:`sage_core.training.dpo` do so
+when they train.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch.nn.functional import log_softmax
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from sage_core.config import DPOConfig as DPOSettings
+from sage_core.config import SegmentWeights
+from sage_core.config import SFTConfig as SFTSettings
+from sage_core.engines.loading import device_of
+from sage_core.errors import DataError
+from sage_core.storage import read_json, write_json
+from sage_core.training.chain import (
+    ADAPTER,
+    CHAIN,
+    REFERENCE,
+    TRAINED,
+    activate,
+    as_reference,
+    save,
+)
+from sage_core.training.data import Usable
+from sage_core.training.job import TRAINING_LOG, Job, Progress
+from sage_core.training.packed import pack, packs
+from sage_core.training.tokens import SEGMENTS, STATE, Encoded, EncodedPair
+
+_STATE_FILE = "trainer_state.json"
+_OF_THE_CLOCK = ("runtime", "per_second")  # differs from run to run, and would change the hash
+
+
+class _Common:
+    """What both trainers share. ``rows`` in a batch says where its examples stood in the input."""
+
+    model: Any
+    accelerator: Any
+    state: Any
+    is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
+    _metrics: Any
+    _total_train_tokens: int
+
+    def prepare(self, job: Job) -> None:
+        """Called once the model is set, before the first batch."""
+        self._job = job
+        self._seen: list[tuple[list[int], torch.Tensor]] = []
+        activate(self.model)  # TRL's own adapters change that
+        causal = self.model.get_base_model()
+        self._packed = job.training.packing and packs(causal.config)
+        if self._packed:
+            pack(causal)
+
+    def seen(self, rows: torch.Tensor, loss: torch.Tensor) -> None:
+        self._seen.append((rows.tolist(), loss.detach()))
+
+    def blamed(self) -> list[int]:
+        """The examples of the last step whose loss is not finite, or all if only the gradient is
+        not."""
+        found = [row for rows, loss in self._seen if not torch.isfinite(loss).all() for row in rows]
+        return sorted(found or [row for rows, _ in self._seen for row in rows])
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)  # type: ignore[misc]
+        self._seen.clear()
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Checkpoints in the work folder need none."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Only the adapter that is trained: all else is loaded from where it lies."""
+        self.accelerator.unwrap_model(self.model).save_pretrained(
+            output_dir,
+            selected_adapters=[TRAINED],
+            state_dict=state_dict,
+            save_embedding_layers=False,  # 'auto' would ask a hub whether the vocabulary grew
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        tensors = load_file(Path(resume_from_checkpoint) / ADAPTER)
+        set_peft_model_state_dict(self.model, tensors, adapter_name=TRAINED)
+
+    def fit(self, work: Path) -> None:
+        """Train, from the last checkpoint in ``work`` on if there is one."""
+        work.mkdir(parents=True, exist_ok=True)
+        checkpoint = _last_checkpoint(work)
+        if checkpoint is not None:
+            history = read_json(Path(checkpoint) / _STATE_FILE)["log_history"]
+            self._total_train_tokens = int(history[-1].get("num_tokens", 0))
+        self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
+        self.train(resume_from_checkpoint=checkpoint)  # type: ignore[attr-defined]
+
+    def finish(self, folder: Path, work: Path, usable: Usable[Any]) -> None:
+        """Write the checkpoint and what was logged into ``folder``."""
+        trained = work / "trained"
+        self.save_model(str(trained))  # type: ignore[attr-defined]
+        if not self.accelerator.is_main_process:
+            return
+        save(folder, trained, self._job)
+        history = [
+            {key: value for key, value in entry.items() if not key.endswith(_OF_THE_CLOCK)}
+            for entry in self.state.log_history
+            if "loss" in entry  # the summary at the end counts from where training was resumed
+        ]
+        write_json(
+            folder / TRAINING_LOG,
+            {
+                "examples": len(usable.rows),
+                "left_out": usable.left_out,
+                "steps": self.state.global_step,
+                "history": history,
+            },
+        )
+
+
+class SFT(_Common, SFTTrainer):  # type: ignore[misc]
+    """The mean loss over tokens, each with the weight of its segment."""
+
+    def __init__(self, job: Job, weights: SegmentWeights, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        device = self.accelerator.device
+        by_segment = [0.0, *(getattr(weights, name) for name in SEGMENTS)]
+        self._weights = torch.tensor(by_segment, device=device)
+        self._sums = torch.zeros(2, len(by_segment), dtype=torch.float64, device=device)
+        self.prepare(job)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """``num_items_in_batch`` is the sum of the weights in this optimiser step."""
+        inputs = dict(inputs)
+        rows, segments = inputs.pop("rows"), inputs.pop("segments")[:, 1:]
+        losses = -model(**inputs, use_cache=False, fused_lm_head=True).log_probs
+        weights = self._weights[segments]
+        divisor = weights.sum() if num_items_in_batch is None else num_items_in_batch
+        # clamped: in a step without weight there is nothing to learn, and nothing to divide by
+        loss: torch.Tensor = (losses * weights).sum() / divisor.clamp(
+            min=torch.finfo(losses.dtype).tiny
+        )
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # the gradient is averaged over these
+        counts = torch.ones_like(losses, dtype=torch.float64)
+        for total, values in zip(self._sums, (losses.detach().double(), counts), strict=True):
+            total.index_add_(0, segments.flatten(), values.flatten())
+        self.seen(rows, loss)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        losses, counts = self.accelerator.reduce(self._sums, "sum").tolist()
+        for segment, name in enumerate(SEGMENTS, start=STATE):
+            if counts[segment]:
+                logs[f"loss/{name}"] = losses[segment] / counts[segment]
+        self._sums.zero_()
+        super().log(logs, start_time)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        weights = torch.stack(
+            [self._weights[batch["segments"][:, 1:].to(device)].sum() for batch in batch_samples]
+        )
+        return self.accelerator.gather(weights.sum()).sum()
+
+
+class DPO(_Common, DPOTrainer):  # type: ignore[misc]
+    """TRL's losses; the reference is the model that training starts from, and its divergence is
+    logged."""
+
+    def __init__(self, job: Job, **arguments: Any) -> None:
+        self._job = job
+        self._kl: list[float] = []
+        super().__init__(**arguments)
+
+    def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+        return dataset  # its tokens are ours
+
+    def _precompute_ref_logps(self, dataset: Any, *args: Any) -> Any:
+        if CHAIN in self.model.peft_config or self._job.lora.chain == "merged":
+            self.model.delete_adapter(REFERENCE)  # TRL's copy; without the new adapter is the same
+        self.prepare(self._job)
+        return super()._precompute_ref_logps(dataset, *args)
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, torch.Tensor]) -> Any:
+        """(B,) of the chosen and of the rejected: nothing is trained yet, so of the model as it
+        is."""
+        self.model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            log_probs = model(**self._scoring(inputs)).log_probs
+        self.model.train()
+        return log_probs.sum(1).chunk(2)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        inputs = dict(inputs)
+        rows = inputs.pop("rows")
+        loss: torch.Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not self._kl:
+            self._kl.append(self._divergence(model, inputs))
+        self.seen(rows, loss)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._kl:
+            here = torch.tensor(self._kl[0], device=self.accelerator.device)
+            logs["kl"] = self.accelerator.gather(here).mean().item()
+            self._kl.clear()
+        super().log(logs, start_time)
+
+    def _divergence(self, model: Any, inputs: dict[str, torch.Tensor]) -> float:
+        """KL(model || reference) in nats per token, over the whole vocabulary, on the replies of
+        the first pair of the step: exact there, and a pair a step shows the course."""
+        pairs = len(inputs["input_ids"]) // 2
+        first = {
+            name: inputs[name][[0, pairs]]
+            for name in ("input_ids", "attention_mask", "completion_mask")
+        }
+        if self._packed:
+            first["shared"] = inputs["shared"][:1]
+        self.model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            now = self._log_distributions(model, first)
+            with as_reference(self.accelerator.unwrap_model(model)):
+                before = self._log_distributions(model, first)
+        self.model.train()
+        return float((now.exp() * (now - before)).sum(-1).mean())
+
+    def _log_distributions(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(S, V) at the S positions before the replies' tokens."""
+        scoring = self._scoring(inputs)
+        if self._packed:
+            logits = model(**scoring, with_logits=True).logits
+        else:
+            labels = scoring.pop("labels")
+            del scoring["fused_lm_head"]
+            logits = model(**scoring).logits[:, :-1][labels[:, 1:] != -100]
+        return log_softmax(logits.float(), dim=-1)
+
+    def _scoring(self, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+        names = ("input_ids", "attention_mask", *(["shared"] if self._packed else []))
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        given = {name: inputs[name] for name in names}
+        return {**given, "labels": labels, "use_cache": False, "fused_lm_head": True}
+
+
+class SFTCollator:
+    """Right-padded batches (B, T), with the segment of each token and the rows."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self._pad = pad_token_id
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        def padded(name: str, value: int) -> torch.Tensor:
+            rows = [torch.tensor(example[name]) for example in examples]
+            return pad_sequence(rows, batch_first=True, padding_value=value)
+
+        ids, segments = padded("input_ids", self._pad), padded("segments", 0)
+        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+        return {
+            "input_ids": ids,
+            "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
+            "labels": ids.masked_fill(segments == 0, -100),
+            "segments": segments,
+            "rows": torch.tensor([example["row"] for example in examples]),
+        }
+
+
+class DPOCollator(DataCollatorForPreference):  # type: ignore[misc]
+    """TRL's, with the rows, and, to pack, the tokens that both replies of a pair share."""
+
+    packed: bool = True
+
+    def __call__(self, examples: list[dict[str, Any]], *args: Any) -> dict[str, torch.Tensor]:
+        batch: dict[str, torch.Tensor] = self.torch_call(examples)
+        batch["rows"] = torch.tensor([example["row"] for example in examples])
+        if self.packed:
+            batch["shared"] = torch.tensor([len(example["prompt_ids"]) for example in examples])
+        return batch
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Reports steps, and stops at a loss or a gradient that is not finite, before it is saved."""
+
+    def __init__(self, on_step: Progress) -> None:
+        self._on_step = on_step
+        self.trainer: _Common | None = None
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any
+    ) -> None:
+        for name in ("loss", "grad_norm"):
+            value = logs.get(name, 0.0)
+            if not math.isfinite(value):
+                assert self.trainer is not None
+                raise DataError(
+                    f"the {'loss' if name == 'loss' else 'gradient'} is {value} at step "
+                    f"{state.global_step}, in the examples {self.trainer.blamed()} of the input "
+                    "(from 0); look at these, lower learning_rate, or use model.dtype=float32. "
+                    f"The last good checkpoint is kept in '{args.output_dir}'"
+                )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self._on_step(state.global_step, state.max_steps)
+
+
+def sft_trainer(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Encoded],
+    usable: Usable[Any],
+    settings: SFTSettings,
+    job: Job,
+    work: Path,
+    on_step: Progress,
+) -> SFT:
+    from datasets import Dataset
+
+    rows = [
+        {"input_ids": example.ids, "segments": example.segments, "row": place}
+        for example, place in zip(examples, usable.places, strict=True)
+    ]
+    watch = Watch(on_step)
+    watch.trainer = trainer = SFT(
+        job,
+        settings.weights,
+        model=model,
+        args=SFTConfig(
+            **_arguments(work, job, settings, len(rows)),
+            warmup_steps=settings.warmup_steps,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(rows),
+        data_collator=SFTCollator(tokenizer.pad_token_id),
+        callbacks=[watch],
+    )
+    return trainer
+
+
+def dpo_trainer(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[EncodedPair],
+    usable: Usable[Any],
+    settings: DPOSettings,
+    job: Job,
+    work: Path,
+    on_step: Progress,
+) -> DPO:
+    from datasets import Dataset
+
+    rows = [
+        {
+            "prompt_ids": example.prompt,
+            "chosen_ids": example.chosen,
+            "rejected_ids": example.rejected,
+            "row": place,
+        }
+        for example, place in zip(examples, usable.places, strict=True)
+    ]
+    terms: dict[str, Any] = {"loss_type": ["sigmoid"]}
+    if settings.sft_weight:
+        terms = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.sft_weight]}
+    collator = DPOCollator(tokenizer.pad_token_id)
+    collator.packed = job.training.packing and packs(model.get_base_model().config)
+    watch = Watch(on_step)
+    watch.trainer = trainer = DPO(
+        job,
+        model=model,
+        args=DPOConfig(
+            **_arguments(work, job, settings, len(rows)),
+            **terms,
+            beta=settings.beta,
+            max_length=None,
+            precompute_ref_log_probs=True,
+        ),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(rows),
+        data_collator=collator,
+        callbacks=[watch],
+    )
+    return trainer
+
+
+def _arguments(
+    work: Path, job: Job, settings: SFTSettings | DPOSettings, examples: int
+) -> dict[str, Any]:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    together = max(1, settings.batch_size // processes)
+    micro = min(settings.micro_batch_size, together, max(1, examples // processes))
+    cpu = device_of(job.model) == "cpu"
+    return {
+        "output_dir": str(work),
+        "num_train_epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": max(1, together // micro),
+        "gradient_checkpointing": job.training.gradient_checkpointing,
+        # The paper's loss is the tokens' alone; Mixtral's load balancing would be added to it.
+        "router_aux_loss_coef": 0.0,
+        "bf16": job.model.dtype == "bfloat16",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps" if job.training.save_steps else "no",
+        "save_steps": job.training.save_steps or 1,
+        "save_total_limit": 2,  # one of them is whole, whenever the run is killed
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": job.seed,
+        "data_seed": job.seed,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": not cpu,
+        "use_cpu": cpu,
+        "ddp_backend": "gloo" if cpu and processes > 1 else None,
+        "ddp_find_unused_parameters": False,
+    }
+
+
+def _last_checkpoint(work: Path) -> str | None:
+    """The last whole checkpoint: the trainer writes its state last."""
+    import shutil
+
+    while (found := get_last_checkpoint(str(work))) is not None:
+        try:
+            read_json(Path(found) / _STATE_FILE)
+        except DataError:
+            shutil.rmtree(found, ignore_errors=True)
+        else:
+            return str(found)
+    return None
