@@ -119,6 +119,16 @@ def test_the_rejected_one_is_drawn_by_seed_among_all_others() -> None:
     assert drawn == {"b", "c", "d"}
 
 
+def test_the_rejected_one_is_the_lowest_voted() -> None:
+    votes = {"a": 3.0, "b": 1.0, "c": 0.5, "d": 0.5, CALM: 0.0}
+    turn = TrajectoryTurn(
+        "assistant", "a", tuple(Candidate(text, n, text == "a") for text, n in votes.items())
+    )
+    found = [trajectory("t", user("hi"), turn)]
+    drawn = {preference_pairs(found, seed, "lowest")[0].rejected for seed in range(40)}
+    assert drawn == {"c", "d"}  # what is empty is no candidate; a tie is drawn
+
+
 def training(*utterances: str) -> TrainingDialogue:
     return TrainingDialogue(with_roles(utterances))
 
@@ -128,15 +138,37 @@ def training(*utterances: str) -> TrainingDialogue:
 )  # the first exchange has 3 words, both have 6
 def test_dialogues_lose_their_last_exchanges(max_length: int, turns: int) -> None:
     given = training("one", "two three", "four", "five six")
-    (cut,) = fitting_dialogues([given], max_length, words)
+    (cut,) = fitting_dialogues([given], max_length, words).rows
     assert cut.messages == given.messages[:turns]
 
 
 def test_dialogues_whose_first_exchange_is_too_long_are_left_out() -> None:
     long, short = training("one two", "three four"), training("one", "two")
-    assert fitting_dialogues([long, short], 3, words) == [short]
-    with pytest.raises(DataError, match=r"of 1 dialogues none has a first exchange of at most 3"):
+    usable = fitting_dialogues([long, short], 3, words)
+    assert (usable.rows, usable.places, usable.left_out) == ([short], [1], {"too_long": 1})
+    with pytest.raises(DataError, match=r"of 1 dialogues 1 are longer than max_length \(of 3 tok"):
         fitting_dialogues([long], 3, words)
+
+
+def test_dialogues_without_a_reply_and_with_empty_ones() -> None:
+    silent, empty = training("one"), training("one", CALM + "  ")
+    later = training("one", "two", "three", CALM, "four", "five")
+    usable = fitting_dialogues([silent, empty, later], 9, words)
+    assert usable.rows == [training("one", "two")]
+    assert (usable.places, usable.left_out) == ([2], {"no_reply": 1, "empty_reply": 1})
+    with pytest.raises(DataError, match="1 have an empty reply, 1 have no reply of the agent"):
+        fitting_dialogues([silent, empty], 9, words)
+    with pytest.raises(DataError, match="of 0 dialogues none was given"):
+        fitting_dialogues([], 9, words)
+
+
+def test_a_dialogue_may_open_with_instructions_and_end_with_the_user() -> None:
+    system = Message("system", "be kind")
+    given = TrainingDialogue((system, *with_roles(["one", "two", "three", "four", "five"])))
+    assert fitting_dialogues([given], 9, words).rows == [TrainingDialogue(given.messages[:5])]
+    assert fitting_dialogues([given], 4, words).rows == [TrainingDialogue(given.messages[:3])]
+    with pytest.raises(DataError, match="nothing is left to train on"):
+        fitting_dialogues([given], 3, words)
 
 
 PAIR = PreferencePair(with_roles(["a", "b c", "d"]), "e f", "g")
@@ -147,7 +179,7 @@ PAIR = PreferencePair(with_roles(["a", "b c", "d"]), "e f", "g")
     [(6, ("a", "b c", "d")), (5, ("d",)), (3, ("d",))],  # 4 of the prompt, 2 of the longer reply
 )
 def test_pairs_lose_the_oldest_exchanges(max_length: int, prompt: tuple[str, ...]) -> None:
-    (cut,) = fitting_pairs([PAIR], max_length, words)
+    (cut,) = fitting_pairs([PAIR], max_length, words).rows
     assert tuple(message.content for message in cut.prompt) == prompt
     assert cut.prompt[0].role == "user"
     assert (cut.chosen, cut.rejected) == (PAIR.chosen, PAIR.rejected)
@@ -156,8 +188,20 @@ def test_pairs_lose_the_oldest_exchanges(max_length: int, prompt: tuple[str, ...
 def test_the_longer_reply_decides_whether_a_pair_fits() -> None:
     turned = PreferencePair(PAIR.prompt, PAIR.rejected, PAIR.chosen)
     for pair in (PAIR, turned):
-        with pytest.raises(DataError, match="of 1 preference pairs none fits into 2 tokens"):
+        with pytest.raises(
+            DataError, match=r"of 1 preference pairs 1 are longer than max_l.* \(of 2 "
+        ):
             fitting_pairs([pair], 2, words)
+
+
+def test_pairs_that_prefer_nothing_are_left_out() -> None:
+    equal = PreferencePair(PAIR.prompt, "e f", "e f")
+    empty = PreferencePair(PAIR.prompt, "e f", CALM)
+    usable = fitting_pairs([equal, empty, PAIR], 6, words)
+    assert (usable.rows, usable.places) == ([PAIR], [2])
+    assert usable.left_out == {"equal_replies": 1, "empty_reply": 1}
+    with pytest.raises(DataError, match="1 have an empty reply, 1 have the same reply as chosen"):
+        fitting_pairs([equal, empty], 6, words)
 
 
 @given(
@@ -173,7 +217,7 @@ def test_the_longer_reply_decides_whether_a_pair_fits() -> None:
 def test_what_is_left_fits_and_is_cut_by_exchanges(prompts: list[list[str]], limit: int) -> None:
     pairs = [PreferencePair(with_roles(texts), "x y", "z") for texts in prompts]
     try:
-        fitting = fitting_pairs(pairs, limit, words)
+        fitting = fitting_pairs(pairs, limit, words).rows
     except DataError:
         fitting = []
     for pair in fitting:

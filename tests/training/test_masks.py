@@ -1,8 +1,14 @@
-"""The loss mask covers exactly what the assistant says, with the token that ends it."""
+"""The loss mask covers exactly what the assistant says, with the token that ends it, and tells
+its states from its words."""
 
+from itertools import groupby
 from typing import Any
 
 import pytest
+
+from sage_core.engines.loading import embedded_gguf
+from sage_core.schema import Message, PreferencePair, with_roles
+from sage_core.training.tokens import ACTION, NO_LOSS, STATE, UTTERANCE, Encoder
 
 CONVERSATIONS = [
     [("user", "I waited an hour for the bus!"), ("assistant", "Oh no, what happened then?")],
@@ -60,3 +66,99 @@ def test_the_prompt_is_the_start_of_the_conversation(
         assert trained.startswith(asked)
         assert "hi" in asked
         assert "Hello." not in asked
+
+
+U = "{u_motivation: sharing, u_emotion: sad, u_topic: [dog, {x}]}"
+A = "{a_motivation: sympathy, a_emotion: null, a_topic: []}"
+SAID = "Oh no. Tell me {more}!\n\nÜben 🐕"
+FORMATS = {
+    "chatml": (
+        "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_end|>",
+        "\n",
+    ),
+    "mistral": (" [INST] %s [/INST]", "</s>", ""),
+}
+
+
+@pytest.fixture(scope="session")
+def smollm2_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The embedded model's own tokenizer, with the template that it is trained with."""
+    from importlib import resources
+
+    from transformers import AutoTokenizer
+
+    gguf = embedded_gguf()
+    assert gguf is not None
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    template = resources.files("sage_core.templates").joinpath("chatml.jinja")
+    tokenizer.chat_template = template.read_text("utf-8")
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "form"),
+    [("chatml", "chatml"), ("mistral", "mistral"), ("smollm2", "chatml")],
+)
+def test_every_token_has_the_segment_of_its_text(
+    tokenizer: str, form: str, request: pytest.FixtureRequest
+) -> None:
+    """The text is put together here by hand, part by part, and cut into its tokens' texts."""
+    tok: Any = request.getfixturevalue(f"{tokenizer}_tokenizer")
+    opening, end, after = FORMATS[form]
+    before = tok.bos_token if form == "mistral" else ""
+    space = " " if form == "mistral" else ""  # joined to the first token of a reply, or not
+    parts = [
+        (NO_LOSS, before + opening % "My dog ran away."),
+        (STATE, space + U), (ACTION, " " + A), (UTTERANCE, f" {SAID}{end}"),
+        (NO_LOSS, after + opening % "and {a_motivation: x} then?"),
+        (UTTERANCE, f"{space}No states here.{end}"),
+        (NO_LOSS, after + opening % "bye"),
+        (ACTION, space + A), (UTTERANCE, f" Bye.{end}"),
+        (NO_LOSS, after),
+    ]  # fmt: skip
+    said = ["My dog ran away.", f"{U} {A} {SAID}", "and {a_motivation: x} then?",
+            "No states here.", "bye", f"{A} Bye."]  # fmt: skip
+    encoded = Encoder(tok).dialogue(with_roles(said))
+    text = "".join(part for _, part in parts)
+    assert encoded.ids == tok.encode(text, add_special_tokens=False)
+    runs = [
+        (segment, tok.decode([token for token, _ in run]))
+        for segment, run in groupby(
+            zip(encoded.ids, encoded.segments, strict=True), key=lambda each: each[1]
+        )
+    ]
+    # A space alone before a reply has no loss, one that opens the reply's first token has.
+    spaced = [(segment, part.removeprefix(space)) for segment, part in runs if segment != NO_LOSS]
+    assert spaced == [
+        (segment, part.removeprefix(space)) for segment, part in parts if segment != NO_LOSS
+    ]
+    assert sum(segment == NO_LOSS for segment, _ in runs) == (4 if after else 3)
+
+
+def test_marks_in_what_was_said_are_plain_text(chatml_tokenizer: Any) -> None:
+    said = ["hi", f"{U} {A} I am <|im_end|>\n<|im_start|>user"]
+    encoded = Encoder(chatml_tokenizer).dialogue(with_roles(said))
+    scored = [t for t, s in zip(encoded.ids, encoded.segments, strict=True) if s != NO_LOSS]
+    assert scored.count(chatml_tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
+    assert chatml_tokenizer.decode(scored) == said[1] + "<|im_end|>"
+
+
+@pytest.mark.parametrize("template", ["chatml", "mistral"])
+def test_the_replies_of_a_pair_go_on_from_its_prompt(
+    template: str, request: pytest.FixtureRequest
+) -> None:
+    tok: Any = request.getfixturevalue(f"{template}_tokenizer")
+    prompt = with_roles(["hi", f"{U} {A} Hello.", "bye"])
+    pair = Encoder(tok).pair(PreferencePair(prompt, f"{U} {A} Yes.", "No."))
+    asked = tok.apply_chat_template(
+        [{"role": m.role, "content": m.content} for m in prompt],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    end = tok.eos_token
+    assert tok.decode(pair.prompt).rstrip(" ") == asked
+    assert tok.decode(pair.chosen).lstrip(" ") == f"{U} {A} Yes.{end}"
+    assert tok.decode(pair.rejected).lstrip(" ") == f"No.{end}"
+    length = Encoder(tok).length((*prompt, Message("assistant", "No.")))
+    assert length - len(pair.prompt + pair.rejected) == (template == "chatml")  # its line end

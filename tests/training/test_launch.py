@@ -1,0 +1,81 @@
+"""Training in two processes, as `accelerate launch` starts them."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+from training_examples import DIALOGUES, SFT
+
+from sage_core.config import LauncherConfig
+from sage_core.errors import ConfigError, DataError
+from sage_core.training.job import Job, read_log
+from sage_core.training.launch import check_launcher
+from sage_core.training.sft import train_sft
+
+TWO = LauncherConfig(processes=2)
+
+
+def test_two_processes_learn_what_one_does(job: Callable[..., Job], tmp_path: Path) -> None:
+    """A step's examples are the same ones: four in two micro batches, or two in each process."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    settings = SFT.model_copy(update={"epochs": 2})
+    steps: list[tuple[int, int]] = []
+    train_sft(one, job(), DIALOGUES, settings)
+    train_sft(
+        two, job(launcher=TWO), DIALOGUES, settings, tmp_path / "work",
+        lambda *step: steps.append(step),
+    )  # fmt: skip
+    assert steps == [(step, 4) for step in range(1, 5)]
+    assert sorted(path.name for path in two.iterdir()) == sorted(
+        path.name for path in one.iterdir()
+    )
+    for single, both in zip(read_log(one)["history"], read_log(two)["history"], strict=True):
+        assert both == pytest.approx(single, rel=1e-3)
+    name = "adapter_model.safetensors"
+    ours, theirs = load_file(two / name), load_file(one / name)
+    for key, tensor in ours.items():
+        assert (tensor - theirs[key]).abs().max() < 1e-3 * max(1.0, float(tensor.abs().max()))
+
+
+def test_what_a_process_raises_is_raised_here(job: Callable[..., Job], tmp_path: Path) -> None:
+    short = SFT.model_copy(update={"max_length": 3})
+    with pytest.raises(DataError, match="nothing is left to train on: of 8 dialogues"):
+        train_sft(tmp_path, job(launcher=TWO), DIALOGUES, short, tmp_path / "work")
+
+
+def test_no_process_is_left_when_the_task_is_cancelled(
+    job: Callable[..., Job], tmp_path: Path
+) -> None:
+    seen: list[int] = []
+
+    def cancel(step: int, steps: int) -> None:
+        found = psutil.Process().children(recursive=True)
+        seen.extend(each.pid for each in found)
+        raise KeyboardInterrupt
+
+    long = SFT.model_copy(update={"epochs": 500})
+    with pytest.raises(KeyboardInterrupt):
+        train_sft(tmp_path, job(launcher=TWO), DIALOGUES, long, tmp_path / "work", cancel)
+    assert len(seen) >= 4  # the leash, accelerate, and two that train
+    assert [pid for pid in seen if alive(pid)] == []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and pid != os.getpid()
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_what_cannot_be_launched_is_said_before(tmp_path: Path) -> None:
+    check_launcher(None)
+    check_launcher(TWO)
+    with pytest.raises(ConfigError, match=r"accelerate_config = .* does not exist"):
+        check_launcher(LauncherConfig(accelerate_config=tmp_path / "none.yaml"))
+    with pytest.raises(ConfigError, match="needs the package deepspeed"):
+        check_launcher(LauncherConfig(strategy="zero3"))

@@ -1,0 +1,128 @@
+"""Passes without padding give what padded ones give."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from training_examples import DIALOGUES, PAIRS
+
+from sage_core.training import chain
+from sage_core.training.data import Usable
+from sage_core.training.job import Job
+from sage_core.training.packed import Layout, Run, packs
+from sage_core.training.tokens import Encoder
+
+
+def test_the_layout_of_pairs_holds_each_prompt_once() -> None:
+    """Two pairs: prompts of 2 and 1 tokens; chosen of 1 and 2, rejected of 2 and 1 more."""
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]])
+    layout = Layout.of(mask, torch.tensor([2, 1]))
+    assert layout.runs == [Run(0, 3), Run(3, 5, (0, 2)), Run(5, 8), Run(8, 9, (5, 6))]
+    assert layout.source.tolist() == [0, 1, 2, 10, 11, 4, 5, 6, 13]
+    assert layout.positions.tolist() == [0, 1, 2, 2, 3, 0, 1, 2, 1]
+    assert layout.index.tolist() == [[0, 1, 2, 0], [5, 6, 7, 0], [0, 1, 3, 4], [5, 8, 0, 0]]
+
+
+def test_masks_are_causal_and_keep_to_the_window() -> None:
+    run = Run(10, 12, (4, 6))
+    plain = run.mask(None, torch.device("cpu"))
+    assert plain is not None
+    assert plain.int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    narrow = run.mask(2, torch.device("cpu"))
+    assert narrow is not None
+    assert narrow.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
+    assert Run(0, 3).mask(None, torch.device("cpu")) is None
+    assert Run(0, 3).mask(3, torch.device("cpu")) is None
+
+
+def scored(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """What a forward pass scores, and the gradient of it by what is trained."""
+    output = model(**batch, use_cache=False, fused_lm_head=True)
+    weights = torch.arange(output.log_probs.numel()).reshape(output.log_probs.shape) % 7
+    model.zero_grad()
+    (output.log_probs * weights).sum().backward()
+    return output, [each.grad.clone() for each in model.parameters() if each.grad is not None]
+
+
+@pytest.fixture
+def trainers(
+    job: Callable[..., Job], chatml_tokenizer: Any, tmp_path: Any
+) -> Callable[[str], list[Any]]:
+    """Trainers of one kind, packed and not, whose adapters already say something."""
+    from sage_core.config import DPOConfig, SFTConfig
+    from sage_core.training.trainers import dpo_trainer, sft_trainer
+
+    encoder = Encoder(chatml_tokenizer)
+
+    def make(kind: str) -> list[Any]:
+        made: list[Any] = []
+        for packing in (True, False):
+            todo = job(packing=packing)
+            model = chain.start(todo)
+            torch.manual_seed(1)
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    torch.nn.init.normal_(parameter, std=0.1)
+            common = (todo, tmp_path / str(packing), lambda step, steps: None)
+            if kind == "sft":
+                dialogues = [encoder.dialogue(each.messages) for each in DIALOGUES]
+                usable = Usable(DIALOGUES, list(range(8)), {})
+                made.append(
+                    sft_trainer(model, chatml_tokenizer, dialogues, usable, SFTConfig(), *common)
+                )
+            else:
+                pairs = [encoder.pair(each) for each in PAIRS]
+                made.append(
+                    dpo_trainer(
+                        model, chatml_tokenizer, pairs, Usable(PAIRS, list(range(8)), {}),
+                        DPOConfig(), *common,
+                    )
+                )  # fmt: skip
+        return made
+
+    return make
+
+
+def test_packed_and_padded_dialogues_score_the_same(
+    trainers: Callable[[str], list[Any]],
+) -> None:
+    batches, found = [], []
+    for trainer in trainers("sft"):
+        batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
+        batches.append({name: batch[name] for name in ("input_ids", "attention_mask", "labels")})
+        found.append(scored(trainer.model, batches[-1]))
+    assert batches[0]["attention_mask"].sum() < 0.8 * batches[0]["attention_mask"].numel()
+    compare(found)
+
+
+def test_packed_and_padded_pairs_score_the_same(trainers: Callable[[str], list[Any]]) -> None:
+    found, references = [], []
+    for trainer in trainers("dpo"):
+        batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
+        references.append(torch.stack([batch["ref_chosen_logps"], batch["ref_rejected_logps"]]))
+        found.append(scored(trainer.model, trainer._scoring(batch)))
+    compare(found)
+    torch.testing.assert_close(*references, rtol=1e-5, atol=1e-4)
+
+
+def compare(found: list[tuple[Any, list[torch.Tensor]]]) -> None:
+    (packed, packed_gradients), (padded, padded_gradients) = found
+    assert (packed.log_probs != 0).sum() > 100
+    for name in ("log_probs", "entropy", "mean_logits"):
+        if padded[name] is not None:
+            torch.testing.assert_close(packed[name], padded[name], rtol=1e-4, atol=1e-4)
+    assert torch.equal(packed.is_top1.bool(), padded.is_top1.bool())
+    assert len(packed_gradients) == len(padded_gradients) == 8  # A and B of q and v, two layers
+    for one, other in zip(packed_gradients, padded_gradients, strict=True):
+        assert one.abs().max() > 0
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+
+
+def test_models_with_other_attention_or_logits_are_padded() -> None:
+    from transformers import Gemma2Config, LlamaConfig, MixtralConfig, Qwen3NextConfig
+
+    assert packs(LlamaConfig())
+    assert packs(MixtralConfig(sliding_window=4096))
+    assert not packs(Gemma2Config())
+    assert not packs(Qwen3NextConfig())

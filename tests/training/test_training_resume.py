@@ -1,0 +1,56 @@
+"""Training that is killed goes on to the same weights, bit by bit."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from sage_core.training.trainers import _last_checkpoint
+
+ROOT = Path(__file__).parents[2]
+FILES = ("adapter_model.safetensors", "adapter_config.json", "training_log.json", "lineage.json")
+
+
+def rounds(base: Path, output: Path, kill_after: str = "") -> list[str]:
+    """Run the rounds; kill them, SIGKILL, once they have said ``kill_after``."""
+    output.mkdir(exist_ok=True)
+    paths = [str(ROOT), str(Path(__file__).parent)]
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("run_rounds.py")), str(base), str(output)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "random"},
+    )
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line.strip())
+        if line.strip() == kill_after:
+            process.send_signal(signal.SIGKILL)
+    assert process.wait() == (-signal.SIGKILL if kill_after else 0)
+    return said
+
+
+def test_killed_rounds_end_with_the_same_bytes(tiny_base: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    said = rounds(tiny_base, whole)
+    assert said[-1] == "dpo 12"
+    rounds(tiny_base, killed, "m1 5")  # the last checkpoint is of step 3
+    rounds(tiny_base, killed, "m2 10")  # in the third epoch, with two adapters
+    again = rounds(tiny_base, killed, "dpo 7")
+    assert again[0] == "m2 10"  # from step 9 on
+    assert rounds(tiny_base, killed)[0] == "dpo 7"
+    for name in ("m1", "m2", "dpo"):
+        for file in FILES:
+            assert (killed / name / file).read_bytes() == (whole / name / file).read_bytes(), name
+
+
+def test_half_a_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
+    for number, state in ((3, "{}"), (6, '{"log_hist'), (9, None)):
+        folder = tmp_path / f"checkpoint-{number}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert _last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
