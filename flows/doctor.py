@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -12,9 +13,10 @@ from urllib.request import urlopen
 from flows.environment import running_server
 from sage_core.config import EMBEDDED_MODEL, EngineConfig, PipelineConfig
 from sage_core.corpus import readers
-from sage_core.engines.loading import embedded_gguf
+from sage_core.engines.loading import check_quantization, embedded_gguf
 from sage_core.engines.vllm_server import find_python
 from sage_core.errors import SageError
+from sage_core.training.launch import check_launcher
 from tasks.home import sage_home
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "prefect", "mlflow", "nltk", "xgrammar")
@@ -41,6 +43,7 @@ def examine(config: PipelineConfig) -> list[Check]:
         _dialogues(config),
         _situations(config),
         _device(config),
+        *_training(config),
         *_engines(config),
         _disk(config),
         _memory(config),
@@ -121,6 +124,34 @@ def _device(config: PipelineConfig) -> Check:
         mend = "use a machine with a GPU, or a small model"
         return Check(f"device {config.model.device}", False, found, mend)
     return Check(f"device {config.model.device}", True, found)
+
+
+def _training(config: PipelineConfig) -> Iterator[Check]:
+    """What only some ways of training need."""
+    if config.model.quantization != "none":
+        yield _probe(
+            f"quantization {config.model.quantization}",
+            partial(check_quantization, config.model),
+            "bitsandbytes and a GPU",
+            "pip install 'sage-dialogue[quantization]' on a machine with a GPU, or --set "
+            "model.quantization=none",
+        )
+    launcher = config.training.launcher
+    if launcher is not None:
+        yield _probe(
+            f"training in {launcher.processes} processes, {launcher.strategy}",
+            partial(check_launcher, launcher),
+            "accelerate launch",
+            "install what is missing, or --set training.launcher=null",
+        )
+
+
+def _probe(what: str, check: Callable[[], None], found: str, mend: str) -> Check:
+    try:
+        check()
+    except SageError as error:
+        return Check(what, False, str(error), mend)
+    return Check(what, True, found)
 
 
 def _engines(config: PipelineConfig) -> Iterator[Check]:

@@ -55,7 +55,6 @@ def start(job: Job) -> Any:
     _check_joins(job)
     if job.lora.chain == "merged":
         merged = PeftModel.from_pretrained(base, job.parent).merge_and_unload()
-        del merged.peft_config  # or the new adapter would be taken for a second one
         return get_peft_model(merged, _lora(job))
     model = PeftModel.from_pretrained(base, job.parent, adapter_name=CHAIN)
     model.add_adapter(TRAINED, _lora(job))
