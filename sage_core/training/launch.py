@@ -35,7 +35,8 @@ from sage_core.schema import PreferencePair, TrainingDialogue
 from sage_core.storage import read_json, read_rows, write_json, write_rows
 from sage_core.training.job import Job, Progress
 
-_SPEC, _EXAMPLES, _ERROR, _LOG = "spec.json", "examples.parquet", "error.json", "launch.log"
+_SPEC, _EXAMPLES, _LOG = "spec.json", "examples.parquet", "launch.log"
+_ERROR = "error-{}.json"  # of each process
 _LAUNCHED = "SAGE_LAUNCHED"
 _STEP = "@sage-step"
 _GRACE_S = 10.0
@@ -114,7 +115,8 @@ def train(
             "job": _as_json(job),
         }
         write_json(kept / _SPEC, spec)
-        (kept / _ERROR).unlink(missing_ok=True)
+        for old in kept.glob(_ERROR.format("*")):
+            old.unlink()
         command = _command(job.training.launcher, job.model.dtype, kept / _SPEC)
         with (kept / _LOG).open("wb") as log, _leashed(command) as process:
             assert process.stdout is not None
@@ -125,8 +127,8 @@ def train(
                 else:
                     log.write(line)
             status = process.wait()
-        if (kept / _ERROR).is_file():
-            error = read_json(kept / _ERROR)
+        for path in sorted(kept.glob(_ERROR.format("*"))):
+            error = read_json(path)
             raise getattr(errors, error["type"])(error["message"])
         if status:
             text = (kept / _LOG).read_text(encoding="utf-8", errors="replace")
@@ -250,7 +252,7 @@ def main(path: Path) -> None:
             train_dpo(folder, job, pairs, DPOConfig.model_validate(spec["settings"]), work, _say)
     except SageError as error:
         record = {"type": type(error).__name__, "message": str(error)}
-        write_json(work / _ERROR, record)
+        write_json(work / _ERROR.format(os.environ.get("RANK", "0")), record)
         sys.exit(2)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
@@ -70,10 +71,11 @@ class _Common:
         self._seen.append((rows.tolist(), loss.detach()))
 
     def blamed(self) -> list[int]:
-        """The examples of the last step whose loss is not finite, or all if only the gradient is
-        not."""
-        found = [row for rows, loss in self._seen if not torch.isfinite(loss).all() for row in rows]
-        return sorted(found or [row for rows, _ in self._seen for row in rows])
+        """The examples of the last step, in all processes, whose loss is not finite, or all if only
+        the gradient is not."""
+        bad = [row for rows, loss in self._seen if not torch.isfinite(loss).all() for row in rows]
+        every = [row for rows, _ in self._seen for row in rows]
+        return sorted(gather_object(bad) or gather_object(every))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)  # type: ignore[misc]

@@ -1,10 +1,13 @@
 """Trains m1, then m2 stacked on it, then dpo: a process of its own, for tests that kill it.
 
-    python run_rounds.py BASE OUTPUT
+    python run_rounds.py BASE OUTPUT [NAME STEP]
 
-Says "NAME STEP" after every step. Folders that are finished are not made again.
+Says "NAME STEP" after every step, and dies of SIGKILL after the one named. Folders that are
+finished are not made again.
 """
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -19,7 +22,7 @@ SFT = SFTConfig(epochs=4, batch_size=2, micro_batch_size=1, learning_rate=1e-2)
 DPO = DPOConfig(epochs=3, batch_size=2, micro_batch_size=1, learning_rate=1e-2)
 
 
-def main(base: Path, output: Path) -> None:
+def main(base: Path, output: Path, last: str) -> None:
     parent = None
     for name in ("m1", "m2", "dpo"):
         lora = LoraConfig(rank=4, dropout=0.1, chain="stacked")  # dropout draws random numbers
@@ -33,6 +36,8 @@ def main(base: Path, output: Path) -> None:
 
         def say(step: int, steps: int, name: str = name) -> None:
             print(name, step, flush=True)  # noqa: T201
+            if f"{name} {step}" == last:
+                os.kill(os.getpid(), signal.SIGKILL)
 
         work = output / f"{name}.work"
         if name == "dpo":
@@ -43,4 +48,4 @@ def main(base: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), " ".join(sys.argv[3:]))

@@ -110,8 +110,9 @@ def compare(found: list[tuple[Any, list[torch.Tensor]]]) -> None:
     (packed, packed_gradients), (padded, padded_gradients) = found
     assert (packed.log_probs != 0).sum() > 100
     for name in ("log_probs", "entropy", "mean_logits"):
-        if padded[name] is not None:
-            torch.testing.assert_close(packed[name], padded[name], rtol=1e-4, atol=1e-4)
+        expected = getattr(padded, name)
+        if expected is not None:
+            torch.testing.assert_close(getattr(packed, name), expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(packed.is_top1.bool(), padded.is_top1.bool())
     assert len(packed_gradients) == len(padded_gradients) == 8  # A and B of q and v, two layers
     for one, other in zip(packed_gradients, padded_gradients, strict=True):

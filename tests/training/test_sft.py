@@ -18,7 +18,7 @@ from sage_core.training.sft import train_sft
 from sage_core.training.tokens import SEGMENTS, STATE, Encoder
 
 
-def losses_by_hand(base: Path, tokenizer: Any, model: Any) -> dict[int, torch.Tensor]:
+def losses_by_hand(tokenizer: Any, model: Any) -> dict[int, torch.Tensor]:
     """Minus log-probability of every scored token by segment, one dialogue at a time, as
     transformers computes it."""
     found: dict[int, list[torch.Tensor]] = {}
@@ -41,7 +41,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_weighted_tokens(
     weights: tuple[float, float, float],
 ) -> None:
     """A segment of weight 0 has no gradient: the sum by hand leaves it out."""
-    from peft import get_peft_model_state_dict
+    from peft import PeftModel, get_peft_model_state_dict
     from transformers import AutoModelForCausalLM
 
     from sage_core.training.trainers import sft_trainer
@@ -61,14 +61,12 @@ def test_the_loss_and_its_gradient_are_those_of_the_weighted_tokens(
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
 
-    from peft import PeftModel
-
     folder = tmp_path / "adapter"
     model.save_pretrained(folder, save_embedding_layers=False)
     plain = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tiny_base), folder, is_trainable=True
     )
-    by_hand = losses_by_hand(tiny_base, chatml_tokenizer, plain)
+    by_hand = losses_by_hand(chatml_tokenizer, plain)
     used = {STATE + place: weight for place, weight in enumerate(weights) if weight}
     total = sum(weight * by_hand[segment].sum() for segment, weight in used.items())
     expected = total / sum(weight * len(by_hand[segment]) for segment, weight in used.items())
@@ -104,13 +102,15 @@ def test_what_training_leaves_behind(job: Callable[..., Job], tmp_path: Path) ->
 
 def test_packed_and_padded_training_log_the_same(job: Callable[..., Job], tmp_path: Path) -> None:
     histories = []
-    for packing in (True, False):
-        folder = tmp_path / str(packing)
+    for packing, checkpointing in ((True, False), (False, False), (True, True)):
+        folder = tmp_path / f"{packing} {checkpointing}"
         folder.mkdir()
-        train_sft(folder, job(packing=packing), DIALOGUES, SFT)
+        todo = job(packing=packing, gradient_checkpointing=checkpointing)
+        train_sft(folder, todo, DIALOGUES, SFT)
         histories.append(read_log(folder)["history"])
-    for packed, padded in zip(*histories, strict=True):
+    for packed, padded, recomputed in zip(*histories, strict=True):
         assert packed == pytest.approx(padded, rel=1e-4)
+        assert packed == pytest.approx(recomputed, rel=1e-4)
 
 
 def test_replies_without_states_are_all_utterance(job: Callable[..., Job], tmp_path: Path) -> None:
