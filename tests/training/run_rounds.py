@@ -18,8 +18,8 @@ from sage_core.training.dpo import train_dpo
 from sage_core.training.job import Job
 from sage_core.training.sft import train_sft
 
-SFT = SFTConfig(epochs=4, batch_size=2, micro_batch_size=1, learning_rate=1e-2)
-DPO = DPOConfig(epochs=3, batch_size=2, micro_batch_size=1, learning_rate=1e-2)
+SFT = SFTConfig(epochs=2, batch_size=2, micro_batch_size=1, learning_rate=1e-2)
+DPO = DPOConfig(epochs=2, batch_size=2, micro_batch_size=1, learning_rate=1e-2)
 
 
 def main(base: Path, output: Path, last: str) -> None:

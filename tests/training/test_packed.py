@@ -38,7 +38,7 @@ def test_masks_are_causal_and_keep_to_the_window() -> None:
 
 def scored(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """What a forward pass scores, and the gradient of it by what is trained."""
-    output = model(**batch, use_cache=False, fused_lm_head=True)
+    output = model(**{**batch, "use_cache": False, "fused_lm_head": True})
     weights = torch.arange(output.log_probs.numel()).reshape(output.log_probs.shape) % 7
     model.zero_grad()
     (output.log_probs * weights).sum().backward()

@@ -21,7 +21,7 @@ def rounds(base: Path, output: Path, last: str = "") -> list[str]:
         [sys.executable, str(script), str(base), str(output), *last.split()],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "random"},
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == (-signal.SIGKILL if last else 0), done.stderr[-4000:]
     return [line for line in done.stdout.splitlines() if line.split()[0] in ("m1", "m2", "dpo")]
@@ -29,13 +29,11 @@ def rounds(base: Path, output: Path, last: str = "") -> list[str]:
 
 def test_killed_rounds_end_with_the_same_bytes(tiny_base: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    said = rounds(tiny_base, whole)
-    assert said[-1] == "dpo 12"
-    rounds(tiny_base, killed, "m1 5")  # the last checkpoint is of step 3
-    rounds(tiny_base, killed, "m2 10")  # in the third epoch, with two adapters
-    again = rounds(tiny_base, killed, "dpo 7")
-    assert again[0] == "m2 10"  # from step 9 on
-    assert rounds(tiny_base, killed)[0] == "dpo 7"
+    assert rounds(tiny_base, whole)[-1] == "dpo 8"
+    rounds(tiny_base, killed, "m2 7")  # in the second epoch, with two adapters
+    again = rounds(tiny_base, killed, "dpo 5")
+    assert again[0] == "m2 7"  # from the checkpoint of step 6 on
+    assert rounds(tiny_base, killed)[0] == "dpo 4"
     for name in ("m1", "m2", "dpo"):
         for file in FILES:
             assert (killed / name / file).read_bytes() == (whole / name / file).read_bytes(), name
