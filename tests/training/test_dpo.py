@@ -68,8 +68,8 @@ def test_the_loss_is_ln_2_at_first_and_then_that_of_the_formula(
     weights = trainer.loss_weights
     trainer.loss_weights = [1.0, 0.0]  # the sigmoid term alone
     first = trainer.compute_loss(trainer.model, dict(batch))
-    assert float(first) == pytest.approx(math.log(2), abs=1e-6)
-    assert trainer._kl == [pytest.approx(0, abs=1e-6)]
+    assert float(first) == pytest.approx(math.log(2), abs=1e-5)
+    assert trainer._kl == [pytest.approx(0, abs=1e-5)]
 
     torch.manual_seed(3)
     for name, parameter in model.named_parameters():
