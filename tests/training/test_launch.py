@@ -9,7 +9,8 @@ import pytest
 from safetensors.torch import load_file
 from training_examples import DIALOGUES, SFT
 
-from sage_core.config import LauncherConfig
+from sage_core import preflight
+from sage_core.config import LauncherConfig, load_config
 from sage_core.errors import ConfigError, DataError
 from sage_core.training.job import Job, read_log
 from sage_core.training.launch import check_launcher
@@ -79,3 +80,20 @@ def test_what_cannot_be_launched_is_said_before(tmp_path: Path) -> None:
         check_launcher(LauncherConfig(accelerate_config=tmp_path / "none.yaml"))
     with pytest.raises(ConfigError, match="needs the package deepspeed"):
         check_launcher(LauncherConfig(strategy="zero3"))
+
+
+def test_preflight_and_doctor_say_what_training_lacks(tmp_path: Path) -> None:
+    from flows.doctor import _training
+
+    wanted = ["model.quantization=4bit", "model.device=cpu", "training.launcher={strategy: zero2}"]
+    config = load_config("tiny", wanted)
+    with pytest.raises(ConfigError, match=r"4bit' needs .*a GPU(.|\n)*needs the package deepspeed"):
+        preflight.check(config)
+    four_bits, launcher = _training(config)
+    assert not four_bits.ok
+    assert "model.quantization=none" in four_bits.mend
+    assert not launcher.ok
+    assert "deepspeed" in launcher.found
+    assert list(_training(load_config("tiny"))) == []
+    (ddp,) = _training(load_config("tiny", ["training.launcher={processes: 2}"]))
+    assert ddp.ok
