@@ -16,7 +16,7 @@ def rounds(base: Path, output: Path, last: str = "") -> list[str]:
     """What the rounds say, killed after ``last`` if that is given."""
     output.mkdir(exist_ok=True)
     script = Path(__file__).with_name("run_rounds.py")
-    paths = os.pathsep.join([str(ROOT), str(script.parent)])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(
         [sys.executable, str(script), str(base), str(output), *last.split()],
         capture_output=True,
