@@ -66,17 +66,17 @@ class OpenAIEngine:
         self.name = f"openai:{config.model}"
         self.kept_as = config.base_url or "OpenAI"
         self.usage = Usage()
-        vllm = config.server == "vllm"
+        more = config.server != "openai"
         self.capabilities = Capabilities(
-            top_k=vllm,
-            repetition_penalty=vllm,
+            top_k=more,
+            repetition_penalty=more,
             penalty_outside_states=False,
-            grammar=vllm,
+            grammar=more,
             json_schema=True,
-            prefix=vllm,
+            prefix=more,
             scoring=True,
             boosts=False,
-            forces=vllm,
+            forces=more,
             bans=True,
             forces_need_grammar=True,
             independent=True,
@@ -274,7 +274,12 @@ class OpenAIEngine:
         }
         if self.config.server == "vllm":
             extra |= {**self._vllm_sampling(request), **self._start(request, messages)}
-        elif constraint is not None:
+            return arguments
+        if self.config.server == "llama.cpp":
+            extra |= _llama_cpp_sampling(request)
+            if request.prefix:  # it goes on from a last message of the assistant's
+                messages.append({"role": "assistant", "content": request.prefix})
+        if constraint is not None and constraint.kind == "json_schema":
             arguments["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "reply", "strict": True, "schema": loads(constraint.text)},
@@ -541,6 +546,21 @@ class OpenAIEngine:
                 f"({used.prompt_tokens} prompt and {used.completion_tokens} completion tokens in "
                 f"{used.requests} answers); raise max_spend_usd to go on"
             )
+
+
+def _llama_cpp_sampling(request: Request) -> dict[str, Any]:
+    """How llama.cpp is to draw, over what the API knows; its own defaults cut the tail."""
+    extra: dict[str, Any] = {
+        "top_k": request.sampling.top_k,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "repeat_penalty": request.sampling.repetition_penalty,
+        "repeat_last_n": -1,  # the whole context
+    }
+    constraint = request.constraint
+    if constraint is not None and constraint.kind == "grammar":
+        extra["grammar"] = constraint.text.replace(r"\0", r"\x00")
+    return extra
 
 
 @lru_cache
