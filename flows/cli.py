@@ -231,9 +231,13 @@ def train_dpo(
 @app.command()
 def search(
     output: Output,
-    agent: Annotated[Path | None, typer.Option(help="The agent's checkpoint; none: m0.")] = None,
-    user: Annotated[Path | None, typer.Option(help="The user's checkpoint; none: m0.")] = None,
-    name: Annotated[str, typer.Option(help="The agent's name: m0 and raw have no states.")] = "m1",
+    agent: Annotated[
+        str,
+        typer.Option(
+            help="A model's name, or a checkpoint's folder; raw and m0 are without states."
+        ),
+    ] = "m1",
+    user: Annotated[str, typer.Option(help="Who plays the user, likewise.")] = "m1",
     compare_strategies: Annotated[
         bool, typer.Option(help="All strategies at the same number of tokens: strategies.json.")
     ] = False,
@@ -247,9 +251,9 @@ def search(
     from flows import single
 
     if not compare_strategies:
-        _said(single.search(config, agent, user, name, output))
+        _said(single.search(config, agent, user, output))
         return
-    rows = single.compare_strategies(config, agent, user, name, output)
+    rows = single.compare_strategies(config, agent, user, output)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))  # noqa: T201
     else:

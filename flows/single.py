@@ -34,7 +34,7 @@ from sage_core.training import data
 from sage_core.training.dpo import train_dpo as train_on_pairs
 from sage_core.training.job import Job
 from sage_core.training.sft import train_sft as train_on_dialogues
-from tasks import engines, stages
+from tasks import checkpoints, engines, stages
 from tasks.home import store
 from tasks.progress import progress
 
@@ -94,13 +94,11 @@ def _job(
     return job, output.with_name(f".{output.name}.{digest(inputs)[:20]}")
 
 
-def search(
-    config: PipelineConfig, agent: Path | None, user: Path | None, name: str, output: Path
-) -> Path:
-    """Self-play search with the adapters of agent and user (None = m0) on the search half. One that
-    was killed goes on at its last turn."""
+def search(config: PipelineConfig, agent: str, user: str, output: Path) -> Path:
+    """Self-play search on the search half; agent and user are names of models or folders of
+    checkpoints. One that was killed goes on at its last turn."""
     openings = situations(config.situations, "search", config.search.situations)
-    players, work = _players(config, agent, user, name, output)
+    players, work = _players(config, agent, user, output)
     with progress("search", stages.turns(openings, config.search.selfplay)) as advance:
         found = selfplay.search(
             openings, players, strategy_of(config.search), work=work, on_progress=advance
@@ -111,7 +109,7 @@ def search(
 
 
 def compare_strategies(
-    config: PipelineConfig, agent: Path | None, user: Path | None, name: str, output: Path
+    config: PipelineConfig, agent: str, user: str, output: Path
 ) -> list["StrategyRow"]:
     """All strategies at the same number of tokens: the table, and the tables of each one's search
     in a folder of its name. The first judge compares each with greedy on the situations that both
@@ -120,7 +118,7 @@ def compare_strategies(
     from sage_core.search.comparison import BASELINE, play_strategies, strategy_rows
 
     openings = situations(config.situations, "search", config.search.situations)
-    players, work = _players(config, agent, user, name, output)
+    players, work = _players(config, agent, user, output)
     choices = get_args(SearchConfig.model_fields["strategy"].annotation)
     strategies = {
         each: strategy_of(config.search.model_copy(update={"strategy": each}))
@@ -158,24 +156,22 @@ def compare_strategies(
     return rows
 
 
-def _players(
-    config: PipelineConfig, agent: Path | None, user: Path | None, name: str, output: Path
-) -> tuple[Players, Path]:
+def _players(config: PipelineConfig, agent: str, user: str, output: Path) -> tuple[Players, Path]:
     """Who plays, and the folder in which a search with these settings and files is saved."""
     base = _base(config)
     settings = config.search
-    folder = store().folder(base)
     roles = settings.selfplay
-    players = Players(
-        engines.speaker(name, roles.agent_engine, folder, agent, config.model),
-        engines.speaker("m1" if user else "m0", roles.user_engine, folder, user, config.model),
-        roles,
-        config.seed,
-        engines.selector_for(settings.selector, base, config.model, config.seed),
+    found = [checkpoints.find(each, config.model) for each in (agent, user)]
+    speaking, playing = (
+        engines.speaker(each.name, engine, each.base, each.adapter, config.model)
+        for each, engine in zip(found, (roles.agent_engine, roles.user_engine), strict=True)
     )
-    inputs = [config.model_dump(mode="json"), name, scorers.fingerprint(settings.selector)]
-    adapters = [stages.source_hash(adapter) for adapter in (agent, user)]
-    return players, output / f".search-{digest([inputs, adapters])[:20]}"
+    selector = engines.selector_for(settings.selector, base, config.model, config.seed)
+    players = Players(speaking, playing, roles, config.seed, selector)
+    inputs = [config.model_dump(mode="json"), speaking.name, playing.name]
+    files = [stages.source_hash(each.adapter) for each in found]
+    searched = digest([inputs, files, scorers.fingerprint(settings.selector)])
+    return players, output / f".search-{searched[:20]}"
 
 
 def judge_run(

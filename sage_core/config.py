@@ -199,10 +199,10 @@ class EngineConfig(Section):
         description="The base model in this process; an OpenAI-compatible HTTP server; or the base "
         "model on a vLLM server that this process starts and stops.",
     )
-    server: Literal["openai", "vllm"] = Field(
+    server: Literal["openai", "vllm", "llama.cpp"] = Field(
         "openai",
-        description="What answers (openai only): 'vllm' may be asked for top-k, penalties, "
-        "grammars, a forced start and options of several tokens as well.",
+        description="What answers (openai only): 'vllm' and 'llama.cpp' may be asked for top-k, "
+        "penalties, grammars and a forced start as well, 'vllm' for options of several tokens.",
     )
     model: str = Field("", description="Name of the model on the server (openai only).")
     base_url: str = Field("", description="Address of the server; empty = OpenAI's own.")

@@ -1,6 +1,8 @@
 """Grammars and schemas for constrained decoding.
 
-Values are short on purpose: a small model left alone writes a paragraph into a field.
+Values are short on purpose: a small model left alone writes a paragraph into a field, or a word
+without an end. The longest word is longer than any word that is one token: where a token can pass
+the bound, xgrammar has to try thousands of them one by one, at each step of each row.
 """
 
 import json
@@ -15,7 +17,7 @@ root ::= {root}
 value ::= word (" " word){{0,2}}
 topics ::= (topic (", " topic){{0,2}})?
 topic ::= word (" " word){{0,2}}
-word ::= [A-Za-z0-9] [A-Za-z0-9'-]{{0,15}}
+word ::= [A-Za-z0-9] [A-Za-z0-9'-]{{0,23}}
 utterance ::= [^ \t\r\n\0] [^\0]*
 """.strip()
 _GROUP = (

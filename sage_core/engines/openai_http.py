@@ -41,6 +41,7 @@ _MAX_TOP_LOGPROBS = 20  # the API's limit
 _MAX_LOGPROB_TOKENS = 128  # vLLM's limit of logprob_token_ids
 _LOWEST_LOGPROB = -9999.0  # stands for -inf in vLLM's JSON
 _SEEDS = 2**31
+_PENALISED = 2**15  # tokens that llama.cpp looks back at: it takes no 'all', and sets room aside
 _DROPPED = ("abort", "error")  # how vLLM says that it gave a reply up
 _TOO_LONG = re.compile(
     r"context[ _](?:length|size|window)|longer than the maximum model length", re.I
@@ -66,17 +67,17 @@ class OpenAIEngine:
         self.name = f"openai:{config.model}"
         self.kept_as = config.base_url or "OpenAI"
         self.usage = Usage()
-        vllm = config.server == "vllm"
+        more = config.server != "openai"
         self.capabilities = Capabilities(
-            top_k=vllm,
-            repetition_penalty=vllm,
+            top_k=more,
+            repetition_penalty=more,
             penalty_outside_states=False,
-            grammar=vllm,
+            grammar=more,
             json_schema=True,
-            prefix=vllm,
+            prefix=more,
             scoring=True,
             boosts=False,
-            forces=vllm,
+            forces=more,
             bans=True,
             forces_need_grammar=True,
             independent=True,
@@ -175,7 +176,7 @@ class OpenAIEngine:
             missing = request.n - len(completions)
             seed = draw_seed(request, drawn) % _SEEDS
             answer, left_out = self._complete(request, arguments, n=missing, seed=seed)
-            got = list(self._completions(answer, left_out))[:missing]
+            got = list(self._completions(answer, request, left_out))[:missing]
             allowed = [each for each in got if not self._is_banned(each, request)]
             completions += allowed
             drawn += missing
@@ -233,7 +234,7 @@ class OpenAIEngine:
                 return True
         return False
 
-    def _completions(self, answer: Any, left_out: int) -> Iterator[Completion]:
+    def _completions(self, answer: Any, request: Request, left_out: int) -> Iterator[Completion]:
         """The whole choices of an answer; none for what is no completion."""
         choices = getattr(answer, "choices", None) or []
         self._count_answer(answer)
@@ -243,6 +244,8 @@ class OpenAIEngine:
             text = self._text(choice)
             if text is None or choice.finish_reason in _DROPPED:
                 continue
+            if self.config.server == "llama.cpp":  # which repeats the start that it was given
+                text = text.removeprefix(request.prefix)
             ids = (choice.model_extra or {}).get("token_ids")
             yield Completion(
                 text,
@@ -274,7 +277,12 @@ class OpenAIEngine:
         }
         if self.config.server == "vllm":
             extra |= {**self._vllm_sampling(request), **self._start(request, messages)}
-        elif constraint is not None:
+            return arguments
+        if self.config.server == "llama.cpp":
+            extra |= _llama_cpp_sampling(request)
+            if request.prefix:  # it goes on from a last message of the assistant's
+                messages.append({"role": "assistant", "content": request.prefix})
+        if constraint is not None and constraint.kind == "json_schema":
             arguments["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": "reply", "strict": True, "schema": loads(constraint.text)},
@@ -541,6 +549,21 @@ class OpenAIEngine:
                 f"({used.prompt_tokens} prompt and {used.completion_tokens} completion tokens in "
                 f"{used.requests} answers); raise max_spend_usd to go on"
             )
+
+
+def _llama_cpp_sampling(request: Request) -> dict[str, Any]:
+    """How llama.cpp is to draw, over what the API knows; its own defaults cut the tail."""
+    extra: dict[str, Any] = {
+        "top_k": request.sampling.top_k,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "repeat_penalty": request.sampling.repetition_penalty,
+        "repeat_last_n": _PENALISED,
+    }
+    constraint = request.constraint
+    if constraint is not None and constraint.kind == "grammar":
+        extra["grammar"] = constraint.text.replace(r"\0", r"\x00")
+    return extra
 
 
 @lru_cache

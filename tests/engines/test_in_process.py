@@ -228,7 +228,7 @@ def test_an_empty_option_is_refused(engine: TransformersEngine) -> None:
         engine.choose([asked("hi")], [["A", ""]])
 
 
-VALUE = r"[A-Za-z0-9][A-Za-z0-9'-]{0,15}( [A-Za-z0-9][A-Za-z0-9'-]{0,15}){0,2}"
+VALUE = r"[A-Za-z0-9][A-Za-z0-9'-]{0,23}( [A-Za-z0-9][A-Za-z0-9'-]{0,23}){0,2}"
 TOPICS = rf"({VALUE}(, {VALUE}){{0,2}})?"
 CHAIN = regex.compile(
     "".join(

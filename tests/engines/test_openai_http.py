@@ -160,6 +160,36 @@ def test_what_only_vllm_can_do_reaches_it(server: Server) -> None:
     assert body["structured_outputs"] == {"grammar": sac_grammar().text}
 
 
+def test_what_llama_cpp_can_do_reaches_it(server: Server) -> None:
+    sampling = SamplingConfig(top_k=7, repetition_penalty=1.3, penalise_states=True)
+    steering = Steering.read(force=["emotion=quixotic"])
+    request = asked(
+        "r",
+        sampling=sampling,
+        constraint=sac_grammar(steering.forces),
+        steering=steering,
+        prefix="{u_",
+    )
+    server.answer = lambda body: (200, completion("{u_mo"))
+    engine = server.engine(server="llama.cpp")
+    ((reply,),) = engine.generate([request])
+    assert reply.text == "mo"  # this server repeats the start that it was given
+    body = server.bodies[0]
+    assert (body["top_k"], body["repeat_penalty"]) == (7, 1.3)
+    assert body["repeat_last_n"] >= 2**15  # its default is 64
+    assert (body["top_p"], body["min_p"]) == (1.0, 0.0)
+    assert "quixotic" in body["grammar"]
+    assert "response_format" not in body
+    assert body["messages"][-1] == {"role": "assistant", "content": "{u_"}
+    constraint = json_schema({"emotion": {"type": "string"}})
+    engine.generate([asked("s", constraint=constraint)])
+    body = server.bodies[1]
+    assert "grammar" not in body
+    assert body["response_format"]["json_schema"]["schema"] == json.loads(constraint.text)
+    with pytest.raises(EngineError, match=r"boosts \(use an engine of kind"):
+        engine.generate([asked("t", steering=Steering.read(boost=["emotion=joy:1"]))])
+
+
 def test_vllm_goes_on_from_a_forced_start_and_counts_tokens(server: Server) -> None:
     server.answer = lambda body: (200, completion("a", "b c", token_ids=[5, 6, 7]))
     (replies,) = server.engine(server="vllm").generate([asked("r", n=2, prefix="{u_")])
