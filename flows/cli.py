@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.chat import chat
+from flows.export import export
 from flows.options import AsJson, Input, Output, Overrides, Preset
 from flows.plan import plan
 from flows.runners import Runner
@@ -35,6 +36,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(steer_app, name="steer")
 app.command()(chat)
 app.command()(plan)
+app.command()(export)
 
 out = Console()
 

@@ -132,8 +132,7 @@ def _table(result: Mapping[str, Any], preset: str) -> Table:
         footer = footers.get(heading, "")
         if place == 2:
             footer = _count(total["written"])
-        side = "left" if place == 0 else "right"
-        table.add_column(heading, footer, justify=side, no_wrap=True)
+        table.add_column(heading, footer, justify="left" if place == 0 else "right", no_wrap=True)
     for stage in result["stages"]:
         cells = [_name(stage), _count(stage["read"]), _count(stage["written"])]
         if with_used:

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 
 from sage_core.errors import ConfigError
-from sage_core.storage import MANIFEST, ArtifactRef, read_json
 from tasks.home import store
+from tasks.lineage import ancestry, newest
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,14 @@ def last_run() -> dict[tuple[str, str], Used]:
     Raises:
         ConfigError: the home has no finished run.
     """
-    reports = list((store().root / "report").glob(f"*/{MANIFEST}"))
-    if not reports:
+    report = next(newest("report"), None)
+    if report is None:
         raise ConfigError(
             f"'{store().root.parent}' has no finished run to compare with; run `sage run` first, "
             "or set SAGE_HOME"
         )
-    newest = max(reports, key=lambda path: path.stat().st_mtime)
     totals: dict[tuple[str, str], Used] = {}
-    open_, seen = [newest.parent], {newest.parent}
-    while open_:
-        record = read_json(open_.pop() / MANIFEST)
+    for _, record in ancestry(report):
         cost = record.get("cost", {"seconds": 0.0, "engines": {}})
         key = record["stage"], re.sub(r" ?\d+/\d+$", "", record["label"])
         before = totals.get(key, Used())
@@ -43,10 +40,4 @@ def last_run() -> dict[tuple[str, str], Used]:
             before.written + sum(usage["completion_tokens"] for usage in engines),
             before.seconds + cost["seconds"],
         )
-        for parents in record["parents"].values():
-            folders = {store().folder(ArtifactRef(**parent)) for parent in parents}
-            # What was removed to save room has left no manifest.
-            fresh = {folder for folder in folders - seen if (folder / MANIFEST).is_file()}
-            seen |= fresh
-            open_ += fresh
     return totals
