@@ -36,10 +36,11 @@ SETTINGS = (
     "search.selfplay.max_turns=4",
     "search.selfplay.shard_size=8",
     f"refine.rounds={ROUNDS}",
-    # One round has to be seen in a hundred replies: more than one pass over few dialogues.
-    "refine.sft={epochs: 2, learning_rate: 1.0e-3, batch_size: 4, micro_batch_size: 4, "
+    # What chance puts into a few dozen dialogues is learned as well as what the selector does, so
+    # the latter has to be learned well: more steps, at a higher rate than the demo's.
+    "refine.sft={epochs: 3, learning_rate: 2.0e-3, batch_size: 2, micro_batch_size: 2, "
     "max_length: 768}",
-    "dpo.max_pairs=48",
+    "dpo.max_pairs=32",
     "dpo.epochs=1",
     "evaluation.situations=0",
     "evaluation.selfplay.max_turns=8",
@@ -113,6 +114,7 @@ def main(
 ) -> None:
     """Plant a preference and see whether training follows it."""
     environment.prepare(quiet=True)
+    environment.stop_orphaned_servers()
     began = time.monotonic()
     models = _run(planted)
     name = "prove" if planted is Property.question else f"prove-{planted}"

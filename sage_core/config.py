@@ -618,7 +618,9 @@ class PlanConfig(Section):
     writing_utilisation: float = Field(
         0.5, gt=0, le=1, description="Share of the memory's bandwidth that writing reaches."
     )
-    dialogues: NonNegative = Field(0, description="Dialogues trained on; 0 = corpus.max_dialogues.")
+    dialogues: NonNegative = Field(
+        0, description="Dialogues trained on, of all corpora; 0 = max_dialogues of each."
+    )
     turns: NonNegative = Field(
         0, description="Turns of a dialogue trained on; 0 = corpus.max_turns, else min_turns."
     )

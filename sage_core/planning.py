@@ -318,11 +318,12 @@ class _Planner:
         self.config, self.settings = config, config.plan
         self.text = Text(config.plan)
         self.size = model_size(config.model, config.plan)
-        self.dialogues = config.plan.dialogues or config.corpus.max_dialogues
+        most = [corpus.max_dialogues for corpus in (config.corpus, *config.mixture.corpora)]
+        self.dialogues = config.plan.dialogues or (sum(most) if all(most) else 0)
         if not self.dialogues:
             raise ConfigError(
-                "how many dialogues the corpus keeps is not known before it is read; set "
-                "plan.dialogues, or corpus.max_dialogues"
+                "how many dialogues the corpora keep is not known before they are read; set "
+                "plan.dialogues, or max_dialogues of each corpus"
             )
         self.openings = self._situations("search", config.search.situations)
         self.held_out = self._situations("evaluation", config.evaluation.situations)
