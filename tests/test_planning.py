@@ -154,3 +154,24 @@ def test_lengths_are_settable() -> None:
     long = stages("plan.reply_tokens=62")["rollout-shard", "m1"]
     assert long.written > stages()["rollout-shard", "m1"].written
     assert PlanConfig().reply_tokens < 62
+
+
+@pytest.mark.parametrize(
+    ("preset", "stage", "kind", "used"),
+    [
+        ("demo", ("annotate-shard", ""), "read", 66_144),
+        ("demo", ("annotate-shard", ""), "written", 2_813),
+        ("demo", ("sft", "raw"), "trained", 2 * 24 * 147.0),
+        ("demo", ("sft", "m1"), "trained", 2 * 24 * 247.7),
+        ("tiny", ("annotate-shard", ""), "read", 9_188),
+        ("tiny", ("annotate-shard", ""), "written", 428),
+        ("tiny", ("grammar-probe", ""), "read", 254),
+        ("tiny", ("rollout-shard", "m1"), "read", 129),
+    ],
+)
+def test_the_estimate_is_near_what_a_real_run_used(
+    preset: str, stage: tuple[str, str], kind: str, used: float
+) -> None:
+    """The numbers are of the manifests of real runs of the two presets, those of training the mean
+    length of its dialogues under the tokenizer; within 15%."""
+    assert getattr(stages(preset=preset)[stage], kind) == pytest.approx(used, rel=0.15)
