@@ -35,9 +35,11 @@ class Row:
 
 @dataclass
 class Benchmark:
-    """Collects rows and ends with a table, one summary line and an exit code."""
+    """Collects rows and ends with a table, one summary line and an exit code; ``note`` says below
+    the table how to read it."""
 
     name: str
+    note: str = ""
     rows: list[Row] = field(default_factory=list)
     console: Console = field(default_factory=lambda: Console(width=160))
 
@@ -62,9 +64,12 @@ class Benchmark:
         summary = f"{len(self.rows) - len(missed)} of {len(self.rows)} targets met"
         summary += f"; missed: {', '.join(missed)}" if missed else ""
         RESULTS.mkdir(exist_ok=True)
-        text = "\n".join([*lines, "", f"{summary}.", ""])
+        notes = [self.note, ""] if self.note else []
+        text = "\n".join([*lines, "", *notes, f"{summary}.", ""])
         (RESULTS / f"{self.name}.md").write_text(text, encoding="utf-8")
         self.console.print(table)
+        if self.note:
+            self.console.print(self.note, highlight=False)
         self.console.print(summary, highlight=False)
         sys.exit(1 if missed else 0)
 

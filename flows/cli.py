@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.chat import chat
+from flows.export import export
 from flows.options import AsJson, Input, Output, Overrides, Preset
+from flows.plan import plan
 from flows.runners import Runner
 from flows.steer import app as steer_app
 from sage_core.errors import SageError
@@ -33,6 +35,8 @@ app.add_typer(judge_app, name="judge")
 app.add_typer(train_app, name="train")
 app.add_typer(steer_app, name="steer")
 app.command()(chat)
+app.command()(plan)
+app.command()(export)
 
 out = Console()
 

@@ -37,9 +37,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     tracker.base(base)
 
     # 4.1 Human dialogues, filtered.
-    settings = [config.corpus, *config.mixture.corpora]
-    corpora = [build_corpus(corpus) for corpus in settings]
-    dialogues = stages.training_dialogues(corpora=corpora, settings=settings, seed=config.seed)
+    corpora, dialogues = human_dialogues(config)
 
     # 4.2 An LLM writes down every utterance's state; states move to the front of the replies.
     annotated = annotate(config, dialogues, base)
@@ -50,17 +48,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     trained: dict[str, ArtifactRef] = {}
     parents = {"raw": "m0", "m1": "m0"}
     for name, text in (("raw", without_states), ("m1", with_states)):
-        trained[name] = stages.sft(
-            name,
-            name=name,
-            dialogues=text,
-            base=base,
-            parent=None,
-            settings=config.sft,
-            lora=config.lora,
-            training=config.training,
-            **common,
-        )
+        trained[name] = fine_tune(config, name, text, base)
         tracker.checkpoint(name, trained[name], parent="m0", data=text)
     user = trained["m1"]  # plays the user in every conversation
     openings = situations(config, "search", config.search.situations)
@@ -78,19 +66,9 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     searched: dict[str, ArtifactRef] = {}
     last = "m1"
     for number in range(2, config.refine.most_rounds + 2):
-        searched[last] = search(config, last, trained[last], user, base, openings)
-        text = stages.selected_dialogues(last, trajectories=searched[last])
         name = f"m{number}"
-        trained[name] = stages.sft(
-            name,
-            name=name,
-            dialogues=text,
-            base=base,
-            parent=trained[last],
-            settings=config.refine.sft,
-            lora=config.lora,
-            training=config.training,
-            **common,
+        searched[last], text, trained[name] = refine(
+            config, last, name, trained[last], user, base, openings
         )
         parents[name] = last
         tracker.checkpoint(name, trained[name], parent=last, data=text)
@@ -106,21 +84,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
             break
 
     # 4.5 Preference learning on chosen against rejected candidates.
-    pairs = stages.preferences(
-        trajectories=list(searched.values()),
-        rejected=config.dpo.rejected,
-        max_pairs=config.dpo.max_pairs,
-        seed=config.seed,
-    )
-    trained["dpo"] = stages.dpo(
-        pairs=pairs,
-        base=base,
-        parent=trained[last],
-        settings=config.dpo,
-        lora=config.lora,
-        training=config.training,
-        **common,
-    )
+    pairs, trained["dpo"] = prefer(config, list(searched.values()), trained[last], base)
     parents["dpo"] = last
     tracker.checkpoint("dpo", trained["dpo"], parent=last, data=pairs)
 
@@ -167,6 +131,13 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     }
 
 
+def human_dialogues(config: PipelineConfig) -> tuple[list[ArtifactRef], ArtifactRef]:
+    """The corpora, and the dialogues of theirs that training uses."""
+    settings = [config.corpus, *config.mixture.corpora]
+    corpora = [build_corpus(corpus) for corpus in settings]
+    return corpora, stages.training_dialogues(corpora=corpora, settings=settings, seed=config.seed)
+
+
 def annotate(config: PipelineConfig, dialogues: ArtifactRef, base: ArtifactRef) -> ArtifactRef:
     """States for all utterances."""
     parts = run_shards(
@@ -196,6 +167,70 @@ def training_text(
         source=source_hash(instructions.input) if instructions else "",
         seed=config.seed,
     )
+
+
+def fine_tune(
+    config: PipelineConfig,
+    name: str,
+    text: ArtifactRef,
+    base: ArtifactRef,
+    parent: ArtifactRef | None = None,
+) -> ArtifactRef:
+    """The model ``name``: m0 trained on ``text``, or a model refined on it."""
+    return stages.sft(
+        name,
+        name=name,
+        dialogues=text,
+        base=base,
+        parent=parent,
+        settings=config.refine.sft if parent else config.sft,
+        lora=config.lora,
+        training=config.training,
+        model=config.model,
+        seed=config.seed,
+    )
+
+
+def refine(
+    config: PipelineConfig,
+    last: str,
+    name: str,
+    agent: ArtifactRef,
+    user: ArtifactRef,
+    base: ArtifactRef,
+    openings: ArtifactRef,
+) -> tuple[ArtifactRef, ArtifactRef, ArtifactRef]:
+    """One round from the model ``last`` to ``name``: what its search found, the selected dialogues
+    as training text, and the checkpoint."""
+    searched = search(config, last, agent, user, base, openings)
+    text = stages.selected_dialogues(last, trajectories=searched)
+    return searched, text, fine_tune(config, name, text, base, agent)
+
+
+def prefer(
+    config: PipelineConfig,
+    searched: list[ArtifactRef],
+    parent: ArtifactRef,
+    base: ArtifactRef,
+) -> tuple[ArtifactRef, ArtifactRef]:
+    """Chosen against rejected candidates of all rounds, and the model that learned from them."""
+    pairs = stages.preferences(
+        trajectories=searched,
+        rejected=config.dpo.rejected,
+        max_pairs=config.dpo.max_pairs,
+        seed=config.seed,
+    )
+    checkpoint = stages.dpo(
+        pairs=pairs,
+        base=base,
+        parent=parent,
+        settings=config.dpo,
+        lora=config.lora,
+        training=config.training,
+        model=config.model,
+        seed=config.seed,
+    )
+    return pairs, checkpoint
 
 
 def search(

@@ -63,6 +63,19 @@ class RunResult:
 
 def run_pipeline(config: PipelineConfig, runner: Runner = Runner.threads) -> RunResult:
     """Run the flow in this process, naming each stage as it ends."""
+    start = time.monotonic()
+    names = name_stages()
+    with shared_server(runner):
+        artifacts = pipeline.with_options(task_runner=task_runner(runner))(config)
+    win_rates, models = read_figures(artifacts["figures"])
+    return RunResult(
+        artifacts, win_rates, models, names[False], names[True], time.monotonic() - start
+    )
+
+
+def name_stages() -> dict[bool, list[str]]:
+    """Name each stage as it ends; returns the lists of those made (False) and of those that the
+    cache had (True), which fill as they end."""
     names: dict[bool, list[str]] = {True: [], False: []}
     start = time.monotonic()
 
@@ -73,12 +86,7 @@ def run_pipeline(config: PipelineConfig, runner: Runner = Runner.threads) -> Run
         console.print(f"{time.monotonic() - start:6.0f} s  {mark}  {name}{cost}", highlight=False)
 
     listen(report_stage)
-    with shared_server(runner):
-        artifacts = pipeline.with_options(task_runner=task_runner(runner))(config)
-    win_rates, models = read_figures(artifacts["figures"])
-    return RunResult(
-        artifacts, win_rates, models, names[False], names[True], time.monotonic() - start
-    )
+    return names
 
 
 def _cost(ref: ArtifactRef) -> str:

@@ -5,14 +5,13 @@ from the artefact store of the home.
 """
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import pyarrow.parquet as pq
 
+from flows.folders import new_folder
 from sage_core import annotation
 from sage_core.config import PipelineConfig, SearchConfig
 from sage_core.errors import DataError
@@ -63,7 +62,7 @@ def train_sft(
     dialogues = _training_dialogues(rows, states=states)
     settings = config.refine.sft if parent else config.sft
     job, work = _job(config, output, parent, rows, ["sft", states])
-    with _new_checkpoint(output) as folder, stages.training_progress("train") as on_step:
+    with new_folder(output) as folder, stages.training_progress("train") as on_step:
         train_on_dialogues(folder, job, dialogues, settings, work, on_step)
     shutil.rmtree(work, ignore_errors=True)
     return output
@@ -77,7 +76,7 @@ def train_dpo(config: PipelineConfig, rows: Path, output: Path, parent: Path) ->
         found = read_rows(rows, Trajectory)
         pairs = data.preference_pairs(found, config.seed, config.dpo.rejected)
     job, work = _job(config, output, parent, rows, ["dpo"])
-    with _new_checkpoint(output) as folder, stages.training_progress("train dpo") as on_step:
+    with new_folder(output) as folder, stages.training_progress("train dpo") as on_step:
         train_on_pairs(folder, job, pairs, config.dpo, work, on_step)
     shutil.rmtree(work, ignore_errors=True)
     return output
@@ -214,18 +213,3 @@ def _has(path: Path, column: str) -> bool:
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextmanager
-def _new_checkpoint(output: Path) -> Iterator[Path]:
-    """A folder that becomes ``output`` when the training has ended well."""
-    if output.exists() and any(output.iterdir()):
-        raise DataError(f"'{output}' is not empty; give a new folder for the checkpoint")
-    building = output.with_name(f".{output.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
-        yield building
-        building.replace(output)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
