@@ -201,7 +201,7 @@ def test_the_search_is_shown_with_its_endings_bias_and_tree() -> None:
     """Of three decided showings of two options the first place won two."""
     text = " ".join(Page(render_report(full())).text.split())
     assert "1 as many turns as asked for" in text
-    assert "1: 66.7% 20.8\N{EN DASH}93.9, n = 3 without bias 50.0%" in text
+    assert "66.7% 20.8\N{EN DASH}93.9 fair: 50.033.3% 6.1\N{EN DASH}79.2 fair: 50.0" in text
     assert "4.5 votes" in text
     assert "-inf votes" in text
     assert "look ahead" in text
