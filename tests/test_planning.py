@@ -159,10 +159,10 @@ def test_lengths_are_settable() -> None:
 @pytest.mark.parametrize(
     ("preset", "stage", "kind", "used"),
     [
-        ("demo", ("annotate-shard", ""), "read", 66_144),
-        ("demo", ("annotate-shard", ""), "written", 2_813),
-        ("demo", ("sft", "raw"), "trained", 2 * 24 * 147.0),
-        ("demo", ("sft", "m1"), "trained", 2 * 24 * 247.7),
+        ("demo", ("annotate-shard", ""), "read", 55_242),
+        ("demo", ("annotate-shard", ""), "written", 2_325),
+        ("demo", ("sft", "raw"), "trained", 2 * 20 * 149.6),
+        ("demo", ("sft", "m1"), "trained", 2 * 20 * 249.3),
         ("tiny", ("annotate-shard", ""), "read", 9_188),
         ("tiny", ("annotate-shard", ""), "written", 428),
         ("tiny", ("grammar-probe", ""), "read", 254),
