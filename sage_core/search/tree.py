@@ -13,7 +13,7 @@ from rich.tree import Tree as RichTree
 from sage_core.sac import parse
 from sage_core.schema import SearchNode
 
-_WIDTH = 120  # columns of a tree in text
+_WIDTH = 96  # columns of a tree in text; Prefect's page shows a hundred at once
 
 
 @dataclass(frozen=True)
