@@ -18,6 +18,10 @@ Memory of training: the base, 16 bytes per parameter of the adapter (value, grad
 moments, in float32), activations of 34 bytes per token, layer and hidden unit (Korthikanti et al.
 2022, without their term of attention scores, which fused attention does not keep; the 19 of the
 feed-forward part scaled to its width and active experts), and float32 logits with their gradient.
+With gradient checkpointing only 2 bytes per token, layer and hidden unit are kept, and the whole
+of one layer. In 4 bits a weight takes 4.127 (NF4 with constants quantised again; Dettmers et al.
+2023), but embeddings, and experts, which transformers does not hold in linear layers, stay as they
+are.
 """
 
 import json
@@ -78,6 +82,8 @@ _FLOP_TRAINED, _FLOP_READ = 4, 2
 _ADAM_BYTES = 16
 _MOST_GPUS_LOG2 = 10
 _ACTIVATION_BYTES, _OF_FEED_FORWARD = 34, 19  # the latter at a width of 4 hidden sizes
+_CHECKPOINT_BYTES = 2  # a layer's input
+_NF4_BYTES = 4.127 / 8
 
 
 # --- the size of a model --------------------------------------------------------------------------
@@ -133,6 +139,14 @@ def parameters(size: ModelSizeConfig, *, active: bool = False) -> int:
     forward = 3 * size.hidden_size * size.intermediate_size * experts
     embeddings = size.vocabulary * size.hidden_size * (1 if size.tied_embeddings else 2)
     return size.layers * (attention + forward) + embeddings
+
+
+def quantised_parameters(size: ModelSizeConfig) -> int:
+    """Those of linear layers, which a 4-bit base holds in 4 bits."""
+    experts = 3 * size.hidden_size * size.intermediate_size * size.layers * size.experts
+    embeddings = size.vocabulary * size.hidden_size * (1 if size.tied_embeddings else 2)
+    kept = embeddings + (experts if size.experts > 1 else 0)
+    return parameters(size) - kept
 
 
 def lora_parameters(size: ModelSizeConfig, rank: int, modules: Sequence[str]) -> int:
@@ -370,7 +384,7 @@ class _Planner:
         active = parameters(self.size, active=True)
         through = "" if active == total else f" ({active / 1e9:.3g} billion active)"
         formula = f"{total / 1e9:.3g} billion parameters{through} x {self._bytes} bytes"
-        disk = self._weights_gb()
+        disk = total * self._bytes / _GB
         return StagePlan("base-model", "m0", disk_gb=disk, formulas={"disk": formula})
 
     def annotation(self) -> tuple[Any, StagePlan]:
@@ -520,7 +534,12 @@ class _Planner:
         positions = sequences * settings.max_length
         forward = size.active_experts * size.intermediate_size / (4 * size.hidden_size)
         per_unit = _ACTIVATION_BYTES + _OF_FEED_FORWARD * (forward - 1)
-        activations = positions * size.layers * size.hidden_size * per_unit / _GB
+        units = positions * size.hidden_size
+        activations = units * size.layers * per_unit / _GB
+        kept = f"{size.layers} layers x {per_unit:.0f} bytes"
+        if self.config.training.gradient_checkpointing:
+            activations = units * (size.layers * _CHECKPOINT_BYTES + per_unit) / _GB
+            kept = f"({size.layers} layers x {_CHECKPOINT_BYTES} + {per_unit:.0f} bytes)"
         logits = 2 * positions * size.vocabulary * 4 / _GB
         weights = self._weights_gb()
         alone = adapter * _ADAM_BYTES / _GB + activations + logits
@@ -535,9 +554,8 @@ class _Planner:
                 f"active parameters / ({gpu.tflops:g} TFLOP/s x "
                 f"{self.settings.training_utilisation:g} x 3600 s)",
                 "memory": f"{weights:.2f} GB of weights / {gpus or 'any number'} + {adapter:,} of "
-                f"LoRA x {_ADAM_BYTES} bytes + {positions:,} positions x {size.layers} layers x "
-                f"{size.hidden_size} x {per_unit:.0f} bytes + logits {positions:,} x "
-                f"{size.vocabulary:,} x 8 bytes",
+                f"LoRA x {_ADAM_BYTES} bytes + {positions:,} positions x {size.hidden_size} x "
+                f"{kept} + logits {positions:,} x {size.vocabulary:,} x 8 bytes",
                 "disk": f"{adapter:,} parameters of LoRA x 4 bytes",
             },
         )  # fmt: skip
@@ -646,7 +664,10 @@ class _Planner:
         return _BYTES[self.config.model.dtype]
 
     def _weights_gb(self) -> float:
-        return parameters(self.size) * self._bytes / _GB
+        total, small = parameters(self.size), 0
+        if self.config.model.quantization == "4bit":
+            small = quantised_parameters(self.size)
+        return ((total - small) * self._bytes + small * _NF4_BYTES) / _GB
 
     # --- placeholders -----------------------------------------------------------------------------
 

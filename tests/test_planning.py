@@ -7,7 +7,14 @@ import pytest
 
 from sage_core.config import PlanConfig, load_config
 from sage_core.errors import ConfigError
-from sage_core.planning import MODELS, StagePlan, lora_parameters, parameters, plan
+from sage_core.planning import (
+    MODELS,
+    StagePlan,
+    lora_parameters,
+    parameters,
+    plan,
+    quantised_parameters,
+)
 
 MIXTRAL = MODELS["mistralai/Mixtral-8x7B-Instruct-v0.1"]
 SMOLLM2 = MODELS["smollm2-135m-instruct"]
@@ -93,6 +100,33 @@ def test_weights_are_spread_over_as_many_gpus_as_they_need() -> None:
     assert small.gpus > large.gpus
     assert small.memory_gb <= 40
     assert large.memory_gb <= 141
+
+
+def test_gradient_checkpointing_keeps_the_inputs_of_layers_and_one_layer() -> None:
+    """At 4 sequences of 2,048 and 4,096 hidden units; a layer of Mixtral has 34 + 19 x (2 x 14,336
+    / 16,384 - 1) bytes per unit."""
+    beside_weights = []
+    for checkpointing in ("false", "true"):
+        found = stages(f"training.gradient_checkpointing={checkpointing}", preset="paper")
+        training = found["sft", "m1"]
+        assert training.gpus is not None
+        weights = 2 * parameters(MIXTRAL) / 1e9 / training.gpus
+        beside_weights.append(training.memory_gb - weights)
+    units, layer = 4 * 2048 * 4096, 34 + 19 * (2 * 14336 / 16384 - 1)
+    saved = units * (32 * layer - 32 * 2 - layer) / 1e9
+    assert beside_weights[0] - beside_weights[1] == pytest.approx(saved)
+
+
+def test_four_bits_are_of_linear_layers() -> None:
+    """All of SmolLM2 but its embeddings, a fifth; of Mixtral the attention only, since transformers
+    does not hold experts in linear layers."""
+    attention = 2 * 4096 * 128 * (32 + 8) * 32
+    assert quantised_parameters(MIXTRAL) == attention
+    whole, small = (
+        stages(f"model.quantization={each}")["sft", "m1"].memory_gb for each in ("none", "4bit")
+    )
+    linear = parameters(SMOLLM2) - 49152 * 576
+    assert whole - small == pytest.approx(linear * (2 - 4.127 / 8) / 1e9)
 
 
 def test_what_fits_on_no_number_of_gpus_is_said() -> None:
