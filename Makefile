@@ -52,7 +52,7 @@ bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 12 
 bench-engines: setup $(VLLM_STAMP)  ## search, steering, grammar and scoring on both engines; 45 minutes
 	$(BIN)/python -m benchmarks.engines
 
-bench-train: setup  ## SFT and DPO against TRL's trainers as shipped; under half an hour
+bench-train: setup  ## SFT and DPO against TRL's trainers as shipped; a quarter of an hour
 	$(BIN)/python -m benchmarks.train
 
 PROPERTY ?= question

@@ -36,7 +36,7 @@ from sage_core.training.data import fitting_dialogues, fitting_pairs
 from sage_core.training.job import Job, read_log
 from sage_core.training.tokens import Encoder
 
-STEPS = (12, 8)  # of SFT, of DPO
+STEPS = (6, 4)  # of SFT, of DPO
 BATCH = 8
 MAX_LENGTH = 1024  # TRL's default
 TARGETS = {"sft": 1.8, "dpo": 1.3}
