@@ -50,6 +50,7 @@ class _Common:
     """What both trainers share. ``rows`` in a batch says where its examples stood in the input."""
 
     model: Any
+    args: Any
     accelerator: Any
     state: Any
     is_fsdp_enabled: bool
@@ -88,6 +89,7 @@ class _Common:
         """Only the adapter that is trained: all else is loaded from where it lies."""
         self.accelerator.unwrap_model(self.model).save_pretrained(
             output_dir,
+            is_main_process=self.args.should_save,  # all processes come here
             selected_adapters=[TRAINED],
             state_dict=state_dict,
             save_embedding_layers=False,  # 'auto' would ask a hub whether the vocabulary grew

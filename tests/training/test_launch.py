@@ -1,6 +1,5 @@
 """Training in two processes, as `accelerate launch` starts them."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from sage_core.training.sft import train_sft
 TWO = LauncherConfig(processes=2)
 
 
+@pytest.mark.integration
 def test_two_processes_learn_what_one_does(job: Callable[..., Job], tmp_path: Path) -> None:
     """A step's examples are the same ones: four in two micro batches, or two in each process."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -43,32 +43,33 @@ def test_two_processes_learn_what_one_does(job: Callable[..., Job], tmp_path: Pa
         assert (tensor - theirs[key]).abs().max() < 1e-3 * max(1.0, float(tensor.abs().max()))
 
 
+@pytest.mark.integration
 def test_what_a_process_raises_is_raised_here(job: Callable[..., Job], tmp_path: Path) -> None:
     short = SFT.model_copy(update={"max_length": 3})
     with pytest.raises(DataError, match="nothing is left to train on: of 8 dialogues"):
         train_sft(tmp_path, job(launcher=TWO), DIALOGUES, short, tmp_path / "work")
 
 
+@pytest.mark.integration
 def test_no_process_is_left_when_the_task_is_cancelled(
     job: Callable[..., Job], tmp_path: Path
 ) -> None:
-    seen: list[int] = []
+    before, seen = set(psutil.Process().children(recursive=True)), set[psutil.Process]()
 
     def cancel(step: int, steps: int) -> None:
-        found = psutil.Process().children(recursive=True)
-        seen.extend(each.pid for each in found)
+        seen.update(set(psutil.Process().children(recursive=True)) - before)
         raise KeyboardInterrupt
 
     long = SFT.model_copy(update={"epochs": 500})
     with pytest.raises(KeyboardInterrupt):
         train_sft(tmp_path, job(launcher=TWO), DIALOGUES, long, tmp_path / "work", cancel)
     assert len(seen) >= 4  # the leash, accelerate, and two that train
-    assert [pid for pid in seen if alive(pid)] == []
+    assert [process for process in seen if alive(process)] == []
 
 
-def alive(pid: int) -> bool:
+def alive(process: psutil.Process) -> bool:
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and pid != os.getpid()
+        return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
