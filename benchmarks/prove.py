@@ -29,28 +29,32 @@ from sage_core.sac import utterance_of
 from sage_core.schema import Trajectory
 
 ROUNDS = 2
+# Above, a model of this size writes much noise that runs on until it is cut off, in which a
+# property of the reply's end can hardly be seen.
+SAMPLING = "sampling={temperature: 0.8, max_new_tokens: 120}"
+TURNS = 6  # three replies of the agent's to a situation
 SETTINGS = (
+    # The demo's m1, of twenty dialogues, often goes on with more states where its reply should be.
+    # What it then learns from its own draws, whoever selects them, is to end its replies.
+    "corpus.max_dialogues=64",
+    "sft={epochs: 3, learning_rate: 2.0e-3, batch_size: 2, micro_batch_size: 2, max_length: 768}",
     # All 32 embedded situations of each half.
     "search.situations=0",
-    "search.candidates=8",
-    "search.selfplay.max_turns=4",
+    "search.candidates=6",
+    f"search.selfplay.max_turns={TURNS}",
     "search.selfplay.shard_size=16",
-    # A model that learns from what it drew itself at temperature 1 stays as it is, but for what is
-    # selected. Below 1 it would sharpen: drawn at 0.8, a selector that picks at random moved the
-    # share of questions half as far as the one that likes them.
-    "search.selfplay.sampling={temperature: 1.0, max_new_tokens: 120}",
+    f"search.selfplay.{SAMPLING}",
     f"refine.rounds={ROUNDS}",
     # What chance puts into a few dozen dialogues is learned as well as what the selector does, so
     # the latter has to be learned well: more steps, at a higher rate than the demo's.
-    "refine.sft={epochs: 3, learning_rate: 2.0e-3, batch_size: 2, micro_batch_size: 2, "
+    "refine.sft={epochs: 3, learning_rate: 1.0e-3, batch_size: 2, micro_batch_size: 2, "
     "max_length: 768}",
     "dpo.max_pairs=32",
     "dpo.epochs=1",
     "evaluation.situations=0",
     "evaluation.selfplay.shard_size=32",
-    # Above, a model of this size writes much noise that runs on until it is cut off, in which a
-    # property of the reply's end can hardly be seen.
-    "evaluation.selfplay.sampling={temperature: 0.7, max_new_tokens: 120}",
+    f"evaluation.selfplay.max_turns={TURNS}",
+    f"evaluation.selfplay.{SAMPLING}",
 )
 ARMS = {
     "planted": "search.selector.function=benchmarks.properties:{property}",
