@@ -1,11 +1,11 @@
 """``make prove``: does the method move a model towards what its selector likes, and only there?
 
 The selector is a plain function that likes one measurable property of a reply (``PROPERTY``);
-everything else is the real pipeline on the embedded model, with the demo's m1. Three arms share all
-up to m1: *planted* (two rounds and preference learning), *turned around* (one round with a selector
-that likes replies without the property) and *at random* (one round with a selector that picks by
-lot). The share of replies with the property is counted on held-out situations, and compared between
-models by a paired bootstrap over situations.
+everything else is the real pipeline on the embedded model. Three arms share all up to m1: *planted*
+(two rounds and preference learning), *turned around* (one round with a selector that likes replies
+without the property) and *at random* (one round with a selector that picks by lot). The share of
+replies with the property is counted on held-out situations, and compared between models by a paired
+bootstrap over situations.
 
 Every step is a cached stage in SAGE_HOME: kill it and start it again, and it goes on.
 """
@@ -46,7 +46,8 @@ SETTINGS = (
     f"search.selfplay.{SAMPLING}",
     f"refine.rounds={ROUNDS}",
     # What chance puts into a few dozen dialogues is learned as well as what the selector does, so
-    # the latter has to be learned well: more steps, at a higher rate than the demo's.
+    # the latter has to be learned well: three epochs, not the demo's one. At twice the rate m3 was
+    # worse than m2.
     "refine.sft={epochs: 3, learning_rate: 1.0e-3, batch_size: 2, micro_batch_size: 2, "
     "max_length: 768}",
     "dpo.max_pairs=32",
