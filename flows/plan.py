@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from flows.options import AsJson, Overrides, Preset
@@ -78,6 +79,7 @@ def as_dict(
             told = used.get((stage.stage, stage.label))
             row["used"] = asdict(told) if told else None
         rows.append(row)
+    told_of = [row["used"] for row in rows if row.get("used")]
     hours = sum(stage.gpu_hours for stage in stages)
     prices = [stage.api_usd for stage in stages]
     return {
@@ -99,6 +101,11 @@ def as_dict(
             "memory_gb": max(stage.memory_gb for stage in stages),
             "api_usd": sum(price or 0.0 for price in prices),
             "api_usd_complete": all(price is not None for price in prices),
+            **(
+                {"used": {key: sum(each[key] for each in told_of) for key in ("read", "written")}}
+                if used is not None
+                else {}
+            ),
         },
     }
 
@@ -109,10 +116,6 @@ def _table(result: Mapping[str, Any], preset: str) -> Table:
     if model["active_parameters"] != model["parameters"]:
         size += f", {model['active_parameters'] / 1e9:.3g} active"
     price = f"; {total['gpu_usd']:,.0f} USD of GPU-hours" if total["gpu_usd"] is not None else ""
-    with_used = any("used" in stage for stage in result["stages"])
-    headings = ["stage", "tokens read", "written"]
-    headings += ["read by last run", "written"] if with_used else []
-    headings += ["trained on", "GPU-hours", "GPUs x GB", "disk, GB", "API, USD"]
     table = Table(
         title=f"sage plan: {preset}, {model['base']} ({size}) on {gpu['name']}{price}",
         box=box.SIMPLE_HEAD,
@@ -120,37 +123,42 @@ def _table(result: Mapping[str, Any], preset: str) -> Table:
         collapse_padding=True,
         pad_edge=False,
     )
-    footers = {
-        "stage": "total",
-        "tokens read": _count(total["read"]),
-        "trained on": _count(total["trained"]),
-        "GPU-hours": _number(total["gpu_hours"]),
-        "disk, GB": _number(total["disk_gb"]),
-        "API, USD": f"{total['api_usd']:,.2f}" + ("" if total["api_usd_complete"] else " + ?"),
+    more = "" if total["api_usd_complete"] else " + ?"
+    columns = {
+        "stage": ("total", _name),
+        "tokens\nread": (_count(total["read"]), lambda stage: _count(stage["read"])),
+        "tokens\nwritten": (_count(total["written"]), lambda stage: _count(stage["written"])),
+        "tokens\ntrained": (_count(total["trained"]), lambda stage: _count(stage["trained"])),
+        "GPU-\nhours": (_number(total["gpu_hours"]), lambda stage: _number(stage["gpu_hours"])),
+        "GPUs\nx GB": ("", _memory),
+        "disk,\nGB": (_number(total["disk_gb"]), lambda stage: _number(stage["disk_gb"])),
+        "API,\nUSD": (f"{total['api_usd']:,.2f}{more}", _price),
     }
-    for place, heading in enumerate(headings):
-        footer = footers.get(heading, "")
-        if place == 2:
-            footer = _count(total["written"])
-        table.add_column(heading, footer, justify="left" if place == 0 else "right", no_wrap=True)
+    if "used" in total:
+        columns |= {
+            f"last run\n{key}": (_count(total["used"][key]), partial(_used, key=key))
+            for key in ("read", "written")
+        }
+    for heading, (footer, _) in columns.items():
+        justify: JustifyMethod = "left" if heading == "stage" else "right"
+        table.add_column(heading, footer, justify=justify, no_wrap=True)
     for stage in result["stages"]:
-        cells = [_name(stage), _count(stage["read"]), _count(stage["written"])]
-        if with_used:
-            told = stage["used"] or {"read": 0, "written": 0}
-            cells += [_count(told["read"]), _count(told["written"])]
-        if stage["gpus"] is None:
-            memory = f"[red]too few: {stage['memory_gb']:.0f}[/]"
-        else:
-            memory = f"{stage['gpus']} x {stage['memory_gb']:.1f}" if stage["gpus"] else ""
-        cells += [
-            _count(stage["trained"]),
-            _number(stage["gpu_hours"]),
-            memory,
-            _number(stage["disk_gb"]),
-            "?" if stage["api_usd"] is None else _number(stage["api_usd"]),
-        ]
-        table.add_row(*cells)
+        table.add_row(*(cell(stage) for _, cell in columns.values()))
     return table
+
+
+def _memory(stage: Mapping[str, Any]) -> str:
+    if stage["gpus"] is None:
+        return f"[red]too few: {stage['memory_gb']:.0f}[/]"
+    return f"{stage['gpus']} x {stage['memory_gb']:.1f}" if stage["gpus"] else ""
+
+
+def _price(stage: Mapping[str, Any]) -> str:
+    return "?" if stage["api_usd"] is None else _number(stage["api_usd"])
+
+
+def _used(stage: Mapping[str, Any], key: str) -> str:
+    return _count(stage["used"][key]) if stage["used"] else ""
 
 
 def _name(stage: Mapping[str, Any]) -> str:
