@@ -100,7 +100,7 @@ def tell(found: "Checkpoint", config: "PipelineConfig", *, merged: bool) -> "Exp
         merged=merged,
         profile=config.search.selfplay.agent_profile,
         data_card=cards[0] if cards else "",
-        lineage=tuple(reversed(steps)),
+        lineage=tuple(steps),
         figures=figures,
         win_rates=pairs,
     )

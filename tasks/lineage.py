@@ -1,6 +1,7 @@
 """Where an artefact comes from: its manifest and those of all that it was made from."""
 
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +9,25 @@ from sage_core.storage import MANIFEST, ArtifactRef, read_json
 from tasks.home import store
 
 
-def ancestry(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folder and manifest of an artefact, then of its parents and theirs, each once, nearest
-    first. What was removed to save room, or has no manifest, is left out."""
-    open_, seen = [folder], {folder}
+def ancestry(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The folders and manifests of all that an artefact was made from, and last its own; each once,
+    after its own parents. What was removed to save room, or has no manifest, is left out."""
+    records: dict[Path, dict[str, Any]] = {}
+    parents: dict[Path, list[Path]] = {}
+    open_ = [folder]
     while open_:
-        found = open_.pop(0)
-        if not (found / MANIFEST).is_file():
+        found = open_.pop()
+        if found in records or not (found / MANIFEST).is_file():
             continue
-        record = read_json(found / MANIFEST)
-        yield found, record
-        parents = [
+        records[found] = read_json(found / MANIFEST)
+        parents[found] = [
             store().folder(ArtifactRef(**parent))
-            for refs in record["parents"].values()
+            for refs in records[found]["parents"].values()
             for parent in refs
         ]
-        fresh = [parent for parent in dict.fromkeys(parents) if parent not in seen]
-        seen.update(fresh)
-        open_ += fresh
+        open_ += reversed(parents[found])
+    ordered = TopologicalSorter(parents).static_order()
+    return [(path, records[path]) for path in ordered if path in records]
 
 
 def newest(stage: str) -> Iterator[Path]:

@@ -48,7 +48,8 @@ def test_shards_add_up_and_what_two_stages_share_counts_once(
     used = last_run()
     assert used["search-shard", "m1"] == Used(read=307, written=30, seconds=3.0)
     assert used["sft", "m1"] == Used(seconds=1.5)
-    assert next(iter(used)) == ("report", "")
+    order = [("sft", "m1"), ("search-shard", "m1"), ("figures", ""), ("report", "")]
+    assert list(used) == order  # each after what it was made from
 
 
 def test_a_removed_parent_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
