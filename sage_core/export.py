@@ -94,6 +94,8 @@ def export(
     if told.data_card:
         (folder / DATA_CARD).write_text(told.data_card, encoding="utf-8")
     (folder / CARD).write_text(card(told), encoding="utf-8")
+    for weights in folder.glob("*.safetensors"):
+        shutil.copymode(folder / CARD, weights)  # safetensors lets nobody but the owner read them
 
 
 def base_name(base: str) -> str:

@@ -90,6 +90,7 @@ def test_the_merged_model_loads_alone(
     assert torch.allclose(logits(model, tokenizer), engine_logits, atol=1e-3)
     assert not (tmp_path / "adapter_config.json").exists()
     assert (tmp_path / "chat_template.jinja").exists()
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # who reads one reads all
 
 
 def test_the_adapter_names_its_base(tiny_base: Path, adapter: Path, tmp_path: Path) -> None:
