@@ -13,7 +13,7 @@ from sage_core.storage import read_rows, write_rows
 pytestmark = pytest.mark.integration
 
 SIZES = [
-    "search.situations=2", "search.candidates=2", "search.selfplay.max_turns=2",
+    "search.situations=2", "search.candidates=4", "search.selfplay.max_turns=2",
     "search.selfplay.sampling.max_new_tokens=160", "sft.epochs=1", "dpo.epochs=1",
 ]  # fmt: skip
 
@@ -50,7 +50,8 @@ def test_every_stage_by_itself(home: Path) -> None:
     found = home / "searched" / "trajectories.parquet"
     trajectories = read_rows(found, Trajectory)
     assert [len(trajectory.turns) for trajectory in trajectories] == [2, 2]
-    assert all(len(trajectory.turns[1].candidates) == 2 for trajectory in trajectories)
+    # those that are equal, or never leave their states, are no candidates
+    assert all(2 <= len(trajectory.turns[1].candidates) <= 4 for trajectory in trajectories)
 
     sage(home, "train", "sft", "--input", found, "--parent", m1, "--output", home / "m2")
     sage(home, "train", "dpo", "--input", found, "--parent", m1, "--output", home / "dpo")
