@@ -34,7 +34,7 @@ check: setup  ## lint, format and types
 test: check  ## check, and all tests with one real run of the pipeline
 	$(BIN)/pytest
 
-test-integration: $(CLUSTER) $(VLLM_STAMP)  ## single stages, vLLM, clusters, training processes, deployments, the chat page in a browser
+test-integration: $(CLUSTER) $(VLLM_STAMP)  ## single stages, vLLM, clusters, deployments, the chat page in a browser
 	$(BIN)/pytest -m integration
 
 setup-vllm-cpu: $(VLLM_STAMP)  ## make .venv-vllm with vLLM for a machine without a GPU

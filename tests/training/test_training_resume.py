@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from sage_core.training.trainers import _last_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +27,6 @@ def rounds(base: Path, output: Path, last: str = "") -> list[str]:
     return [line for line in done.stdout.splitlines() if line.split()[0] in ("m1", "m2", "dpo")]
 
 
-@pytest.mark.integration
 def test_killed_rounds_end_with_the_same_bytes(tiny_base: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert rounds(tiny_base, whole)[-1] == "dpo 8"
