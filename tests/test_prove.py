@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import properties, prove
 from benchmarks.prove import Counts, Property, claims, counts, move
-from sage_core.schema import Trajectory, TrajectoryTurn
+from sage_core.schema import Candidate, Trajectory, TrajectoryTurn
 
 STATES = (
     "{u_motivation: x, u_emotion: y, u_topic: []} {a_motivation: x?, a_emotion: y, a_topic: []}"
@@ -16,20 +16,24 @@ def trajectory(situation: str, *replies: str) -> Trajectory:
     for reply in replies:
         turns += [
             TrajectoryTurn("user", "Do you ask me?", ()),
-            TrajectoryTurn("assistant", f"{STATES} {reply}", ()),
+            TrajectoryTurn(
+                "assistant",
+                f"{STATES} {reply}",
+                (Candidate(f"{STATES} {reply}", 0, True), Candidate(f"{STATES} Yes.", 1, False)),
+            ),
         ]
     return Trajectory(f"m1/{situation}", situation, "Do you?", "joyful", tuple(turns))
 
 
-def test_only_the_agents_utterances_count_each_at_its_situation() -> None:
+def test_all_drawn_replies_count_each_at_its_situation() -> None:
     rows = [
         trajectory("b", "Why? I see.", "How was it? "),
         trajectory("a", "Really?", "No.", "And then?"),
         trajectory("c"),
     ]
     found = counts(rows, properties.question, ["a", "b", "c"])
-    assert found == Counts(hits=(2, 1, 0), replies=(3, 2, 0))
-    assert found.rate.value == pytest.approx(3 / 5)
+    assert found == Counts(hits=(2, 1, 0), replies=(6, 4, 0))
+    assert found.rate.value == pytest.approx(3 / 10)
 
 
 @pytest.mark.parametrize("name", list(Property))
