@@ -65,7 +65,7 @@ def as_dict(
     used: Mapping[tuple[str, str], "Used"] | None = None,
 ) -> dict[str, Any]:
     """The plan as JSON values, with its totals and what it assumes."""
-    from sage_core.planning import model_size, parameters
+    from sage_core.planning.sizes import model_size, parameters
 
     size, gpu = model_size(config.model, config.plan), config.plan.gpu
     rows = []

@@ -7,14 +7,8 @@ import pytest
 
 from sage_core.config import PlanConfig, load_config
 from sage_core.errors import ConfigError
-from sage_core.planning import (
-    MODELS,
-    StagePlan,
-    lora_parameters,
-    parameters,
-    plan,
-    quantised_parameters,
-)
+from sage_core.planning import StagePlan, plan
+from sage_core.planning.sizes import MODELS, lora_parameters, parameters, quantised_parameters
 
 MIXTRAL = MODELS["mistralai/Mixtral-8x7B-Instruct-v0.1"]
 SMOLLM2 = MODELS["smollm2-135m-instruct"]
