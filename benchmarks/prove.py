@@ -61,9 +61,13 @@ ARMS = {
     "turned around": "search.selector.function=benchmarks.properties:no_{property}",
     "at random": "search.selector.random=true",
 }
-# A model is measured by a search of its own, in which each of the agent's turns is drawn twice;
-# both replies count, and the dialogue goes on from one by lot.
-MEASURED = ("search.selector.random=true", "search.candidates=2")
+# A model is measured by a search of its own, of two of the agent's turns, each drawn twice; both
+# replies count, and the dialogue goes on from one by lot.
+MEASURED = (
+    "search.selector.random=true",
+    "search.candidates=2",
+    "search.selfplay.max_turns=4",
+)
 RANDOM_SHARE = 1 / 3  # of the planted round's move, that chance may move at most
 BOOTSTRAP_SAMPLES = 10_000
 
