@@ -19,6 +19,7 @@ from urllib.request import urlopen
 
 from benchmarks.harness import Benchmark, alone
 from sage_core.config import (
+    ConversationConfig,
     EngineConfig,
     LoraConfig,
     ModelConfig,
@@ -82,8 +83,8 @@ class Models:
         self_play(
             part,
             Players(
-                Speaker("m1", self.agent, True),
-                Speaker("m1", self.user, True),
+                Speaker("m1", self.agent, True, ConversationConfig().agent),
+                Speaker("m1", self.user, True, ConversationConfig().user),
                 PLAY,
                 0,
                 LLMSelector(self.selector, SelectorConfig(), 0),

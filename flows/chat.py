@@ -68,7 +68,7 @@ def chat(
 
         settings = config.evaluation.selfplay
         engine = engine_of(settings.agent_engine, found.base, config.model, found.adapter)
-        agent = Speaker(found.name, engine, found.states)
+        agent = Speaker(found.name, engine, found.states, config.conversation.agent)
         conversation = Chat(agent, settings, config.seed, steering)
     if web:
         chat_web.serve(conversation, port, out)

@@ -98,7 +98,7 @@ def tell(found: "Checkpoint", config: "PipelineConfig", *, merged: bool) -> "Exp
         base=config.model.base,
         states=found.states,
         merged=merged,
-        profile=config.search.selfplay.agent_profile,
+        profile=config.conversation.agent,
         data_card=cards[0] if cards else "",
         lineage=tuple(steps),
         figures=figures,

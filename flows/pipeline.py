@@ -53,7 +53,12 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     user = trained["m1"]  # plays the user in every conversation
     openings = situations(config, "search", config.search.situations)
     probe = stages.grammar_probe(
-        agent=trained["m1"], base=base, situations=openings, settings=config.search, **common
+        agent=trained["m1"],
+        base=base,
+        situations=openings,
+        settings=config.search,
+        profile=config.conversation.agent,
+        **common,
     )
 
     held_out = situations(config, "evaluation", config.evaluation.situations)
@@ -164,6 +169,7 @@ def training_text(
         annotated=annotated,
         states=states,
         settings=config.mixture,
+        conversation=config.conversation,
         source=source_hash(instructions.input) if instructions else "",
         seed=config.seed,
     )
@@ -203,7 +209,7 @@ def refine(
     """One round from the model ``last`` to ``name``: what its search found, the selected dialogues
     as training text, and the checkpoint."""
     searched = search(config, last, agent, user, base, openings)
-    text = stages.selected_dialogues(last, trajectories=searched)
+    text = stages.selected_dialogues(last, trajectories=searched, profile=config.conversation.agent)
     return searched, text, fine_tune(config, name, text, base, agent)
 
 
@@ -216,6 +222,7 @@ def prefer(
     """Chosen against rejected candidates of all rounds, and the model that learned from them."""
     pairs = stages.preferences(
         trajectories=searched,
+        profile=config.conversation.agent,
         rejected=config.dpo.rejected,
         max_pairs=config.dpo.max_pairs,
         seed=config.seed,
@@ -258,6 +265,7 @@ def search(
         base=base,
         situations=openings,
         settings=config.search,
+        conversation=config.conversation,
         model=config.model,
         seed=config.seed,
         source=scorers.fingerprint(config.search.selector),
@@ -288,6 +296,7 @@ def roll_out(
         base=base,
         situations=held_out,
         settings=config.evaluation.selfplay,
+        conversation=config.conversation,
         model=config.model,
         seed=config.seed,
     )
@@ -346,6 +355,7 @@ def measure(
         rollouts=rollouts,
         settings=config.refine.gates,
         selfplay=config.evaluation.selfplay,
+        profile=config.conversation.agent,
         model=config.model,
         seed=config.seed,
     )
@@ -386,6 +396,7 @@ def steer(
         situations=situations(config, "evaluation", settings.situations),
         settings=settings,
         selfplay=config.evaluation.selfplay,
+        profile=config.conversation.agent,
         model=config.model,
         seed=config.seed,
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 import pyarrow.parquet as pq
 
 from flows.folders import new_folder
-from sage_core import annotation
+from sage_core import annotation, mixture
 from sage_core.config import PipelineConfig, SearchConfig
 from sage_core.errors import ConfigError, DataError
 from sage_core.evaluation import judge
@@ -59,7 +59,7 @@ def train_sft(
     config: PipelineConfig, rows: Path, output: Path, parent: Path | None, *, states: bool
 ) -> Path:
     """A checkpoint trained on annotated dialogues, trajectories or training text."""
-    dialogues = _training_dialogues(rows, states=states)
+    dialogues = _training_dialogues(config, rows, states=states)
     settings = config.refine.sft if parent else config.sft
     job, work = _job(config, output, parent, rows, ["sft", states])
     with new_folder(output) as folder, stages.training_progress("train") as on_step:
@@ -74,7 +74,9 @@ def train_dpo(config: PipelineConfig, rows: Path, output: Path, parent: Path) ->
         pairs = read_rows(rows, PreferencePair)
     else:
         found = read_rows(rows, Trajectory)
-        pairs = data.preference_pairs(found, config.seed, config.dpo.rejected)
+        pairs = data.preference_pairs(
+            found, config.conversation.agent, config.seed, config.dpo.rejected
+        )
     job, work = _job(config, output, parent, rows, ["dpo"])
     with new_folder(output) as folder, stages.training_progress("train dpo") as on_step:
         train_on_pairs(folder, job, pairs, config.dpo, work, on_step)
@@ -167,9 +169,15 @@ def _players(config: PipelineConfig, agent: str, user: str, output: Path) -> tup
             f"'{bases[1]}', and a vLLM server holds one; take models of one run, or set "
             "search.selfplay.user_engine.kind=transformers"
         )
+    profiles = config.conversation
     speaking, playing = (
-        engines.speaker(each.name, engine, each.base, each.adapter, config.model)
-        for each, engine in zip(found, (roles.agent_engine, roles.user_engine), strict=True)
+        engines.speaker(each.name, engine, each.base, each.adapter, config.model, profile)
+        for each, engine, profile in zip(
+            found,
+            (roles.agent_engine, roles.user_engine),
+            (profiles.agent, profiles.user),
+            strict=True,
+        )
     )
     # m0 is the agent's own: the preset's settings may name another copy of it.
     selector = engines.selector_for(settings.selector, bases[0], config.model, config.seed)
@@ -202,13 +210,15 @@ def _base(config: PipelineConfig) -> ArtifactRef:
     return stages.base_model.local("m0", model=config.model)
 
 
-def _training_dialogues(rows: Path, *, states: bool) -> list[TrainingDialogue]:
+def _training_dialogues(
+    config: PipelineConfig, rows: Path, *, states: bool
+) -> list[TrainingDialogue]:
     if _has(rows, "trajectory_id"):
-        return data.selected_dialogues(read_rows(rows, Trajectory))
+        return data.selected_dialogues(read_rows(rows, Trajectory), config.conversation.agent)
     if _has(rows, "messages"):
         return read_rows(rows, TrainingDialogue)
-    as_text = annotation.chains if states else annotation.without_states
-    return [as_text(row) for row in read_rows(rows, AnnotatedDialogue)]
+    annotated = read_rows(rows, AnnotatedDialogue)
+    return mixture.training_text(annotated, config.conversation, states=states)
 
 
 def _has(path: Path, column: str) -> bool:

@@ -46,7 +46,7 @@ def report(
     from sage_core.search.situations import situations
     from sage_core.storage import write_json
     from tasks import checkpoints
-    from tasks.engines import engine_of
+    from tasks.engines import speaker
     from tasks.progress import progress
 
     settings = config.steering_report
@@ -62,11 +62,12 @@ def report(
         )
     output.mkdir(parents=True, exist_ok=True)
     selfplay = config.evaluation.selfplay
-    engine = engine_of(selfplay.agent_engine, found.base, config.model, found.adapter)
+    agent = speaker(
+        found.name, selfplay.agent_engine, found.base, found.adapter, config.model,
+        config.conversation.agent,
+    )  # fmt: skip
     with progress(f"steer {found.name}", steering.steps(settings)) as advance:
-        evidence = steering.evidence(
-            held_out, found.name, engine, settings, selfplay, config.seed, advance
-        )
+        evidence = steering.evidence(held_out, agent, settings, selfplay, config.seed, advance)
     result = asdict(evidence)
     write_json(output / "report.json", result)
     page = render_steering(steering_data(config, evidence))

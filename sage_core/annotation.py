@@ -14,8 +14,8 @@ from sage_core.config import AnnotationConfig, SamplingConfig
 from sage_core.engines.base import Constraint, Engine, Request
 from sage_core.engines.grammar import json_schema
 from sage_core.errors import StateFormatError
-from sage_core.sac import EMPTY, StateAction, StateActionReply, render, render_state
-from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, Message, TrainingDialogue
+from sage_core.sac import EMPTY, StateAction, render_state
+from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, Message
 
 _INSTRUCTIONS = (
     "You label utterances of conversations. For the last utterance, write what its speaker wants "
@@ -136,25 +136,6 @@ def read_state(text: str) -> StateAction:
         _carried(emotion, lambda value: replace(EMPTY, emotion=value)),
         tuple(topics),
     )
-
-
-def chains(dialogue: AnnotatedDialogue) -> TrainingDialogue:
-    """State-Action Chain text: each user state moves to the front of the reply that follows."""
-    messages = []
-    user = EMPTY
-    for turn in dialogue.turns:
-        if turn.role == "user":
-            user = turn.state
-            messages.append(Message("user", turn.utterance))
-        else:
-            reply = StateActionReply(user, turn.state, turn.utterance)
-            messages.append(Message("assistant", render(reply)))
-    return TrainingDialogue(tuple(messages))
-
-
-def without_states(dialogue: AnnotatedDialogue) -> TrainingDialogue:
-    """The same dialogue for ``raw``: utterances only."""
-    return TrainingDialogue(tuple(Message(turn.role, turn.utterance) for turn in dialogue.turns))
 
 
 def _carried(value: object, as_state: Callable[[str], StateAction]) -> str | None:

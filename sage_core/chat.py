@@ -1,7 +1,7 @@
 """A conversation with a model, whoever shows it: history, steering, the states of each turn.
 
-The model is prompted as in self-play: its profile, the user's utterances, its own replies with
-their states. What the user types is never read for states.
+The model sees what it was trained on (:mod:`sage_core.conversation`): its profile, the user's
+utterances, its own replies with their states. What the user types is never read for states.
 """
 
 import json
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.config import SelfPlayConfig
+from sage_core.conversation import Said, view
 from sage_core.engines.base import Request
 from sage_core.engines.grammar import sac_grammar
 from sage_core.engines.steering import Steering
 from sage_core.errors import ConfigError, DataError, EngineError
 from sage_core.sac import StateAction, is_well_formed, parse
-from sage_core.schema import Message
 from sage_core.search.dialogue import Speaker
 
 
@@ -142,22 +142,22 @@ class Chat:
         except (OSError, ValueError) as error:
             raise DataError(f"'{path}' cannot be written: {error}; give another name") from None
 
-    def _request(self, said: Turn, steering: Steering) -> Request:
-        profile = self._config.agent_profile
-        opening = (Message("user", profile.ask), Message("assistant", profile.consent))
+    def _request(self, asked: Turn, steering: Steering) -> Request:
+        said = [
+            Said("assistant" if turn.role == "assistant" else "user", turn.utterance, turn.content)
+            for turn in (*self.turns, asked)
+        ]
+        seen = view(said, self.agent.profile, states=self.agent.states)
         constrained = self.agent.states and self._config.state_grammar
         return Request(
             request_id=f"{self.agent.name}/chat/{self._asked}",
-            messages=(
-                *opening,
-                *(Message(turn.role, turn.content) for turn in (*self.turns, said)),
-            ),
+            messages=seen.messages,
             sampling=self._config.sampling,
             seed=self._seed,
             constraint=sac_grammar(steering.forces) if constrained else None,
             opens_with_states=self.agent.states,
             steering=steering or None,
-            pinned=len(opening),
+            pinned=seen.pinned - 1,  # a long chat may leave its first turn behind
         )
 
 

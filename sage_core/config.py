@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sage_core.errors import ConfigError
+from sage_core.sac import is_well_formed
 
 PRESETS = ("tiny", "demo", "paper")
 EMBEDDED_MODEL = "smollm2-135m-instruct"
@@ -262,7 +263,14 @@ class SamplingConfig(Section):
     penalise_states: bool = Field(
         False, description="Whether the repetition penalty also holds inside the states."
     )
-    max_new_tokens: Positive = 200
+    max_new_tokens: Positive = Field(200, description="Tokens of an utterance; states not counted.")
+    max_state_tokens: Positive = Field(
+        96, description="Tokens of the states before an utterance, both groups together."
+    )
+
+    def budget(self, states: bool) -> int:
+        """Tokens of a reply at most, with states or without."""
+        return self.max_new_tokens + (self.max_state_tokens if states else 0)
 
 
 class AnnotationConfig(Section):
@@ -387,10 +395,40 @@ class SituationsConfig(Section):
 
 
 class ProfileConfig(Section):
-    """The opening exchange that tells the agent who it is: what it is asked, and its consent."""
+    """The exchange that opens a speaker's view of every conversation, in training as in use: what
+    it is asked to be, and its consent."""
 
     ask: str = "Be my companion: caring, playful, honest about being an AI, and brief."
     consent: str = "Gladly. I am here, and I am listening."
+    states: str = Field(
+        "{u_motivation: request, u_emotion: hopeful, u_topic: [company]} "
+        "{a_motivation: agreement, a_emotion: caring, a_topic: [company]}",
+        description="States before the consent, for models that write them.",
+    )
+
+    @field_validator("states")
+    @classmethod
+    def _well_formed(cls, states: str) -> str:
+        if not is_well_formed(f"{states} ."):
+            raise ValueError(
+                "is not both state groups of the format, each with motivation, emotion and topic"
+            )
+        return states
+
+
+class ConversationConfig(Section):
+    """Who talks: the profile that opens each speaker's view (:mod:`sage_core.conversation`)."""
+
+    agent: ProfileConfig = ProfileConfig()
+    user: ProfileConfig = ProfileConfig(
+        ask="Be a person who tells an AI companion about their day, in a sentence or two.",
+        consent="All right.",
+    )
+    train_user: bool = Field(
+        False,
+        description="Train m1 and raw on the user's side of the dialogues too, under the user's "
+        "profile, since m1 plays the user. The paper trains the agent's side only.",
+    )
 
 
 class SelfPlayConfig(Section):
@@ -403,11 +441,6 @@ class SelfPlayConfig(Section):
     state_grammar: bool = Field(True, description="Decode states under a grammar.")
     trim_user_questions: bool = Field(
         True, description="Cut the user's questions, so that the agent is the one who asks."
-    )
-    agent_profile: ProfileConfig = ProfileConfig()
-    user_profile: str = Field(
-        "Be a person who tells an AI companion about their day, in a sentence or two.",
-        description="What the simulated user is asked; the situation is its answer.",
     )
     shard_size: Positive = Field(8, description="Situations per cached task.")
 
@@ -738,6 +771,7 @@ class PipelineConfig(Section):
     training: TrainingConfig = TrainingConfig()
     sft: SFTConfig = SFTConfig()
     situations: SituationsConfig = SituationsConfig()
+    conversation: ConversationConfig = ConversationConfig()
     search: SearchConfig = SearchConfig()
     refine: RefineConfig = RefineConfig()
     dpo: DPOConfig = DPOConfig()

@@ -7,10 +7,11 @@ Instruction data is the paper's own remedy for the arithmetic that dialogue trai
 from collections.abc import Sequence
 from random import Random
 
-from sage_core.config import CorpusConfig, InstructionsConfig
+from sage_core.config import ConversationConfig, CorpusConfig, InstructionsConfig
+from sage_core.conversation import of_annotated, view
 from sage_core.corpus import readers
 from sage_core.errors import DataError
-from sage_core.schema import Dialogue, TrainingDialogue
+from sage_core.schema import AnnotatedDialogue, Dialogue, TrainingDialogue
 
 
 def draw(
@@ -36,9 +37,12 @@ def draw(
     return drawn
 
 
-def blend(dialogues: Sequence[TrainingDialogue], share: float, seed: int) -> list[TrainingDialogue]:
+def blend(
+    dialogues: Sequence[AnnotatedDialogue], share: float, seed: int
+) -> list[AnnotatedDialogue]:
     """Join random pairs into one dialogue that changes its subject, until ``share`` of all
-    dialogues are in a pair: the turns of the second follow those of the first."""
+    dialogues are in a pair: the turns of the second follow those of the first, which loses its last
+    turn where the second opens with the same role."""
     order = list(range(len(dialogues)))
     random = Random(seed)
     random.shuffle(order)
@@ -46,12 +50,31 @@ def blend(dialogues: Sequence[TrainingDialogue], share: float, seed: int) -> lis
     second_of = dict(zip(order[:pairs], order[pairs : 2 * pairs], strict=True))
     appended = set(second_of.values())
     return [
-        TrainingDialogue(dialogue.messages + dialogues[second_of[index]].messages)
-        if index in second_of
-        else dialogue
+        _joined(dialogue, dialogues[second_of[index]]) if index in second_of else dialogue
         for index, dialogue in enumerate(dialogues)
         if index not in appended
     ]
+
+
+def _joined(first: AnnotatedDialogue, second: AnnotatedDialogue) -> AnnotatedDialogue:
+    turns = first.turns
+    if turns and second.turns and turns[-1].role == second.turns[0].role:
+        turns = turns[:-1]
+    return AnnotatedDialogue(first.dialogue_id, turns + second.turns)
+
+
+def training_text(
+    dialogues: Sequence[AnnotatedDialogue], conversation: ConversationConfig, *, states: bool
+) -> list[TrainingDialogue]:
+    """What m1 trains on, or, without states, raw: each dialogue as its agent sees it, and with
+    ``conversation.train_user`` also as its user does."""
+    found = []
+    for dialogue in dialogues:
+        said = of_annotated(dialogue)
+        found.append(view(said, conversation.agent, states=states).training())
+        if conversation.train_user:
+            found.append(view(said, conversation.user, states=states, speaker="user").training())
+    return found
 
 
 def with_instructions(

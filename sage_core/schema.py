@@ -18,6 +18,7 @@ Split = Literal["search", "evaluation"]
 Part = Literal["train", "validation", "test"]
 Order = Literal["ab", "ba"]
 Verdict = Literal["model_a", "model_b", "tie", "unparsed"]
+Loss = Literal["none", "open", "whole"]
 NodeKind = Literal["situation", "action", "reply", "look_ahead"]
 
 
@@ -86,24 +87,34 @@ class Situation:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One reply the agent could have given; ``votes`` are the selector's points for it."""
+    """One reply the agent could have given; ``votes`` are the selector's points for it. ``cut``: it
+    reached its token limit; the selector is not asked about it where others were finished."""
 
     text: str
     votes: float
     chosen: bool
+    cut: bool = False
 
 
 @dataclass(frozen=True)
 class TrajectoryTurn:
-    """A turn of self-play. The agent's ``content`` holds its whole State-Action Chain text;
-    ``left_out`` counts the messages that the speaker's context had no room for; ``notes`` say what
-    went otherwise than planned, each as ``reason`` or ``reason: detail``."""
+    """A turn of self-play.
+
+    Attributes:
+        content: of the agent, its whole State-Action Chain text; of the user, the utterance.
+        left_out: the messages that the speaker's context had no room for.
+        notes: what did not go as planned, each as ``reason`` or ``reason: detail``.
+        cut: the turn reached its token limit.
+        states: of the user, the states that it wrote before ``content``; only it sees them.
+    """
 
     role: str
     content: str
     candidates: tuple[Candidate, ...]
     left_out: int = 0
     notes: tuple[str, ...] = ()
+    cut: bool = False
+    states: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,18 +190,41 @@ class Showing:
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """Two replies to the same history: the selected one, and one that was not."""
+    """Two replies to the same history: the selected one, and one that was not.
+
+    Attributes:
+        prompt: what the agent saw.
+        pinned: how many messages at the start of the prompt stay where it is too long.
+        chosen_cut, rejected_cut: the reply reached its token limit, so its end is not trained.
+    """
 
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
+    pinned: int = 0
+    chosen_cut: bool = False
+    rejected_cut: bool = False
 
 
 @dataclass(frozen=True)
 class TrainingDialogue:
-    """A conversation as the trainer reads it: the loss is on the assistant's messages only."""
+    """A conversation as the trainer reads it.
+
+    Attributes:
+        loss: of each message, what of it is trained: ``none``, ``whole`` (the text and the token
+            that ends the turn), or ``open`` (the text only: the reply was cut, so where it ends is
+            not to be learned). Empty: all of what the assistant says.
+    """
 
     messages: tuple[Message, ...]
+    loss: tuple[Loss, ...] = ()
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """``loss``, with the default written out."""
+        return self.loss or tuple(
+            "whole" if message.role == "assistant" else "none" for message in self.messages
+        )
 
 
 @dataclass(frozen=True)
@@ -272,12 +306,15 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
                                             ("text", pa.string()),
                                             ("votes", pa.float64()),
                                             ("chosen", pa.bool_()),
+                                            ("cut", pa.bool_()),
                                         ]
                                     )
                                 ),
                             ),
                             ("left_out", pa.int64()),
                             ("notes", pa.list_(pa.string())),
+                            ("cut", pa.bool_()),
+                            ("states", pa.string()),
                         ]
                     )
                 ),
@@ -308,9 +345,16 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
         ]
     ),
     PreferencePair: pa.schema(
-        [("prompt", _MESSAGES), ("chosen", pa.string()), ("rejected", pa.string())]
+        [
+            ("prompt", _MESSAGES),
+            ("chosen", pa.string()),
+            ("rejected", pa.string()),
+            ("pinned", pa.int64()),
+            ("chosen_cut", pa.bool_()),
+            ("rejected_cut", pa.bool_()),
+        ]
     ),
-    TrainingDialogue: pa.schema([("messages", _MESSAGES)]),
+    TrainingDialogue: pa.schema([("messages", _MESSAGES), ("loss", pa.list_(pa.string()))]),
     Judgement: pa.schema(
         [
             (name, pa.string())

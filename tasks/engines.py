@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sage_core.config import EngineConfig, ModelConfig, SelectorConfig
+from sage_core.config import EngineConfig, ModelConfig, ProfileConfig, SelectorConfig
 from sage_core.engines import managed_vllm, vllm_server
 from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Engine, Usage
@@ -104,8 +104,13 @@ def release_engines() -> None:
 
 
 def speaker(
-    name: str, settings: EngineConfig, base: Path, adapter: Path | None, model: ModelConfig
+    name: str,
+    settings: EngineConfig,
+    base: Path,
+    adapter: Path | None,
+    model: ModelConfig,
+    profile: ProfileConfig,
 ) -> Speaker:
     """A model in a conversation; all but m0 and raw speak State-Action Chains."""
     engine = engine_of(settings, base, model, adapter)
-    return Speaker(name, engine, states=name not in ("m0", "raw"))
+    return Speaker(name, engine, name not in ("m0", "raw"), profile)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from sage_core import annotation, engines, mixture
 from sage_core.config import (
     AnnotationConfig,
+    ConversationConfig,
     CorpusConfig,
     DPOConfig,
     EngineConfig,
@@ -26,6 +27,7 @@ from sage_core.config import (
     MixtureConfig,
     ModelConfig,
     PipelineConfig,
+    ProfileConfig,
     SearchConfig,
     SelfPlayConfig,
     SFTConfig,
@@ -99,11 +101,11 @@ _FILTERS = ("corpus.build", "corpus.duplicates", "corpus.filters", "corpus.offen
 _ENGINES = tuple(
     f"engines.{path.stem}" for path in sorted(Path(engines.__file__).parent.glob("[!_]*.py"))
 )
-_SEARCH = ("search.dialogue", "search.saved", "search.scorers", "search.selector",
+_SEARCH = ("conversation", "search.dialogue", "search.saved", "search.scorers", "search.selector",
            "search.selfplay", "search.setup", "search.strategies")  # fmt: skip
-_TRAINING = ("training.chain", "training.data", "training.job", "training.launch",
-             "training.packed", "training.tokens", "training.trainers", "engines.loading",
-             "engines.marks", *_RECORDS)  # fmt: skip
+_TRAINING = ("conversation", "training.chain", "training.data", "training.job", "training.launch",
+             "training.packed", "training.tokens", "training.trainers", "engines.grammar",
+             "engines.loading", "engines.marks", "engines.prompts", *_RECORDS)  # fmt: skip
 
 
 # --- the base model and the corpus (section 4.1) -------------------------------------------------
@@ -195,20 +197,21 @@ def annotated_dialogues(folder: Path, parts: list[ArtifactRef]) -> None:
     _concatenate(parts, SAC, AnnotatedDialogue, folder)
 
 
-@stage("annotation", "mixture", "corpus.lines", *_READERS, *_RECORDS)
+@stage("conversation", "mixture", "corpus.lines", *_READERS, *_RECORDS)
 def chain_text(
     folder: Path,
     annotated: ArtifactRef,
     states: bool,
     settings: MixtureConfig,
+    conversation: ConversationConfig,
     source: str,
     seed: int,
 ) -> None:
     """Training text: State-Action Chains for m1, the bare utterances for raw; ``source`` is the
     hash of the instruction data."""
     rows = read_rows(_folder(annotated) / SAC, AnnotatedDialogue)
-    as_text = annotation.chains if states else annotation.without_states
-    dialogues = mixture.blend([as_text(row) for row in rows], settings.blend, seed)
+    blended = mixture.blend(rows, settings.blend, seed)
+    dialogues = mixture.training_text(blended, conversation, states=states)
     if settings.instructions:
         instructions = mixture.read_instructions(settings.instructions)
         dialogues = mixture.with_instructions(
@@ -242,17 +245,19 @@ def sft(
         train_sft(folder, job, rows, settings, work, on_step)
 
 
-@stage("training.data", *_RECORDS)
-def selected_dialogues(folder: Path, trajectories: ArtifactRef) -> None:
+@stage("training.data", "conversation", *_RECORDS)
+def selected_dialogues(folder: Path, trajectories: ArtifactRef, profile: ProfileConfig) -> None:
     """The trajectories that search selected, as training text."""
     rows = read_rows(_folder(trajectories) / TRAJECTORIES, Trajectory)
-    write_rows(folder / TRAINING, training_data.selected_dialogues(rows), TrainingDialogue)
+    selected = training_data.selected_dialogues(rows, profile)
+    write_rows(folder / TRAINING, selected, TrainingDialogue)
 
 
-@stage("training.data", *_RECORDS)
+@stage("training.data", "conversation", *_RECORDS)
 def preferences(
     folder: Path,
     trajectories: list[ArtifactRef],
+    profile: ProfileConfig,
     rejected: Literal["random", "lowest"],
     max_pairs: int,
     seed: int,
@@ -263,7 +268,7 @@ def preferences(
         for ref in trajectories
         for trajectory in read_rows(_folder(ref) / TRAJECTORIES, Trajectory)
     ]
-    pairs = training_data.preference_pairs(rows, seed, rejected)
+    pairs = training_data.preference_pairs(rows, profile, seed, rejected)
     if max_pairs and len(pairs) > max_pairs:
         pairs = Random(seed).sample(pairs, max_pairs)
     write_rows(folder / PREFERENCES, pairs, PreferencePair)
@@ -310,6 +315,7 @@ def search_shard(
     base: ArtifactRef,
     situations: ArtifactRef,
     settings: SearchConfig,
+    conversation: ConversationConfig,
     model: ModelConfig,
     shard: int,
     seed: int,
@@ -321,8 +327,10 @@ def search_shard(
     part = _situations(situations, settings.selfplay, shard)
     with progress(f"search {agent_name} shard {shard + 1}", turns(part, settings.selfplay)) as p:
         players = Players(
-            _speaker(agent_name, agent, base, model, settings.selfplay.agent_engine),
-            _speaker("m1", user, base, model, settings.selfplay.user_engine),
+            _speaker(
+                agent_name, agent, base, model, settings.selfplay.agent_engine, conversation.agent
+            ),
+            _speaker("m1", user, base, model, settings.selfplay.user_engine, conversation.user),
             settings.selfplay,
             seed,
             selector_for(settings.selector, _folder(base), model, seed),
@@ -340,6 +348,7 @@ def rollout_shard(
     base: ArtifactRef,
     situations: ArtifactRef,
     settings: SelfPlayConfig,
+    conversation: ConversationConfig,
     model: ModelConfig,
     shard: int,
     seed: int,
@@ -349,8 +358,8 @@ def rollout_shard(
     part = _situations(situations, settings, shard)
     with progress(f"rollout {agent_name} shard {shard + 1}", turns(part, settings)) as advance:
         players = Players(
-            _speaker(agent_name, agent, base, model, settings.agent_engine),
-            _speaker("m1", user, base, model, settings.user_engine),
+            _speaker(agent_name, agent, base, model, settings.agent_engine, conversation.agent),
+            _speaker("m1", user, base, model, settings.user_engine, conversation.user),
             settings,
             seed,
         )
@@ -372,13 +381,14 @@ def searched(folder: Path, parts: list[ArtifactRef]) -> None:
     _concatenate(parts, SHOWINGS, Showing, folder)
 
 
-@stage("search.selfplay", "search.dialogue", "evaluation.metrics", *_RECORDS, *_ENGINES, retries=1)
+@stage(*_SEARCH, "evaluation.metrics", *_RECORDS, *_ENGINES, retries=1)
 def grammar_probe(
     folder: Path,
     agent: ArtifactRef,
     base: ArtifactRef,
     situations: ArtifactRef,
     settings: SearchConfig,
+    profile: ProfileConfig,
     model: ModelConfig,
     seed: int,
 ) -> None:
@@ -386,7 +396,7 @@ def grammar_probe(
     from sage_core.evaluation.metrics import Rate  # imports scipy
 
     rows = read_rows(_folder(situations) / SITUATIONS, Situation)[: settings.grammar_probe]
-    speaker = _speaker("m1", agent, base, model, settings.selfplay.agent_engine)
+    speaker = _speaker("m1", agent, base, model, settings.selfplay.agent_engine, profile)
     rates = {}
     for label, constrained in (("with grammar", True), ("without grammar", False)):
         rules = settings.selfplay.model_copy(update={"state_grammar": constrained})
@@ -395,7 +405,13 @@ def grammar_probe(
 
 
 @stage(
-    "evaluation.collapse", "evaluation.metrics", "search.dialogue", *_RECORDS, *_ENGINES, retries=1
+    "conversation",
+    "evaluation.collapse",
+    "evaluation.metrics",
+    "search.dialogue",
+    *_RECORDS,
+    *_ENGINES,
+    retries=1,
 )
 def model_health(
     folder: Path,
@@ -405,6 +421,7 @@ def model_health(
     rollouts: ArtifactRef,
     settings: GatesConfig,
     selfplay: SelfPlayConfig,
+    profile: ProfileConfig,
     model: ModelConfig,
     seed: int,
 ) -> None:
@@ -413,7 +430,7 @@ def model_health(
 
     measured = collapse.health(
         read_rows(_folder(rollouts) / TRAJECTORIES, Trajectory),
-        _speaker(agent_name, agent, base, model, selfplay.agent_engine),
+        _speaker(agent_name, agent, base, model, selfplay.agent_engine, profile),
         engine_for(selfplay.agent_engine, base, model),
         selfplay,
         settings.kl_replies,
@@ -497,7 +514,13 @@ def figures(
 
 
 @stage(
-    "evaluation.steering", "evaluation.metrics", "search.dialogue", *_RECORDS, *_ENGINES, retries=1
+    "conversation",
+    "evaluation.steering",
+    "evaluation.metrics",
+    "search.dialogue",
+    *_RECORDS,
+    *_ENGINES,
+    retries=1,
 )
 def steering_evidence(
     folder: Path,
@@ -507,6 +530,7 @@ def steering_evidence(
     situations: ArtifactRef,
     settings: SteeringReportConfig,
     selfplay: SelfPlayConfig,
+    profile: ProfileConfig,
     model: ModelConfig,
     seed: int,
 ) -> None:
@@ -514,9 +538,9 @@ def steering_evidence(
     from sage_core.evaluation import steering  # imports scipy
 
     rows = read_rows(_folder(situations) / SITUATIONS, Situation)
-    engine = engine_for(selfplay.agent_engine, base, model, agent)
+    speaker = _speaker(agent_name, agent, base, model, selfplay.agent_engine, profile)
     with progress(f"steer {agent_name}", steering.steps(settings)) as advance:
-        evidence = steering.evidence(rows, agent_name, engine, settings, selfplay, seed, advance)
+        evidence = steering.evidence(rows, speaker, settings, selfplay, seed, advance)
     write_json(folder / STEERING, asdict(evidence))
 
 
@@ -638,8 +662,10 @@ def _speaker(
     base: ArtifactRef,
     model: ModelConfig,
     settings: EngineConfig,
+    profile: ProfileConfig,
 ) -> Speaker:
-    return speaker(name, settings, _folder(base), _folder(adapter) if adapter else None, model)
+    folder = _folder(adapter) if adapter else None
+    return speaker(name, settings, _folder(base), folder, model, profile)
 
 
 def _situations(ref: ArtifactRef, settings: SelfPlayConfig, shard: int) -> list[Situation]:

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.annotation import annotate, chains, read_state, without_states
+from sage_core.annotation import annotate, read_state
 from sage_core.config import AnnotationConfig
+from sage_core.conversation import of_annotated
 from sage_core.engines.base import Completion, Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.sac import EMPTY, StateAction, StateActionReply, parse
-from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, Message, with_roles
+from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, with_roles
 
 
 def answer(motivation: Any, emotion: Any, topics: Any) -> str:
@@ -71,36 +72,11 @@ answers = st.builds(answer, anything, anything, st.lists(awkward, max_size=4) | 
 def test_any_answer_gives_a_state_that_chains_can_carry(texts: list[str]) -> None:
     user, agent = (read_state(text) for text in texts)
     annotated = AnnotatedDialogue("d", (turn("user", "hi", user), turn("assistant", "yo", agent)))
-    assert parse(chains(annotated).messages[1].content) == StateActionReply(user, agent, "yo")
+    assert parse(of_annotated(annotated)[1].text) == StateActionReply(user, agent, "yo")
 
 
 def turn(role: str, utterance: str, state: StateAction) -> AnnotatedTurn:
     return AnnotatedTurn(role, utterance, state.motivation, state.emotion, state.topics)
-
-
-S = [StateAction(f"m{number}", f"e{number}", (f"t{number}",)) for number in range(5)]
-
-
-@pytest.mark.parametrize("turns", [1, 2, 3, 4, 5])
-def test_user_states_move_to_the_reply_that_follows(turns: int) -> None:
-    roles = ("user", "assistant", "user", "assistant", "user")
-    annotated = AnnotatedDialogue(
-        "d", tuple(turn(roles[i], f"say {i}", S[i]) for i in range(turns))
-    )
-    messages = chains(annotated).messages
-    assert [m.role for m in messages] == list(roles[:turns])
-    for number, message in enumerate(messages):
-        if message.role == "user":
-            assert message.content == f"say {number}"
-        else:
-            assert message.content == (
-                f"{{u_motivation: m{number - 1}, u_emotion: e{number - 1}, "
-                f"u_topic: [t{number - 1}]}} "
-                f"{{a_motivation: m{number}, a_emotion: e{number}, a_topic: [t{number}]}} "
-                f"say {number}"
-            )
-    plain = without_states(annotated).messages
-    assert plain == tuple(Message(roles[i], f"say {i}") for i in range(turns))
 
 
 def test_every_utterance_gets_the_answer_to_its_own_request() -> None:

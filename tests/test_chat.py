@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_core.chat import Chat, Turn
-from sage_core.config import ModelConfig, SamplingConfig, SelfPlayConfig
+from sage_core.config import ConversationConfig, ModelConfig, SamplingConfig, SelfPlayConfig
 from sage_core.engines.base import Completion, Request, shortened
 from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.resident import release
@@ -25,8 +25,11 @@ CHAIN = (
     "{u_motivation: complaint, u_emotion: sad, u_topic: [bus, rain]} "
     "{a_motivation: humor, a_emotion: playful, a_topic: [bus]} Poor {you}!"
 )
-PROFILE = SelfPlayConfig().agent_profile
-HEAD = (Message("user", PROFILE.ask), Message("assistant", PROFILE.consent))
+PROFILE = ConversationConfig().agent
+HEAD = (
+    Message("user", PROFILE.ask),
+    Message("assistant", f"{PROFILE.states} {PROFILE.consent}"),
+)
 
 
 class Recorder(ScriptedEngine):
@@ -59,7 +62,7 @@ def chat_with(
     reply: str = CHAIN, *, room: int = 1000, states: bool = True, steering: Steering | None = None
 ) -> tuple[Chat, Recorder]:
     engine = Recorder(lambda request, candidate: reply, room)
-    agent = Speaker("m1" if states else "raw", engine, states)
+    agent = Speaker("m1" if states else "raw", engine, states, PROFILE)
     return Chat(agent, SelfPlayConfig(), 0, steering or Steering()), engine
 
 
@@ -223,8 +226,13 @@ def engine(tiny_base: Path) -> Iterator[TransformersEngine]:
 
 
 def test_a_real_model_talks_on_past_its_context(engine: TransformersEngine) -> None:
-    config = SelfPlayConfig(sampling=SamplingConfig(max_new_tokens=400))
-    chat = Chat(Speaker("m1", engine, True), config, 0, Steering.read(force=["emotion=quixotic"]))
+    config = SelfPlayConfig(sampling=SamplingConfig(max_new_tokens=400, max_state_tokens=400))
+    chat = Chat(
+        Speaker("m1", engine, True, ConversationConfig().agent),
+        config,
+        0,
+        Steering.read(force=["emotion=quixotic"]),
+    )
     left_out = []
     for number in range(40):
         try:

@@ -1,16 +1,24 @@
 """Mixing: sizes by weight, blends that lose no turn, shares of instruction data."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.config import InstructionsConfig
+from sage_core.config import ConversationConfig, InstructionsConfig
+from sage_core.conversation import of_annotated, view
 from sage_core.errors import DataError
-from sage_core.mixture import blend, draw, read_instructions, with_instructions
-from sage_core.schema import Dialogue, TrainingDialogue, with_roles
+from sage_core.mixture import blend, draw, read_instructions, training_text, with_instructions
+from sage_core.schema import (
+    AnnotatedDialogue,
+    AnnotatedTurn,
+    Dialogue,
+    TrainingDialogue,
+    with_roles,
+)
 
 
 def corpus(name: str, size: int) -> list[Dialogue]:
@@ -22,6 +30,16 @@ def training(name: str, size: int, turns: int = 2) -> list[TrainingDialogue]:
         TrainingDialogue(with_roles(f"{name} {number} {turn}" for turn in range(turns)))
         for number in range(size)
     ]
+
+
+def annotated(name: str, turns: int) -> AnnotatedDialogue:
+    return AnnotatedDialogue(
+        name,
+        tuple(
+            AnnotatedTurn(message.role, message.content, None, "sad", ())
+            for message in with_roles(f"{name} {turn}" for turn in range(turns))
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,22 +74,38 @@ def test_one_corpus_stays_as_it_is() -> None:
 def test_a_blend_joins_whole_dialogues_and_loses_no_turn(
     size: int, share: float, seed: int
 ) -> None:
-    dialogues = training("d", size, turns=4)
+    dialogues = [annotated(f"d {number}", 4) for number in range(size)]
     mixed = blend(dialogues, share, seed)
     pairs = int(share * size) // 2
     assert len(mixed) == size - pairs
     assert (
-        sorted(len(dialogue.messages) for dialogue in mixed)
-        == [4] * (size - 2 * pairs) + [8] * pairs
+        sorted(len(dialogue.turns) for dialogue in mixed) == [4] * (size - 2 * pairs) + [8] * pairs
     )
-    said = [message for dialogue in mixed for message in dialogue.messages]
-    assert sorted(m.content for m in said) == sorted(
-        m.content for dialogue in dialogues for m in dialogue.messages
+    said = [turn for dialogue in mixed for turn in dialogue.turns]
+    assert sorted(turn.utterance for turn in said) == sorted(
+        turn.utterance for dialogue in dialogues for turn in dialogue.turns
     )
     for dialogue in mixed:
-        assert [m.role for m in dialogue.messages] == ["user", "assistant"] * (
-            len(dialogue.messages) // 2
+        assert [turn.role for turn in dialogue.turns] == ["user", "assistant"] * (
+            len(dialogue.turns) // 2
         )
+
+
+@pytest.mark.parametrize(("turns", "left"), [(2, 2), (3, 2)])
+def test_a_blend_keeps_the_speakers_alternating(turns: int, left: int) -> None:
+    (mixed,) = blend([annotated("a", turns), annotated("b", turns)], 1.0, 0)
+    assert len(mixed.turns) == left + turns
+    roles = [turn.role for turn in mixed.turns]
+    assert all(first != second for first, second in pairwise(roles))
+
+
+def test_the_users_side_is_trained_where_that_is_asked() -> None:
+    dialogue = annotated("a", 4)
+    profiles = ConversationConfig()
+    (agent,) = training_text([dialogue], profiles, states=True)
+    both = training_text([dialogue], ConversationConfig(train_user=True), states=True)
+    user = view(of_annotated(dialogue), profiles.user, states=True, speaker="user").training()
+    assert both == [agent, user]
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0, 0), (0.2, 10), (0.5, 40), (0.9, 60)])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from sage_core import conversation
 from sage_core.config import SamplingConfig
 from sage_core.engines.steering import Force, Steering
 from sage_core.errors import EngineError
@@ -38,8 +39,8 @@ class Request:
         n: number of candidates.
         seed: the run's seed.
         constraint: what the reply must match, or None.
-        opens_with_states: the reply is State-Action Chain text, so that
-            ``sampling.penalise_states`` applies to its state groups.
+        opens_with_states: the reply is State-Action Chain text: ``sampling.penalise_states``
+            applies to its state groups, and they have a token limit of their own.
         prefix: text that the reply already starts with; not part of the completion.
         steering: what is asked of the reply's states; its forces must be in the constraint, if
             there is one.
@@ -65,7 +66,7 @@ class Completion:
 
     Attributes:
         text: what was written.
-        finish_reason: why it ended.
+        finish_reason: why it ended: by an end token, or by its token limit.
         completion_tokens: how many tokens it has.
         left_out: the messages that the context had no room for.
     """
@@ -150,6 +151,16 @@ class Engine(Protocol):
         ...
 
 
+STATE_GROUPS = 2
+
+
+def open_groups(request: Request) -> int:
+    """State groups that the reply has still to close where the completion starts."""
+    if not request.opens_with_states:
+        return 0
+    return max(0, STATE_GROUPS - request.prefix.count("}"))
+
+
 def draw_seed(request: Request, candidate: int) -> int:
     """A 63-bit seed for one candidate of one request."""
     text = f"{request.seed}|{request.request_id}|{candidate}"
@@ -157,12 +168,12 @@ def draw_seed(request: Request, candidate: int) -> int:
 
 
 def shortened(request: Request) -> Request | None:
-    """The request without the two oldest messages after the pinned ones, so that the speakers still
-    alternate; None where nothing may go."""
-    first, messages = request.pinned, request.messages
-    if first is None or len(messages) - first < 3:  # the last one is what is answered
+    """The request without its two oldest messages after the pinned ones; None where nothing may
+    go."""
+    if request.pinned is None:
         return None
-    return replace(request, messages=(*messages[:first], *messages[first + 2 :]))
+    messages = conversation.shortened(request.messages, request.pinned)
+    return None if messages is None else replace(request, messages=messages)
 
 
 def require(engine: Engine, request: Request) -> None:

@@ -7,11 +7,9 @@ import numpy as np
 import torch
 
 from sage_core.config import SamplingConfig
-from sage_core.engines.base import Completion, Request, draw_seed
+from sage_core.engines.base import Completion, Request, draw_seed, open_groups
 from sage_core.engines.resident import Kept, Resident
 from sage_core.engines.steerer import Row, Steerer, apply
-
-_STATE_GROUPS = 2
 
 
 class Rows:
@@ -26,12 +24,13 @@ class Rows:
         self._rows = len(requests) * n
         self._tokens: list[list[int]] = [[] for _ in range(self._rows)]
         self._stopped = np.zeros(self._rows, dtype=bool)
+        self._cut = np.zeros(self._rows, dtype=bool)
         self._live = np.arange(self._rows)  # row of the batch -> row of the request list
         self._uniforms = torch.tensor(
             np.stack(
                 [
                     np.random.Generator(np.random.PCG64(draw_seed(request, candidate))).random(
-                        sampling.max_new_tokens
+                        sampling.budget(requests[0].opens_with_states)
                     )
                     for request in requests
                     for candidate in range(n)
@@ -40,7 +39,11 @@ class Rows:
             device=device,
         )
         self._exempt = requests[0].opens_with_states and not sampling.penalise_states
-        self._open_groups = np.full(self._rows, _STATE_GROUPS if self._exempt else 0)
+        self._open_groups = np.repeat([open_groups(request) for request in requests], n)
+        # The states have a limit of their own; the utterance's starts where they end.
+        self._limits = np.where(
+            self._open_groups > 0, sampling.max_state_tokens, sampling.max_new_tokens
+        )
         self._seen: torch.Tensor | None = None
         if sampling.repetition_penalty != 1:
             self._seen = torch.zeros(
@@ -51,7 +54,7 @@ class Rows:
         self._matchers: list[Any] = []
         constraint = requests[0].constraint
         if constraint is not None:
-            compiled = resident.compiled(constraint)
+            compiled = resident.compiled(constraint, at_start=not requests[0].prefix)
             self._matchers = [resident.matcher(compiled) for _ in range(self._rows)]
             self._bitmask = resident.bitmask(self._rows)
         self._steered: list[tuple[Steerer, Row] | None] = [None] * self._rows
@@ -78,19 +81,26 @@ class Rows:
         return tokens
 
     def _accept(self, row: int, token: int) -> None:
-        if self._stopped[self._live[row]]:
+        at = self._live[row]
+        if self._ended(at):
             return
         if self._matchers:
             self._matchers[row].accept_token(token)
         if token in self._resident.stop:
-            self._stopped[self._live[row]] = True
+            self._stopped[at] = True
             return
-        self._tokens[self._live[row]].append(token)
+        self._tokens[at].append(token)
         if (steered := self._steered[row]) is not None:
             steerer, followed = steered
             followed.feed(steerer.vocabulary.texts[token])
         if self._open_groups[row] > 0:
             self._open_groups[row] -= self._resident.closing_braces[token]
+            if self._open_groups[row] <= 0:
+                self._limits[at] = len(self._tokens[at]) + self._sampling.max_new_tokens
+        self._cut[at] = len(self._tokens[at]) >= self._limits[at]
+
+    def _ended(self, at: Any) -> Any:
+        return self._stopped[at] | self._cut[at]
 
     def _constrain(self, logits: torch.Tensor) -> None:
         import xgrammar
@@ -106,18 +116,19 @@ class Rows:
     def _penalise(self, logits: torch.Tensor) -> None:
         """Repetition penalty (Keskar et al. 2019) over prompt and reply, but not in states."""
         assert self._seen is not None
-        speaking = torch.tensor(np.flatnonzero(self._open_groups <= 0), device=logits.device)
+        free = self._open_groups <= 0 if self._exempt else np.full(len(self._open_groups), True)
+        speaking = torch.tensor(np.flatnonzero(free), device=logits.device)
         penalty = self._sampling.repetition_penalty
         scores = logits[speaking]
         penalised = torch.where(scores > 0, scores / penalty, scores * penalty)
         logits[speaking] = torch.where(self._seen[speaking], penalised, scores)
 
     def finished(self) -> bool:
-        return bool(self._stopped.all())
+        return bool(self._ended(slice(None)).all())
 
     def compact(self, n: int) -> Kept | None:
         """Drop the prompts all of whose candidates ended, once they are a quarter of the batch."""
-        done: Any = self._stopped[self._live].reshape(-1, n).all(axis=1)
+        done: Any = self._ended(self._live).reshape(-1, n).all(axis=1)
         if done.mean() < 0.25 or len(done) == 1:
             return None
         device = self._uniforms.device

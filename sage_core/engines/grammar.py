@@ -18,7 +18,7 @@ value ::= word (" " word){{0,2}}
 topics ::= (topic (", " topic){{0,2}})?
 topic ::= word (" " word){{0,2}}
 word ::= [A-Za-z0-9] [A-Za-z0-9'-]{{0,23}}
-utterance ::= [^ \t\r\n\0] [^\0]*
+utterance ::= [^ \t\r\n\0{{}}] [^\0{{}}]*
 """.strip()
 _GROUP = (
     '"{{{prefix}_motivation: " {motivation} ", {prefix}_emotion: " {emotion} '
@@ -28,8 +28,8 @@ _GROUP = (
 
 def sac_grammar(forces: Sequence[Force] = ()) -> Constraint:
     """A State-Action Chain: both state groups well formed, then an utterance of at least one
-    character. ``null`` is among the values. A forced field holds its value as it is, also where
-    no free value could have that form."""
+    character and without braces, which are for states. ``null`` is among the values. A forced
+    field holds its value as it is, also where no free value could have that form."""
     groups = {}
     for speaker, prefix in (("user", "u"), ("agent", "a")):
         fields = {"motivation": "value", "emotion": "value", "topic": "topics"}
@@ -83,3 +83,8 @@ def one_of(options: Sequence[str]) -> Constraint:
     """Exactly one of ``options``."""
     alternatives = " | ".join(json.dumps(option) for option in options)
     return Constraint("grammar", f"root ::= {alternatives}")
+
+
+def led(rules: str, lead: str) -> str:
+    """Rules that accept ``lead``, a term of the notation, before what ``rules`` accept."""
+    return f"root ::= {lead} reply\n{rules.replace('root ::=', 'reply ::=', 1)}"

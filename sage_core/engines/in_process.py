@@ -77,9 +77,10 @@ class TransformersEngine:
     ) -> list[list[float]]:
         prompts, _ = self._fit(requests)
         began = time.monotonic()
-        encode = self._resident.tokenizer.encode
+        encode = self._resident.prompts.option
         tokens = [
-            [encode(option, add_special_tokens=False) for option in choices] for choices in options
+            [encode(request.prefix, option) for option in choices]
+            for request, choices in zip(requests, options, strict=True)
         ]
         if any(not option for choices in tokens for option in choices):
             raise EngineError("an option is empty; each needs some text")
@@ -116,6 +117,7 @@ class TransformersEngine:
                 request.n,
                 request.sampling.model_dump_json(),
                 request.opens_with_states,
+                bool(request.prefix),  # the grammar starts elsewhere
                 request.constraint.text if request.constraint else "",
             )
 
@@ -140,14 +142,15 @@ class TransformersEngine:
     ) -> list[list[Completion]]:
         resident, sampling, n = self._resident, requests[0].sampling, requests[0].n
         prefilled = resident.prefill(prompts)
-        decoder = Decoder(resident, prefilled, n, sampling.max_new_tokens)
+        budget = sampling.budget(requests[0].opens_with_states)
+        decoder = Decoder(resident, prefilled, n, budget)
         rows = Rows(resident, requests, prompts)
         logits = prefilled.logits.repeat_interleave(n, dim=0)
-        for step in range(sampling.max_new_tokens):
+        for step in range(budget):
             tokens = rows.draw(logits, step)
             if rows.finished():
                 break
-            if step + 1 < sampling.max_new_tokens:
+            if step + 1 < budget:
                 keep = rows.compact(n)
                 if keep is not None:
                     decoder.select(keep)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_core.config import EMBEDDED_MODEL, ModelConfig
+from sage_core.engines import prompts
 from sage_core.errors import ConfigError, EngineError
 from sage_core.storage import read_json, write_json
 
@@ -37,6 +38,7 @@ def prepare_base(folder: Path, config: ModelConfig) -> None:
     if template:
         text = resources.files("sage_core.templates").joinpath(f"{template}.jinja").read_text()
         (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
+    prompts.check(load_tokenizer(folder), config.base)
     write_json(folder / BASE, {"base": config.base, "weights": weights})
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_core.config import EngineConfig, ModelConfig
 from sage_core.engines.answers import AnswerStore
-from sage_core.engines.base import Completion, Request
+from sage_core.engines.base import Completion, Request, open_groups
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.engines.plugin_arguments import Asked
 from sage_core.engines.steering import Steering
@@ -32,8 +32,6 @@ from sage_core.errors import EngineError
 
 if TYPE_CHECKING:
     from openai import OpenAI
-
-_STATE_GROUPS = 2
 
 
 class VllmEngine(OpenAIEngine):
@@ -104,13 +102,43 @@ class VllmEngine(OpenAIEngine):
     def _text(self, choice: Any) -> str | None:
         return choice.text or ""
 
+    def _limited(
+        self, completion: Completion, ids: Sequence[int] | None, request: Request
+    ) -> Completion:
+        """Cut where the engine in this process would stop drawing."""
+        if not request.prefix:
+            completion = replace(
+                completion, text=completion.text.removeprefix(self._server.prompts.lead)
+            )
+        groups = open_groups(request)
+        if not groups or ids is None:
+            return completion
+        sampling, texts = request.sampling, self._server.vocabulary.texts
+        limit = sampling.max_state_tokens
+        for number, token in enumerate(ids, start=1):
+            if groups > 0:
+                groups -= texts[token].count(b"}")
+                if groups <= 0:
+                    limit = number + sampling.max_new_tokens
+            if number >= limit:
+                text = self._server.tokenizer.decode(ids[:limit], skip_special_tokens=True)
+                return replace(completion, text=text, finish_reason="length",
+                               completion_tokens=limit)  # fmt: skip
+        return completion
+
+    def _rules(self, request: Request) -> str:
+        assert request.constraint is not None
+        if request.prefix:
+            return request.constraint.text
+        return self._server.prompts.led(request.constraint).text
+
     def _arguments(self, request: Request) -> dict[str, Any]:
         prompt, _ = self._server.prompts.fit(request)
         return {
             "model": self.config.model,
             "prompt": prompt,
             "temperature": request.sampling.temperature,
-            "max_tokens": request.sampling.max_new_tokens,
+            "max_tokens": request.sampling.budget(request.opens_with_states),
             "extra_body": self._vllm_sampling(request),
         }
 
@@ -120,7 +148,7 @@ class VllmEngine(OpenAIEngine):
         exempt = request.opens_with_states and not sampling.penalise_states
         asked = Asked(
             sampling.repetition_penalty if exempt else 1.0,
-            max(0, _STATE_GROUPS - request.prefix.count("}")),
+            open_groups(request) if exempt else 0,
             request.steering or Steering(),
             request.constraint is not None,
             request.prefix,
@@ -137,8 +165,7 @@ class VllmEngine(OpenAIEngine):
         return tokens
 
     def _tokens_of_option(self, request: Request, option: str) -> list[int]:
-        tokens: list[int] = self._server.tokenizer.encode(option, add_special_tokens=False)
-        return tokens
+        return self._server.prompts.option(request.prefix, option)
 
     def _is_banned(self, completion: Completion, request: Request) -> bool:
         return False  # the plug-in keeps them from being drawn

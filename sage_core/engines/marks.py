@@ -10,6 +10,8 @@ without marks are encoded as ever, so that prompts are cut as the trainer cuts t
 import re
 from typing import Any
 
+from sage_core.errors import DataError
+
 _CUT = "\ufdd0\ufdd1"  # noncharacters: no text has them
 _WORD_MARK = re.compile(r"\[/?[A-Z_]+\]|<<?/?\w+>?>|<\|\w+\|>")
 _ANY_MARK = re.compile(r"(?=<\|\w+\|>|\[/?INST\]|<<?/?SYS>>?|</?s>|<(?:start|end)_of_turn>)(.)")
@@ -26,7 +28,14 @@ class Marks:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         turns = [{"role": role, "content": "-"} for role in ("user", "assistant", "user")]
-        skeleton = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        try:
+            skeleton = tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # whatever the template raises
+            raise DataError(
+                f"the model's chat template refuses the roles user, assistant, user: {error}"
+            ) from error
         tokens = {
             token.content
             for token in tokenizer.added_tokens_decoder.values()

@@ -28,6 +28,7 @@ from sage_core.engines.base import (
     require,
     shortened,
 )
+from sage_core.engines.grammar import led
 from sage_core.engines.marks import spaced
 from sage_core.engines.steering import Steering
 from sage_core.errors import ContextError, EngineError
@@ -247,12 +248,21 @@ class OpenAIEngine:
             if self.config.server == "llama.cpp":  # which repeats the start that it was given
                 text = text.removeprefix(request.prefix)
             ids = (choice.model_extra or {}).get("token_ids")
-            yield Completion(
-                text,
-                "length" if choice.finish_reason == "length" else "stop",
-                shared if ids is None else len(ids),
-                left_out,
+            cut = choice.finish_reason == "length"
+            yield self._limited(
+                Completion(
+                    text, "length" if cut else "stop", shared if ids is None else len(ids), left_out
+                ),
+                ids,
+                request,
             )
+
+    def _limited(
+        self, completion: Completion, ids: Sequence[int] | None, request: Request
+    ) -> Completion:
+        """The completion within the limits of states and utterance. A server knows one limit, the
+        sum of both, and here the tokens are not known: an utterance may be longer than its own."""
+        return completion
 
     @property
     def _create(self) -> Callable[..., Any]:
@@ -272,7 +282,7 @@ class OpenAIEngine:
             "model": self.config.model,
             "messages": messages,
             "temperature": sampling.temperature,
-            "max_completion_tokens": sampling.max_new_tokens,
+            "max_completion_tokens": sampling.budget(request.opens_with_states),
             "extra_body": extra,
         }
         if self.config.server == "vllm":
@@ -307,11 +317,15 @@ class OpenAIEngine:
         }
         if (constraint := request.constraint) is not None:
             extra["structured_outputs"] = (
-                {"grammar": constraint.text}
+                {"grammar": self._rules(request)}
                 if constraint.kind == "grammar"
                 else {"json": loads(constraint.text)}
             )
         return extra
+
+    def _rules(self, request: Request) -> str:
+        """The grammar that is sent."""
+        return _grammar(request)
 
     @staticmethod
     def _start(request: Request, messages: list[dict[str, str]]) -> dict[str, Any]:
@@ -560,10 +574,17 @@ def _llama_cpp_sampling(request: Request) -> dict[str, Any]:
         "repeat_penalty": request.sampling.repetition_penalty,
         "repeat_last_n": _PENALISED,
     }
-    constraint = request.constraint
-    if constraint is not None and constraint.kind == "grammar":
-        extra["grammar"] = constraint.text.replace(r"\0", r"\x00")
+    if request.constraint is not None and request.constraint.kind == "grammar":
+        extra["grammar"] = _grammar(request).replace(r"\0", r"\x00")
     return extra
+
+
+def _grammar(request: Request) -> str:
+    """The request's rules, for a server whose tokenizer is not known: it may join a space to the
+    first word of a reply."""
+    assert request.constraint is not None
+    rules = request.constraint.text
+    return rules if request.prefix else led(rules, '" "?')
 
 
 @lru_cache

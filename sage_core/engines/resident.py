@@ -192,7 +192,10 @@ class Resident:
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary.of(self.tokenizer, self.vocabulary)
 
-    def compiled(self, constraint: Constraint) -> Any:
+    def compiled(self, constraint: Constraint, *, at_start: bool) -> Any:
+        """The compiled constraint; ``at_start``: nothing of the reply stands there yet."""
+        if at_start:
+            constraint = self.prompts.led(constraint)
         if constraint not in self._compiled:
             try:
                 if constraint.kind == "grammar":
@@ -203,8 +206,7 @@ class Resident:
                     )
             except RuntimeError as error:
                 raise EngineError(
-                    f"the {constraint.kind} cannot be compiled: {error}; mend it:\n"
-                    f"{constraint.text}"
+                    f"the {constraint.kind} cannot be compiled: {error}; fix it:\n{constraint.text}"
                 ) from None
             self._compiled[constraint] = compiled
         return self._compiled[constraint]

@@ -24,14 +24,15 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from sage_core.config import SelfPlayConfig, SteeringReportConfig
+from sage_core.conversation import Said, view
 from sage_core.engines.base import Completion, Engine, Request
 from sage_core.engines.grammar import action_grammar, sac_grammar, utterance_grammar
 from sage_core.engines.steering import Boost, Field, Force, Steering, read_force
 from sage_core.errors import ConfigError, StateFormatError
 from sage_core.evaluation.metrics import Mean, Rate
 from sage_core.sac import AGENT, EMPTY, USER, StateAction, parse, render_state
-from sage_core.schema import Message, Situation
-from sage_core.search.dialogue import opening_exchange
+from sage_core.schema import Situation
+from sage_core.search.dialogue import Speaker
 
 _GRAMMARS = {"chain": sac_grammar, "action": action_grammar, "utterance": utterance_grammar}
 
@@ -141,13 +142,17 @@ class Steered:
     """The model, and how it is spoken to.
 
     Attributes:
-        selfplay: profile, sampling and grammar.
+        agent: the model, with its profile.
+        selfplay: sampling and grammar.
     """
 
-    name: str
-    engine: Engine
+    agent: Speaker
     selfplay: SelfPlayConfig
     seed: int
+
+    @property
+    def engine(self) -> Engine:
+        return self.agent.engine
 
     def request(
         self,
@@ -162,10 +167,10 @@ class Steered:
         The id does not name what is set or boosted, so that all variants of a reply are drawn with
         the same random numbers.
         """
-        opening = Message("user", situation.text)
+        opening = Said("user", situation.text, situation.text)
         return Request(
-            request_id=f"{self.name}/{situation.situation_id}/steer",
-            messages=(*opening_exchange(self.selfplay.agent_profile), opening),
+            request_id=f"{self.agent.name}/{situation.situation_id}/steer",
+            messages=view([opening], self.agent.profile, states=self.agent.states).messages,
             sampling=self.selfplay.sampling,
             n=n,
             seed=self.seed,
@@ -178,14 +183,13 @@ class Steered:
 
 def evidence(
     situations: Sequence[Situation],
-    name: str,
-    engine: Engine,
+    agent: Speaker,
     settings: SteeringReportConfig,
     selfplay: SelfPlayConfig,
     seed: int,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> SteeringEvidence:
-    """Measure the model ``name``; ``on_progress`` is called after each of :func:`steps`.
+    """Measure ``agent``; ``on_progress`` is called after each of :func:`steps`.
 
     Raises:
         ConfigError: see :func:`check`.
@@ -194,7 +198,7 @@ def evidence(
     check(settings)
     sampling = selfplay.sampling
     short = sampling.model_copy(update={"max_new_tokens": settings.max_new_tokens})
-    model = Steered(name, engine, selfplay.model_copy(update={"sampling": short}), seed)
+    model = Steered(agent, selfplay.model_copy(update={"sampling": short}), seed)
     found = scenes(situations, replace(model, selfplay=selfplay))
     on_progress(1)
     responses = []
@@ -208,7 +212,7 @@ def evidence(
     forced = forced_replies(found[: settings.shown_situations], model, _tables(settings))
     on_progress(1)
     return SteeringEvidence(
-        model=name,
+        model=agent.name,
         seed=seed,
         situations=len(found),
         draws=settings.draws,

@@ -67,7 +67,7 @@ class CountingEngine:
         answers = []
         for request in requests:
             texts = [self._answer(request, number) for number in range(request.n)]
-            most = request.sampling.max_new_tokens
+            most = request.sampling.budget(request.opens_with_states)
             lengths = [min(most, round(self._length(request, text))) for text in texts]
             self._count(request, sum(lengths))
             answers.append(
@@ -93,7 +93,7 @@ class CountingEngine:
         prompt = (
             marks + self._text.conversation(request.messages) + self._text.tokens(request.prefix)
         )
-        room = self._max_context - request.sampling.max_new_tokens
+        room = self._max_context - request.sampling.budget(request.opens_with_states)
         read = min(round(prompt), room)
         self.longest_prompt = max(self.longest_prompt, read)
         self.usage += Usage(1, read, written)

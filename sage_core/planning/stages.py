@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sage_core import annotation
+from sage_core import annotation, mixture
 from sage_core.config import EngineConfig, PipelineConfig, SelfPlayConfig
 from sage_core.errors import ConfigError
 from sage_core.evaluation import judge
@@ -53,12 +53,11 @@ class _Planner:
     def stages(self) -> list[StagePlan]:
         config = self.config
         annotated, annotation_plan = self.annotation()
-        with_states, without = annotation.chains(annotated), annotation.without_states(annotated)
-        trained = {
-            name: self.text.conversation(each.messages)
-            for name, each in (("raw", without), ("m1", with_states))
-        }
-        count = self._trained_dialogues()
+        trained = {}
+        for name, states in (("raw", False), ("m1", True)):
+            rows = mixture.training_text([annotated], config.conversation, states=states)
+            trained[name] = _mean([self.text.conversation(row.messages) for row in rows])
+        count = self._trained_dialogues() * len(rows)
         found = [self.costs.base(), annotation_plan]
         for name, tokens in trained.items():
             found.append(self.costs.training("sft", name, count, "dialogues", tokens,
@@ -67,7 +66,8 @@ class _Planner:
         rollouts = {name: self.rollout(name) for name in self.models}
         selected, search = self.search()
         dialogue = sum(
-            self.text.conversation(each.messages) for each in data.selected_dialogues([selected])
+            self.text.conversation(each.messages)
+            for each in data.selected_dialogues([selected], config.conversation.agent)
         )
         for last, name in zip(self.chain, self.chain[1:], strict=False):
             found.append(replace(search, label=last))
@@ -104,7 +104,7 @@ class _Planner:
             rules = settings.selfplay.model_copy(update={"state_grammar": constrained})
             selfplay.count_malformed([self._situation()], agent, rules, self.config.seed)
         use = self._use("agent", settings.selfplay.agent_engine, agent.engine, limit,
-                        max_new_tokens=settings.selfplay.sampling.max_new_tokens)  # fmt: skip
+                        max_new_tokens=settings.selfplay.sampling.budget(states=True))  # fmt: skip
         return self.costs.generation("grammar-probe", "", [use], f"{limit} situations", limit)
 
     def rollout(self, name: str) -> tuple[Trajectory, StagePlan]:
@@ -144,7 +144,8 @@ class _Planner:
 
     def preference(self, selected: Trajectory) -> StagePlan:
         config = self.config.dpo
-        pairs = data.preference_pairs([selected], self.config.seed, self.config.dpo.rejected)
+        profile = self.config.conversation.agent
+        pairs = data.preference_pairs([selected], profile, self.config.seed, config.rejected)
         rounds = len(self.chain) - 1
         number = len(pairs) * self.openings * rounds
         if config.max_pairs:
@@ -199,7 +200,8 @@ class _Planner:
         for hidden in (False, True):  # what is done for each situation, and for those shown only
             engines.append(self._engine(self.settings.reply_tokens))
             asked = settings.model_copy(update={"shown_situations": int(hidden)})
-            steering.evidence([self._situation()], "m1", engines[-1], asked, play, self.config.seed)
+            agent = replace(self._speaker("m1"), engine=engines[-1])
+            steering.evidence([self._situation()], agent, asked, play, self.config.seed)
         each, with_shown = (engine.usage for engine in engines)
         uses = [
             Use("agent", play.agent_engine, each.requests * number, each.prompt_tokens * number,
@@ -248,10 +250,11 @@ class _Planner:
     def _speaker(self, name: str) -> Speaker:
         lengths = {"m0": self.settings.m0_reply_tokens, "raw": self.settings.raw_reply_tokens}
         engine = self._engine(lengths.get(name, self.settings.reply_tokens))
-        return Speaker(name, engine, states=name not in lengths)
+        return Speaker(name, engine, name not in lengths, self.config.conversation.agent)
 
     def _user(self) -> Speaker:
-        return Speaker("m1", self._engine(self.settings.user_tokens), states=True)
+        engine = self._engine(self.settings.user_tokens)
+        return Speaker("m1", engine, True, self.config.conversation.user)
 
     def _use(
         self, role: str, engine: EngineConfig, counted: Any, times: float, candidates: int = 1,
@@ -266,7 +269,7 @@ class _Planner:
     def _sides(
         self, settings: SelfPlayConfig, agent: Speaker, user: Speaker, times: int, candidates: int
     ) -> list[Use]:
-        most = settings.sampling.max_new_tokens
+        most = settings.sampling.budget(states=True)
         return [
             self._use("agent", settings.agent_engine, agent.engine, times, candidates, most),
             self._use("user", settings.user_engine, user.engine, times, 1, most),

@@ -1,33 +1,39 @@
 """A dialogue of self-play under way, and what its two speakers are asked.
 
-Who sees what: the agent sees its own earlier states; the user model and the selector see utterances
-only. The user model is a State-Action model as well (``m1``, section 4.4), with the roles flipped:
-its states are its own affair and are dropped. Only its first state is not its own: as in the
-paper's release it is set to what the agent, in its first reply, took the user's state for. That
-is done by letting the reply go on from the written states (``Request.prefix``), which every engine
-that plays the user can do, and which lets all dialogues of a batch share one grammar.
+What each of them sees is :func:`sage_core.conversation.view`; the selector sees utterances only.
+The user model is a State-Action model as well (``m1``, section 4.4): it sees the states that it
+wrote before its own turns, and nobody else does. The situation is its first turn, which it did not
+write; the states before it are those that it reads in the situation as an agent would. (The paper's
+release takes them from the agent. The agents that are compared would then meet different users, and
+m0 and raw, which infer no state, a user without one.) Its draws do not depend on the agent either.
 """
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from sage_core.config import ProfileConfig, SelfPlayConfig
-from sage_core.engines.base import Completion, Constraint, Engine, Request
-from sage_core.engines.grammar import sac_grammar, user_grammar, utterance_grammar
+from sage_core.conversation import Said, of_turns, opening_states, view
+from sage_core.engines.base import Completion, Engine, Request
+from sage_core.engines.grammar import sac_grammar, user_grammar
 from sage_core.errors import ContextError, StateFormatError
 from sage_core.sac import (
-    AGENT,
     EMPTY,
-    USER,
     StateAction,
     is_well_formed,
     parse,
-    render_state,
     utterance_of,
 )
-from sage_core.schema import Message, NodeKind, SearchNode, Showing, Situation, TrajectoryTurn
+from sage_core.schema import (
+    Message,
+    NodeKind,
+    Role,
+    SearchNode,
+    Showing,
+    Situation,
+    TrajectoryTurn,
+)
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 Item = TypeVar("Item")
@@ -36,11 +42,17 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Speaker:
-    """A model in a conversation; ``states`` says whether it speaks State-Action Chains."""
+    """A model in a conversation.
+
+    Attributes:
+        states: whether it speaks State-Action Chains.
+        profile: what opens its view of every conversation.
+    """
 
     name: str
     engine: Engine
     states: bool
+    profile: ProfileConfig
 
 
 @dataclass
@@ -67,8 +79,7 @@ class Dialogue:
 
     def utterances(self) -> tuple[Message, ...]:
         """What was said, without states."""
-        return tuple(Message(turn.role, utterance_of(turn.content)) if turn.role == "assistant"
-                     else Message(turn.role, turn.content) for turn in self.turns)  # fmt: skip
+        return tuple(Message(said.role, said.utterance) for said in of_turns(self.turns))
 
     def count(self, completions: Sequence[Completion]) -> None:
         self.generated_tokens += sum(each.completion_tokens for each in completions)
@@ -79,63 +90,108 @@ def opened(situation: Situation, line: str) -> Dialogue:
     return Dialogue(situation, line, [TrajectoryTurn("user", situation.text, ())])
 
 
-def opening_exchange(profile: ProfileConfig) -> tuple[Message, Message]:
-    """What stands before every dialogue in the agent's context."""
-    return Message("user", profile.ask), Message("assistant", profile.consent)
+def set_user_states(
+    dialogues: Sequence[Dialogue],
+    user: Speaker,
+    agent_profile: ProfileConfig,
+    config: SelfPlayConfig,
+    seed: int,
+) -> None:
+    """Give the situation of each dialogue the states that the user model reads in it.
+
+    The request is the agent's of a first reply, of which the user's group alone is drawn.
+    """
+    if not user.states:
+        return
+    first = {dialogue.situation.situation_id: dialogue for dialogue in dialogues}
+    requests = []
+    for name, dialogue in first.items():
+        seen = view(of_turns(dialogue.turns), agent_profile, states=True)
+        requests.append(
+            Request(
+                request_id=f"user/{name}/opening",
+                messages=seen.messages,
+                sampling=config.sampling,
+                seed=seed,
+                constraint=user_grammar() if config.state_grammar else None,
+                opens_with_states=True,
+                pinned=seen.pinned,
+            )
+        )
+    states: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for name, answer in zip(first, answered(user.engine.generate, requests), strict=True):
+        if isinstance(answer, ContextError):
+            states[name] = "", ()  # the reply itself, whose prompt is as long, says so
+        else:
+            states[name] = _opening(parse(answer[0].text.strip()).user)
+            first[name].count(answer)
+    for dialogue in dialogues:
+        written, notes = states[dialogue.situation.situation_id]
+        dialogue.turns[0] = replace(dialogue.turns[0], states=written, notes=notes)
 
 
 def agent_request(
     dialogue: Dialogue, agent: Speaker, config: SelfPlayConfig, seed: int, n: int, attempt: int = 0
 ) -> Request:
     """The agent's next reply, in ``n`` candidates; each attempt has draws of its own."""
-    history = tuple(Message(turn.role, turn.content) for turn in dialogue.turns)
-    opening = opening_exchange(config.agent_profile)
     again = f".{attempt}" if attempt else ""
-    return Request(
-        request_id=f"{agent.name}/{dialogue.line}/{len(dialogue.turns)}/agent{again}",
-        messages=(*opening, *history),
-        sampling=config.sampling,
-        n=n,
-        seed=seed,
-        constraint=sac_grammar() if agent.states and config.state_grammar else None,
-        opens_with_states=agent.states,
-        pinned=len(opening) + 1,  # and the situation
-    )
+    return _request(
+        f"{agent.name}/{dialogue.line}/{len(dialogue.turns)}/agent{again}",
+        of_turns(dialogue.turns), agent, "assistant", config, seed, n,
+    )  # fmt: skip
 
 
 def user_turn(
-    dialogues: Sequence[Dialogue], user: Speaker, agent: Speaker, config: SelfPlayConfig, seed: int
+    dialogues: Sequence[Dialogue], user: Speaker, config: SelfPlayConfig, seed: int
 ) -> None:
     """Let the user answer in every dialogue, or end it with the reason why not."""
-    first = [dialogue for dialogue in dialogues if user.states and len(dialogue.turns) == 2]
-    prefixes, notes = _first_states(first, user, agent, config, seed)
-    requests = []
-    for dialogue in dialogues:
-        prefix = prefixes.get(dialogue.line, "")
-        constraint: Constraint | None = None
-        if user.states and config.state_grammar:
-            constraint = utterance_grammar() if prefix else sac_grammar()
-        requests.append(
-            _user_request(
-                dialogue, "user", user, agent, config, seed, constraint=constraint, prefix=prefix
-            )
+    requests = [
+        _request(
+            f"user/{dialogue.line}/{len(dialogue.turns)}",
+            of_turns(dialogue.turns), user, "user", config, seed, 1,
         )
+        for dialogue in dialogues
+    ]  # fmt: skip
     for dialogue, answer in zip(dialogues, answered(user.engine.generate, requests), strict=True):
         if isinstance(answer, ContextError):
             dialogue.ended = f"context_full: {answer}"
             continue
         dialogue.count(answer)
-        prefix = prefixes.get(dialogue.line, "")
-        said = list(spoken(answer, states=user.states and not prefix).values())
-        if not said:
-            cut = user.states and not prefix and cut_in_states(answer)
+        replies = spoken(answer, states=user.states)
+        if not replies:
+            cut = user.states and cut_in_states(answer)
             dialogue.ended = "user_states_never_closed" if cut else "user_silent"
             continue
-        utterance = without_questions(said[0]) if config.trim_user_questions else said[0]
-        say(
-            dialogue,
-            TrajectoryTurn("user", utterance, (), answer[0].left_out, notes.get(dialogue.line, ())),
+        (reply,) = replies
+        utterance = finished_sentences(reply.utterance) if reply.cut else reply.utterance
+        if config.trim_user_questions:
+            utterance = without_questions(utterance)
+        turn = TrajectoryTurn(
+            "user", utterance, (), answer[0].left_out, (), cut=reply.cut, states=reply.states
         )
+        say(dialogue, turn)
+
+
+def _request(
+    request_id: str,
+    said: Sequence[Said],
+    speaker: Speaker,
+    role: Role,
+    config: SelfPlayConfig,
+    seed: int,
+    n: int,
+) -> Request:
+    seen = view(said, speaker.profile, states=speaker.states, speaker=role)
+    return Request(
+        request_id=request_id,
+        messages=seen.messages,
+        sampling=config.sampling,
+        n=n,
+        seed=seed,
+        constraint=sac_grammar() if speaker.states and config.state_grammar else None,
+        opens_with_states=speaker.states,
+        pinned=seen.pinned,
+    )
 
 
 def say(dialogue: Dialogue, turn: TrajectoryTurn) -> None:
@@ -160,17 +216,34 @@ def grow(
     return number
 
 
-def spoken(completions: Sequence[Completion], *, states: bool) -> dict[str, str]:
-    """Distinct candidates that say something: text -> utterance, in the order drawn.
+@dataclass(frozen=True)
+class Reply:
+    """A candidate that says something: ``text`` is ``states`` and ``utterance``; ``cut``: it
+    reached its token limit."""
+
+    text: str
+    states: str
+    utterance: str
+    cut: bool
+
+
+def spoken(completions: Sequence[Completion], *, states: bool) -> list[Reply]:
+    """The distinct candidates that say something, in the order drawn.
 
     A reply that was cut off inside its states has no utterance: left in, its braces would be taken
     for one.
     """
-    texts = dict.fromkeys(completion.text.strip() for completion in completions)
-    if states:
-        texts = {t: None for t in texts if is_well_formed(t) or not t.startswith("{")}
-    utterances = {text: utterance_of(text) if states else text for text in texts}
-    return {text: utterance.strip() for text, utterance in utterances.items() if utterance.strip()}
+    replies: dict[str, Reply] = {}
+    for completion in completions:
+        text = completion.text.strip()
+        if states and text.startswith("{") and not is_well_formed(text):
+            continue
+        utterance = utterance_of(text).strip() if states else text
+        if utterance:
+            written = text.removesuffix(utterance).rstrip()
+            cut = completion.finish_reason == "length"
+            replies.setdefault(text, Reply(text, written, utterance, cut))
+    return list(replies.values())
 
 
 def cut_in_states(completions: Sequence[Completion]) -> bool:
@@ -187,6 +260,12 @@ def without_questions(utterance: str) -> str:
     sentences = _SENTENCE_END.split(utterance.strip())
     kept = [sentence for sentence in sentences if not sentence.endswith("?")]
     return " ".join(kept or sentences)
+
+
+def finished_sentences(utterance: str) -> str:
+    """A cut utterance without its unfinished last sentence, unless it is nothing else."""
+    sentences = _SENTENCE_END.split(utterance.strip())
+    return " ".join(sentences[:-1]) if len(sentences) > 1 else utterance
 
 
 def answered(
@@ -207,80 +286,21 @@ def answered(
         return answered(ask, items[:middle]) + answered(ask, items[middle:])
 
 
-def _user_request(
-    dialogue: Dialogue,
-    part: str,
-    user: Speaker,
-    agent: Speaker,
-    config: SelfPlayConfig,
-    seed: int,
-    *,
-    constraint: Constraint | None,
-    prefix: str = "",
-) -> Request:
-    flipped = {"user": "assistant", "assistant": "user"}
-    return Request(
-        request_id=f"{agent.name}/{dialogue.line}/{len(dialogue.turns)}/{part}",
-        messages=(
-            Message("user", config.user_profile),
-            *(Message(flipped[m.role], m.content) for m in dialogue.utterances()),
-        ),
-        sampling=config.sampling,
-        seed=seed,
-        constraint=constraint,
-        opens_with_states=user.states and not prefix,
-        prefix=prefix,
-        pinned=2,  # profile and situation
-    )
-
-
-def _first_states(
-    dialogues: Sequence[Dialogue], user: Speaker, agent: Speaker, config: SelfPlayConfig, seed: int
-) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """By line, the states that the user's first reply starts with, and notes on what is not set:
-    first what the user sees in the agent, which is left to it, then its own state as the agent saw
-    it."""
-    inferred = {dialogue.line: parse(dialogue.turns[1].content).user for dialogue in dialogues}
-    if not agent.states:
-        return {}, {}
-    if not user.engine.capabilities.prefix:
-        note = (f"user_state_not_set: the engine '{user.engine.name}' cannot go on from a text",)
-        return {}, {dialogue.line: note for dialogue in dialogues}
-    known = [dialogue for dialogue in dialogues if inferred[dialogue.line] != EMPTY]
-    constraint = user_grammar() if config.state_grammar else None
-    requests = [
-        _user_request(dialogue, "user-sees", user, agent, config, seed, constraint=constraint)
-        for dialogue in known
-    ]
-    prefixes, notes = {}, {}
-    for dialogue, answer in zip(known, answered(user.engine.generate, requests), strict=True):
-        if isinstance(answer, ContextError):
-            continue  # the reply itself, whose prompt is longer, says so
-        dialogue.count(answer)
-        own, notes[dialogue.line] = _writable(inferred[dialogue.line])
-        sees, _ = _writable(parse(answer[0].text).user)
-        prefixes[dialogue.line] = (
-            f"{render_state(sees, USER.written)} {render_state(own, AGENT.written)}"
-        )
-    return prefixes, notes
-
-
-def _writable(state: StateAction) -> tuple[StateAction, tuple[str, ...]]:
-    """The values that the agent's group can carry as well, and a note on each of the others."""
+def _opening(own: StateAction) -> tuple[str, tuple[str, ...]]:
+    """The states before the situation, and a note on each value that they cannot carry."""
     parts = {
-        "motivation": StateAction(state.motivation, None, ()),
-        "emotion": StateAction(None, state.emotion, ()),
-        "topic": StateAction(None, None, state.topics),
+        "motivation": StateAction(own.motivation, None, ()),
+        "emotion": StateAction(None, own.emotion, ()),
+        "topic": StateAction(None, None, own.topics),
     }
     notes = []
     for name, part in parts.items():
         try:
-            for prefix in (USER.written, AGENT.written):
-                render_state(part, prefix)
+            opening_states(part)
         except StateFormatError:
             parts[name] = EMPTY
             notes.append(f"user_state_not_set: {name}")
     kept = StateAction(
         parts["motivation"].motivation, parts["emotion"].emotion, parts["topic"].topics
     )
-    return kept, tuple(notes)
+    return opening_states(kept), tuple(notes)

@@ -14,7 +14,14 @@ from threading import Lock
 from sage_core.config import SelfPlayConfig
 from sage_core.sac import is_well_formed
 from sage_core.schema import SearchNode, Showing, Situation, Trajectory
-from sage_core.search.dialogue import Dialogue, Speaker, agent_request, opened, user_turn
+from sage_core.search.dialogue import (
+    Dialogue,
+    Speaker,
+    agent_request,
+    opened,
+    set_user_states,
+    user_turn,
+)
 from sage_core.search.saved import SavedDialogues
 from sage_core.search.strategies import Greedy, Players, Strategy
 
@@ -65,14 +72,19 @@ def search(
         for line in range(strategy.lines)
     ]
     saved = SavedDialogues(work, dialogues)
-    first, dialogues = saved.load() or (1, dialogues)
+    loaded = saved.load()
+    if loaded is None:
+        set_user_states(
+            dialogues, players.user, players.agent.profile, players.config, players.seed
+        )
+    first, dialogues = loaded or (1, dialogues)
     for turn in range(1, players.config.max_turns):
         if turn >= first:
             going = [dialogue for dialogue in dialogues if not dialogue.ended]
             if turn % 2 == 1:
                 strategy.reply(going, players)
             else:
-                user_turn(going, players.user, players.agent, players.config, players.seed)
+                user_turn(going, players.user, players.config, players.seed)
             saved.save(turn + 1, dialogues)
         on_progress(len(situations))
     groups = [dialogues[at : at + strategy.lines]

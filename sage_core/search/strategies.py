@@ -97,6 +97,10 @@ class Greedy:
                 else:
                     cut = players.agent.states and cut_in_states(drawn[dialogue.line])
                     dialogue.ended = "states_never_closed" if cut else "no_reply"
+        compared = {
+            dialogue.line: finished([reply.cut for reply in replies[dialogue.line]])
+            for dialogue, _ in going
+        }
         decisions = _decide(
             [
                 (
@@ -104,7 +108,12 @@ class Greedy:
                     reply_ballot(
                         request.request_id,
                         dialogue.utterances(),
-                        list(dict.fromkeys(replies[dialogue.line].values())),
+                        list(
+                            dict.fromkeys(
+                                replies[dialogue.line][at].utterance
+                                for at in compared[dialogue.line]
+                            )
+                        ),
                     ),
                 )
                 for dialogue, request in going
@@ -113,32 +122,39 @@ class Greedy:
         )
         refused = []
         for (dialogue, _), (ballot, decision) in zip(going, decisions, strict=True):
-            texts = replies[dialogue.line]
+            spoke = replies[dialogue.line]
             points = _points(ballot, decision)
-            compared = len(ballot.candidates) > 1 and players.selector is not None
-            best = max(texts, key=lambda text, points=points, texts=texts: points[texts[text]])  # type: ignore[misc]
+            votes = {at: points[spoke[at].utterance] for at in compared[dialogue.line]}
+            best = max(votes, key=lambda at, votes=votes: votes[at])  # type: ignore[misc]
+            asked = len(ballot.candidates) > 1 and players.selector is not None
             taken = None
-            for text, utterance in texts.items():
-                kept = text == best and not decision.none_is_good
-                node = grow(dialogue, dialogue.tip, "reply", "assistant", text,
-                            votes=points[utterance] if compared else None, chosen=kept)  # fmt: skip
+            for at, reply in enumerate(spoke):
+                kept = at == best and not decision.none_is_good
+                node = grow(dialogue, dialogue.tip, "reply", "assistant", reply.text,
+                            votes=votes.get(at) if asked else None, chosen=kept)  # fmt: skip
                 taken = node if kept else taken
             if taken is None:
                 refused.append(dialogue)
                 continue
             dialogue.tip = taken
             found = tuple(
-                Candidate(text, points[said], text == best) for text, said in texts.items()
+                Candidate(reply.text, votes.get(at, 0.0), at == best, reply.cut)
+                for at, reply in enumerate(spoke)
             )
             notes = _notes(drawn[dialogue.line], found, attempt, decision, self.candidates)
             left_out = drawn[dialogue.line][0].left_out
-            dialogue.turns.append(TrajectoryTurn("assistant", best, found, left_out, notes))
+            dialogue.turns.append(
+                TrajectoryTurn(
+                    "assistant", spoke[best].text, found, left_out, notes, cut=spoke[best].cut
+                )
+            )
         return refused
 
 
 @dataclass(frozen=True)
 class BestOfNDialogue:
-    """``lines`` whole dialogues with one candidate a turn; the selector picks among them.
+    """``lines`` whole dialogues with one candidate a turn; the selector picks among them. Dialogues
+    in which a reply was cut are not compared where there are others.
 
     The dialogues' first replies, which answer the same situation, are the candidates of the first
     turn of the one that is picked, with the votes of their dialogues.
@@ -150,10 +166,11 @@ class BestOfNDialogue:
         Greedy(1).reply(dialogues, replace(players, selector=None))
 
     def pick(self, situations: Sequence[Sequence[Dialogue]], players: Players) -> list[Dialogue]:
-        courses = [
-            {line.line: line.utterances()[1:] for line in lines if len(line.turns) > 1}
-            for lines in situations
-        ]
+        courses = []
+        for lines in situations:
+            spoke = [line for line in lines if len(line.turns) > 1]
+            whole = finished([_is_cut(line) for line in spoke])
+            courses.append({spoke[at].line: spoke[at].utterances()[1:] for at in whole})
         choices = [
             (
                 lines[0],
@@ -229,7 +246,7 @@ class Tree:
                         f"{players.agent.name}/{dialogue.line}/{len(dialogue.turns)}/branches"
                         + (f".{attempt}" if attempt else ""),
                         dialogue.utterances(),
-                        tuple(dict.fromkeys(branch.course for branch in each)),
+                        tuple(dict.fromkeys(branch.course for branch in _whole(each))),
                     ),
                 )
                 for dialogue, each in going
@@ -240,10 +257,10 @@ class Tree:
         for (dialogue, each), (ballot, decision) in zip(going, decisions, strict=True):
             points = dict(zip(ballot.candidates, decision.votes, strict=True))
             compared = len(ballot.candidates) > 1 and players.selector is not None
-            best = max(each, key=lambda branch, points=points: points[branch.course])  # type: ignore[misc]
+            best = max(_whole(each), key=lambda branch, points=points: points[branch.course])  # type: ignore[misc]
             for branch in each:
                 kept = branch is best and not decision.none_is_good
-                votes = points[branch.course] if compared else None
+                votes = points.get(branch.course) if compared else None
                 tip = branch.record(dialogue, votes, kept)
                 if kept:
                     kept_tip = tip
@@ -252,12 +269,13 @@ class Tree:
                 continue
             dialogue.tip = kept_tip
             found = tuple(
-                Candidate(branch.text, points[branch.course], branch is best) for branch in each
+                Candidate(branch.text, points.get(branch.course, 0.0), branch is best, branch.cut)
+                for branch in each
             )
             notes = _notes(drawn[dialogue.line], found, attempt, decision, self.config.width)
             notes += best.notes
             dialogue.turns.append(
-                TrajectoryTurn("assistant", best.text, found, best.left_out, notes)
+                TrajectoryTurn("assistant", best.text, found, best.left_out, notes, cut=best.cut)
             )
         return refused
 
@@ -322,31 +340,39 @@ class Tree:
                 dialogue.ended = f"context_full: {answer}"
                 continue
             dialogue.count(answer)
-            utterances = list(spoken(answer, states=False))
-            if utterances:
-                worded.append((dialogue, states, request, utterances, answer[0].left_out))
+            wordings = spoken(answer, states=False)
+            wordings = [wordings[at] for at in finished([each.cut for each in wordings])]
+            if wordings:
+                worded.append((dialogue, states, request, wordings, answer[0].left_out))
         decisions = _decide(
             [
-                (dialogue, reply_ballot(request.request_id, dialogue.utterances(), utterances))
-                for dialogue, _, request, utterances, _ in worded
+                (
+                    dialogue,
+                    reply_ballot(
+                        request.request_id,
+                        dialogue.utterances(),
+                        [each.utterance for each in wordings],
+                    ),
+                )
+                for dialogue, _, request, wordings, _ in worded
             ],
             players,
             refusing=False,  # whether any is good is asked of the branches
         )
         branches: dict[str, list[_Branch]] = {}
-        for (dialogue, states, _, utterances, left_out), (_, decision) in zip(
+        for (dialogue, states, _, wordings, left_out), (_, decision) in zip(
             worded, decisions, strict=True
         ):
-            best = max(range(len(utterances)), key=lambda at, d=decision: d.votes[at])  # type: ignore[misc]
+            best = max(range(len(wordings)), key=lambda at, d=decision: d.votes[at])  # type: ignore[misc]
             votes: list[float | None] = list(decision.votes)
-            if len(utterances) == 1 or players.selector is None:
-                votes = [None] * len(utterances)
+            if len(wordings) == 1 or players.selector is None:
+                votes = [None] * len(wordings)
             number = len(branches.setdefault(dialogue.line, []))
-            text = f"{states} {utterances[best]}"
+            text, cut = f"{states} {wordings[best].utterance}", wordings[best].cut
             played = replace(
                 dialogue,
                 line=f"{dialogue.line}>{len(dialogue.turns)}.{attempt}.{number}",
-                turns=[*dialogue.turns, TrajectoryTurn("assistant", text, ())],
+                turns=[*dialogue.turns, TrajectoryTurn("assistant", text, (), cut=cut)],
                 nodes=[],
                 showings=[],
                 generated_tokens=0,
@@ -355,7 +381,8 @@ class Tree:
                 _Branch(
                     states,
                     text,
-                    utterances,
+                    cut,
+                    [each.utterance for each in wordings],
                     votes,
                     best,
                     played,
@@ -378,7 +405,7 @@ class Tree:
                 if not branch.played.ended and len(branch.played.turns) < players.config.max_turns
             ]
             if step % 2 == 0:
-                user_turn(going, players.user, players.agent, players.config, players.seed)
+                user_turn(going, players.user, players.config, players.seed)
             else:
                 Greedy(1).reply(going, alone)
 
@@ -390,6 +417,7 @@ class _Branch:
 
     states: str
     text: str
+    cut: bool
     utterances: list[str]
     votes: list[float | None]
     best: int
@@ -404,7 +432,7 @@ class _Branch:
         return self.played.utterances()[self.start :]
 
     def record(self, dialogue: Dialogue, votes: float | None, kept: bool) -> int:
-        """Hang the branch into the dialogue's tree; the node of its reply."""
+        """Add this branch to the dialogue's search tree and return its reply's node number."""
         dialogue.generated_tokens += self.played.generated_tokens
         action = grow(dialogue, dialogue.tip, "action", "assistant", self.states,
                       votes=votes, chosen=kept)  # fmt: skip
@@ -417,6 +445,20 @@ class _Branch:
         for node_ahead in self.played.nodes:
             ahead = grow(dialogue, ahead, "look_ahead", node_ahead.role, node_ahead.content)
         return reply
+
+
+def finished(cut: Sequence[bool]) -> list[int]:
+    """The places of the candidates that are compared: those that were not cut, or all where all
+    were."""
+    return [at for at, each in enumerate(cut) if not each] or list(range(len(cut)))
+
+
+def _whole(branches: Sequence[_Branch]) -> list[_Branch]:
+    return [branches[at] for at in finished([branch.cut for branch in branches])]
+
+
+def _is_cut(dialogue: Dialogue) -> bool:
+    return any(turn.cut for turn in dialogue.turns if turn.role == "assistant")
 
 
 def _until_good(
@@ -523,8 +565,10 @@ def _joined(
         first_reply = best.turns[1]
         for line in [best, *lines]:
             if len(line.turns) > 1:
-                text = line.turns[1].content
-                replies.setdefault(text, Candidate(text, votes[line.line], line is best))
+                reply = line.turns[1]
+                points = votes.get(line.line, 0.0)
+                candidate = Candidate(reply.content, points, line is best, reply.cut)
+                replies.setdefault(reply.content, candidate)
         joined.turns[1] = replace(
             first_reply,
             candidates=tuple(replies.values()),

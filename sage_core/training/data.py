@@ -3,10 +3,12 @@ longest length by whole turns."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Generic, Literal, TypeVar
 
+from sage_core.config import ProfileConfig
+from sage_core.conversation import of_turns, shortened, view
 from sage_core.errors import DataError
 from sage_core.sac import utterance_of
 from sage_core.schema import Candidate, Message, PreferencePair, TrainingDialogue, Trajectory
@@ -37,42 +39,59 @@ class Usable(Generic[Example]):
     left_out: dict[str, int]
 
 
-def selected_dialogues(trajectories: Sequence[Trajectory]) -> list[TrainingDialogue]:
-    """The dialogues that search selected; a last user turn carries no loss and is left out, as is
-    a dialogue without a turn of the agent."""
+def selected_dialogues(
+    trajectories: Sequence[Trajectory], profile: ProfileConfig
+) -> list[TrainingDialogue]:
+    """The dialogues that search selected, as the agent saw them; a last user turn carries no loss
+    and is left out, as is a dialogue without a turn of the agent."""
     dialogues = []
     for trajectory in trajectories:
-        messages = _to_last_reply([Message(turn.role, turn.content) for turn in trajectory.turns])
-        if messages:
-            dialogues.append(TrainingDialogue(tuple(messages)))
+        seen = view(of_turns(trajectory.turns), profile, states=True).training()
+        dialogue = _to_last_reply(seen)
+        if dialogue.messages:
+            dialogues.append(dialogue)
     return dialogues
 
 
 def preference_pairs(
     trajectories: Sequence[Trajectory],
+    profile: ProfileConfig,
     seed: int,
     rejected: Literal["random", "lowest"] = "random",
 ) -> list[PreferencePair]:
     """One pair per agent turn with more than one distinct utterance: the selected candidate, and
-    one of the others at random (section 4.5), or one with the fewest votes. Candidates that say
-    nothing are left out."""
+    one of the others at random (section 4.5), or one with the fewest votes.
+
+    Candidates that say nothing are left out, and those that were cut where others were not: the
+    selector did not compare these.
+    """
     pairs = []
     for trajectory in trajectories:
-        history: list[Message] = []
         for position, turn in enumerate(trajectory.turns):
             spoken = [each for each in turn.candidates if utterance_of(each.text).strip()]
-            chosen = [each.text for each in spoken if each.chosen]
+            chosen = next((each for each in spoken if each.chosen), None)
+            if chosen is None:
+                continue
             others = [
-                each
-                for each in spoken
-                if chosen and utterance_of(each.text) != utterance_of(chosen[0])
+                each for each in spoken if utterance_of(each.text) != utterance_of(chosen.text)
             ]
+            others = [each for each in others if not each.cut] or others
+            if rejected == "lowest":
+                others = _lowest(others)
             if others:
                 draw = Random(f"{seed}|{trajectory.trajectory_id}|{position}")
-                if rejected == "lowest":
-                    others = _lowest(others)
-                pairs.append(PreferencePair(tuple(history), chosen[0], draw.choice(others).text))
-            history.append(Message(turn.role, turn.content))
+                other = draw.choice(others)
+                seen = view(of_turns(trajectory.turns[:position]), profile, states=True)
+                pairs.append(
+                    PreferencePair(
+                        seen.messages,
+                        chosen.text,
+                        other.text,
+                        seen.pinned,
+                        chosen_cut=chosen.cut,
+                        rejected_cut=other.cut,
+                    )
+                )
     return pairs
 
 
@@ -89,16 +108,16 @@ def fitting_dialogues(
     places: list[int] = []
     left_out: Counter[str] = Counter()
     for place, dialogue in enumerate(dialogues):
-        messages = _to_last_reply(dialogue.messages)
+        cut = _to_last_reply(dialogue)
         reason = "no_reply"
-        if messages:
-            messages, reason = _to_last_reply(_before_empty_reply(messages)), "empty_reply"
-        if messages:
+        if cut.messages:
+            cut, reason = _to_last_reply(_before_empty_reply(cut)), "empty_reply"
+        if cut.messages:
             reason = "too_long"
-            while messages and length(messages) > max_length:
-                messages = _to_last_reply(messages[:-1])
-        if messages:
-            fitting.append(TrainingDialogue(tuple(messages)))
+            while cut.messages and length(cut.messages) > max_length:
+                cut = _to_last_reply(_first(cut, len(cut.messages) - 1))
+        if cut.messages:
+            fitting.append(cut)
             places.append(place)
         else:
             left_out[reason] += 1
@@ -130,11 +149,11 @@ def fitting_pairs(
         if not all(utterance_of(reply).strip() for reply in (pair.chosen, pair.rejected)):
             left_out["empty_reply"] += 1
             continue
-        prompt = pair.prompt
-        while len(prompt) > 1 and _pair_length(prompt, pair, length) > max_length:
-            prompt = prompt[2:]
-        if prompt and _pair_length(prompt, pair, length) <= max_length:
-            fitting.append(PreferencePair(prompt, pair.chosen, pair.rejected))
+        prompt: tuple[Message, ...] | None = pair.prompt
+        while prompt and _pair_length(prompt, pair, length) > max_length:
+            prompt = shortened(prompt, pair.pinned)
+        if prompt:
+            fitting.append(replace(pair, prompt=prompt))
             places.append(place)
         else:
             left_out["too_long"] += 1
@@ -147,24 +166,29 @@ def fitting_pairs(
     return Usable(fitting, places, dict(left_out))
 
 
-def _to_last_reply(messages: Sequence[Message]) -> Sequence[Message]:
-    """The messages up to the last of the agent."""
-    end = len(messages)
-    while end and messages[end - 1].role != "assistant":
+def _first(dialogue: TrainingDialogue, count: int) -> TrainingDialogue:
+    """The first ``count`` messages."""
+    return replace(dialogue, messages=dialogue.messages[:count], loss=dialogue.loss[:count])
+
+
+def _to_last_reply(dialogue: TrainingDialogue) -> TrainingDialogue:
+    """The messages up to the last with a loss."""
+    end = len(dialogue.messages)
+    while end and dialogue.losses[end - 1] == "none":
         end -= 1
-    return messages[:end]
+    return _first(dialogue, end)
 
 
-def _before_empty_reply(messages: Sequence[Message]) -> Sequence[Message]:
+def _before_empty_reply(dialogue: TrainingDialogue) -> TrainingDialogue:
     """What was said before the agent had nothing to say; what follows answers that."""
-    for place, message in enumerate(messages):
+    for place, message in enumerate(dialogue.messages):
         if message.role == "assistant" and not utterance_of(message.content).strip():
-            return messages[:place]
-    return messages
+            return _first(dialogue, place)
+    return dialogue
 
 
 def _lowest(candidates: Sequence[Candidate]) -> list[Candidate]:
-    fewest = min(each.votes for each in candidates)
+    fewest = min((each.votes for each in candidates), default=0.0)
     return [each for each in candidates if each.votes == fewest]
 
 

@@ -47,7 +47,7 @@ def train_sft(
         kept = work or Path(scratch)
         from sage_core.training.trainers import sft_trainer  # imports TRL
 
-        examples = [encoder.dialogue(row.messages) for row in usable.rows]
+        examples = [encoder.dialogue(row) for row in usable.rows]
         model = chain.start(job)
         trainer = sft_trainer(model, tokenizer, examples, usable, settings, job, kept, on_step)
         trainer.fit(kept)

@@ -1,18 +1,18 @@
 """Dialogues as token ids, with the segment of the reply that each token belongs to.
 
-Text is encoded as the engines encode prompts: a content that spells a mark of the chat template is
-plain text. A token belongs to the segment that its last character is in; the space between two
-segments opens the later one.
+Text is rendered and encoded by :class:`sage_core.engines.prompts.Prompts`, from which the engines
+take their prompts too. A token belongs to the segment that its last character is in; the space
+between two segments opens the later one.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
-from sage_core.engines.marks import Marks
+from sage_core.engines.prompts import Prompts
 from sage_core.sac import ends_of_states
-from sage_core.schema import Message, PreferencePair
+from sage_core.schema import Message, PreferencePair, TrainingDialogue
 
 NO_LOSS, STATE, ACTION, UTTERANCE = range(4)
 SEGMENTS = ("state", "action", "utterance")  # from STATE on
@@ -28,7 +28,8 @@ class Encoded:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Token ids of a prompt and of its two replies, the tokens that end them included."""
+    """Token ids of a prompt and of its two replies; the tokens that end them are included, unless a
+    reply was cut."""
 
     prompt: list[int]
     chosen: list[int]
@@ -40,26 +41,29 @@ class Encoder:
     ``{% generation %}``."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._marks = Marks(tokenizer)
+        self._prompts = Prompts(tokenizer)
 
-    def dialogue(self, messages: Sequence[Message]) -> Encoded:
-        """A whole conversation; the loss is on what the assistant says and where it ends."""
-        text, replies = self._render(messages)
-        ids, places = self._marks.encode_with_places(text)
-        contents = [
-            self._marks.shield(message.content)
-            for message in messages
+    def dialogue(self, dialogue: TrainingDialogue) -> Encoded:
+        """A whole conversation, with the loss on what :attr:`TrainingDialogue.losses` names."""
+        rendered = self._prompts.render(dialogue.messages)
+        ids, places = rendered.ids, rendered.places
+        losses = [
+            loss
+            for message, loss in zip(dialogue.messages, dialogue.losses, strict=True)
             if message.role == "assistant"
         ]
         segments = [NO_LOSS] * len(ids)
         token = 0
-        for (start, end), content in zip(replies, contents, strict=True):
-            said = max(text.find(content, start, end), start)
-            state_end, action_end = (said + each for each in ends_of_states(content))
+        for (start, end), (first, last), loss in zip(
+            rendered.replies, rendered.contents, losses, strict=True
+        ):
+            if loss == "none":
+                continue
+            states = ends_of_states(rendered.text[first:last])
+            state_end, action_end = (first + each for each in states)
             while token < len(ids) and places[token] < start:
                 token += 1
-            while token < len(ids) and places[token] < end:
+            while token < len(ids) and places[token] < (last if loss == "open" else end):
                 if places[token] < state_end:
                     segments[token] = STATE
                 elif places[token] < action_end:
@@ -71,42 +75,30 @@ class Encoder:
 
     def length(self, messages: Sequence[Message]) -> int:
         """Tokens of a whole conversation."""
-        return len(self._marks.encode(self._render(messages)[0]))
+        return len(self._prompts.render(messages).ids)
 
     def pair(self, pair: PreferencePair) -> EncodedPair:
         """A prompt up to where the reply starts, and the replies."""
+        replies = ((pair.chosen, pair.chosen_cut), (pair.rejected, pair.rejected_cut))
         chosen, rejected = (
-            self.dialogue((*pair.prompt, Message("assistant", reply)))
-            for reply in (pair.chosen, pair.rejected)
+            self.dialogue(
+                TrainingDialogue(
+                    (*pair.prompt, Message("assistant", reply)),
+                    (*["none"] * len(pair.prompt), "open" if cut else "whole"),  # type: ignore[arg-type]
+                )
+            )
+            for reply, cut in replies
         )
-        start = min(self._last_reply(each)[0] for each in (chosen, rejected))
+        start = min(self._reply(each)[0] for each in (chosen, rejected))
         # A token that joins the prompt's end to a reply may differ between the two.
         start = len(commonprefix([chosen.ids[:start], rejected.ids[:start]]))
         return EncodedPair(
             chosen.ids[:start],
-            chosen.ids[start : self._last_reply(chosen)[1]],
-            rejected.ids[start : self._last_reply(rejected)[1]],
+            chosen.ids[start : self._reply(chosen)[1]],
+            rejected.ids[start : self._reply(rejected)[1]],
         )
 
-    def _last_reply(self, encoded: Encoded) -> tuple[int, int]:
-        """Where the tokens of the last reply start and end."""
-        end = len(encoded.ids)
-        while encoded.segments[end - 1] == NO_LOSS:
-            end -= 1
-        start = end
-        while start and encoded.segments[start - 1] != NO_LOSS:
-            start -= 1
-        return start, end
-
-    def _render(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """The text, and from where to where the assistant's messages stand in it."""
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        shielded = [{**asdict(m), "content": self._marks.shield(m.content)} for m in messages]
-        texts, spans = render_jinja_template(
-            conversations=[shielded],
-            chat_template=self._tokenizer.chat_template,
-            return_assistant_tokens_mask=True,
-            **self._tokenizer.special_tokens_map,
-        )
-        return texts[0], spans[0]
+    def _reply(self, encoded: Encoded) -> tuple[int, int]:
+        """Where the tokens of the only trained reply start and end."""
+        trained = [at for at, segment in enumerate(encoded.segments) if segment != NO_LOSS]
+        return trained[0], trained[-1] + 1

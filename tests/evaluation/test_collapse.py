@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sage_core.config import GatesConfig, ModelConfig, SelfPlayConfig
-from sage_core.engines.base import Request
+from sage_core.config import ConversationConfig, GatesConfig, ModelConfig, SelfPlayConfig
+from sage_core.engines.base import Engine, Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.evaluation.collapse import Health, collapsed, health
 from sage_core.evaluation.metrics import Mean, Rate
@@ -37,6 +37,10 @@ TRAJECTORIES = [
 ]
 
 
+def speaker(name: str, engine: Engine) -> Speaker:
+    return Speaker(name, engine, True, ConversationConfig().agent)
+
+
 def engine(per_word: float) -> tuple[ScriptedEngine, list[Request]]:
     """Gives each word of an option the same log-probability."""
     seen: list[Request] = []
@@ -54,25 +58,46 @@ def test_figures_by_hand() -> None:
     past its states, as did another: 2 of 6. Each word is e^1.5 times as likely as under m0."""
     own, seen = engine(-1.0)
     base, asked = engine(-2.5)
-    found = health(TRAJECTORIES, Speaker("m2", own, True), base, SelfPlayConfig(), 3, 7)
+    found = health(
+        TRAJECTORIES,
+        speaker("m2", own),
+        base,
+        SelfPlayConfig(),
+        3,
+        7,
+    )
     assert found.action_entropy == pytest.approx(1.5)
     assert found.malformed == Rate.of(2, 6)
     assert found.kl_to_m0.n == 3
     assert found.kl_to_m0.value == pytest.approx(1.5)
     assert [r.request_id for r in seen] == [r.request_id for r in asked]
     assert all(request.prefix.startswith("{u_") or not request.prefix for request in seen)
-    again = health(TRAJECTORIES, Speaker("m2", own, True), base, SelfPlayConfig(), 3, 7)
+    again = health(
+        TRAJECTORIES,
+        speaker("m2", own),
+        base,
+        SelfPlayConfig(),
+        3,
+        7,
+    )
     assert again == found
     assert found.figures()["kl_to_m0"] == pytest.approx(1.5)
 
 
 def test_no_replies_no_kl() -> None:
     own, seen = engine(-1.0)
-    found = health(TRAJECTORIES, Speaker("m2", own, True), own, SelfPlayConfig(), 0, 7)
+    found = health(
+        TRAJECTORIES,
+        speaker("m2", own),
+        own,
+        SelfPlayConfig(),
+        0,
+        7,
+    )
     assert found.kl_to_m0.n == 0
     assert "kl_to_m0" not in found.figures()
     assert seen == []
-    empty = health([], Speaker("m2", own, True), own, SelfPlayConfig(), 9, 7)
+    empty = health([], speaker("m2", own), own, SelfPlayConfig(), 9, 7)
     assert empty.figures() == {}
     assert collapsed(empty, GatesConfig()) == []
 
@@ -109,6 +134,13 @@ def test_a_model_is_at_no_distance_from_itself(tiny_base: Path) -> None:
 
     config = ModelConfig(base="tiny", dtype="float32", device="cpu", max_context=1024)
     m0 = TransformersEngine(tiny_base, None, config)
-    found = health(TRAJECTORIES[:1], Speaker("m0", m0, True), m0, SelfPlayConfig(), 2, 0)
+    found = health(
+        TRAJECTORIES[:1],
+        speaker("m0", m0),
+        m0,
+        SelfPlayConfig(),
+        2,
+        0,
+    )
     assert found.kl_to_m0.n == 2
     assert math.isclose(found.kl_to_m0.value or 0.0, 0.0, abs_tol=1e-6)

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from sage_core.config import ModelConfig, SelfPlayConfig, SteeringReportConfig
+from sage_core.config import (
+    ConversationConfig,
+    ModelConfig,
+    SelfPlayConfig,
+    SteeringReportConfig,
+)
 from sage_core.engines.base import Completion, Request
 from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.resident import release
@@ -29,6 +34,7 @@ from sage_core.evaluation.steering import (
 from sage_core.evaluation.summary import read_steering
 from sage_core.sac import is_well_formed, parse
 from sage_core.schema import Situation
+from sage_core.search.dialogue import Speaker
 
 USER = "{u_motivation: complaint, u_emotion: sad, u_topic: [bus]}"
 OWN = "{a_motivation: sympathy, a_emotion: caring, a_topic: [bus, rain]}"
@@ -56,7 +62,11 @@ def scripted(
 
 
 def steered(engine: Any, seed: int = 0) -> Steered:
-    return Steered("m1", engine, SelfPlayConfig(), seed)
+    return Steered(speaking(engine), SelfPlayConfig(), seed)
+
+
+def speaking(engine: Any) -> Speaker:
+    return Speaker("m1", engine, True, ConversationConfig().agent)
 
 
 def set_to(request: Request) -> str:
@@ -209,7 +219,7 @@ def test_the_tables_show_the_own_choice_first_and_then_each_value() -> None:
     settings = SteeringReportConfig(
         emotions=("playful",), motivations=(), topics=(("cats", "dogs"),), shown_situations=2
     )
-    found = evidence(openings(3), "m1", scripted(), settings, SelfPlayConfig(), 0)
+    found = evidence(openings(3), speaking(scripted()), settings, SelfPlayConfig(), 0)
     assert [(table.field, table.situation_id) for table in found.forced] == [
         ("emotion", "s0"), ("emotion", "s1"), ("topic", "s0"), ("topic", "s1"),
     ]  # fmt: skip
@@ -224,7 +234,7 @@ def test_the_tables_show_the_own_choice_first_and_then_each_value() -> None:
 def test_progress_and_key_figures() -> None:
     settings = SteeringReportConfig(emotion_pairs=(("playful", "sad"),))
     done: list[int] = []
-    found = evidence(openings(2), "m1", scripted(), settings, SelfPlayConfig(), 0, done.append)
+    found = evidence(openings(2), speaking(scripted()), settings, SelfPlayConfig(), 0, done.append)
     assert sum(done) == steering.steps(settings)
     figures = key_figures(found)
     assert figures["steering.emotion.boost_8"] == 1.0
@@ -270,7 +280,7 @@ def test_the_tiny_model_end_to_end(tiny: TransformersEngine) -> None:
     )
 
     def measure() -> steering.SteeringEvidence:
-        return evidence(openings(3), "m1", tiny, settings, SelfPlayConfig(), 0)
+        return evidence(openings(3), speaking(tiny), settings, SelfPlayConfig(), 0)
 
     found = measure()
     for response in found.dose_responses:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flows.chat import command, show
 from sage_core.chat import Chat, Turn
-from sage_core.config import ModelConfig, SelfPlayConfig
+from sage_core.config import ConversationConfig, ModelConfig, SelfPlayConfig
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, SageError
 from sage_core.sac import StateAction
@@ -20,7 +20,8 @@ from tasks import checkpoints
 
 TINY = ("--preset", "tiny", "--set", "model.base=tiny", "--set", "model.device=cpu",
         "--set", "model.max_context=2048",
-        "--set", "evaluation.selfplay.sampling.max_new_tokens=800")  # fmt: skip
+        "--set", "evaluation.selfplay.sampling.max_new_tokens=800",
+        "--set", "evaluation.selfplay.sampling.max_state_tokens=800")  # fmt: skip
 
 pytestmark = pytest.mark.integration  # real processes; `make test` has a quarter of an hour
 
@@ -114,7 +115,10 @@ CHAIN = (
 
 @pytest.fixture
 def chat() -> Chat:
-    return Chat(Speaker("m1", ScriptedEngine(lambda *_: CHAIN), True), SelfPlayConfig())
+    return Chat(
+        Speaker("m1", ScriptedEngine(lambda *_: CHAIN), True, ConversationConfig().agent),
+        SelfPlayConfig(),
+    )
 
 
 def test_commands_change_what_is_asked(chat: Chat) -> None:

@@ -48,6 +48,7 @@ def start(home: Path, port: int) -> subprocess.Popen[str]:
             # Room for the longest states there are, so that every reply says something.
             "--set", "model.max_context=2048",
             "--set", "evaluation.selfplay.sampling.max_new_tokens=800",
+            "--set", "evaluation.selfplay.sampling.max_state_tokens=800",
         ],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**own, "SAGE_HOME": str(home), "COLUMNS": "200"},

@@ -4,7 +4,7 @@ draws do, so that equal requests get equal answers whatever is asked beside them
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sage_core.config import SelfPlayConfig
+from sage_core.config import ConversationConfig, SelfPlayConfig
 from sage_core.engines.base import Request, draw_seed
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.schema import Situation
@@ -34,6 +34,8 @@ def drawn(request: Request, candidate: int) -> str:
     words = f"word {number % 1000}."
     if request.prefix:
         return f" {words}"
+    if request.request_id.endswith("/opening"):
+        return "{u_motivation: vent, u_emotion: sad, u_topic: [x]} "
     whole = states(ACTIONS[number % len(ACTIONS)])
     if request.request_id.endswith("-states"):
         return whole + " "
@@ -63,8 +65,8 @@ class Cast:
 
         config = SelfPlayConfig(max_turns=max_turns, trim_user_questions=False)
         return Players(
-            Speaker("m2", Counting(self.script), True),
-            Speaker("m1", Counting(self.script), True),
+            Speaker("m2", Counting(self.script), True, ConversationConfig().agent),
+            Speaker("m1", Counting(self.script), True, ConversationConfig().user),
             config,
             seed,
             selector,

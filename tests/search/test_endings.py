@@ -1,5 +1,6 @@
 """How dialogues end, what the user's first state is set to, and what is noted on the way."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,6 @@ from conversation import SITUATIONS, Cast, drawn, states
 from sage_core.engines.base import Completion, Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ContextError
-from sage_core.sac import StateAction, parse
 from sage_core.schema import ENDINGS, Trajectory
 from sage_core.search.selfplay import search
 from sage_core.search.strategies import Greedy
@@ -35,10 +35,9 @@ def test_one_dialogue_ends_with_its_reason_and_the_others_go_on(
     who: str, reply: str, ended: str, turns: int
 ) -> None:
     def script(request: Request, candidate: int) -> str:
-        name, turn, part = request.request_id.split("/")[1:]
-        return (
-            reply if name == "cats" and part == who and int(turn) > 2 else drawn(request, candidate)
-        )
+        speaker, name, turn = request.request_id.split("/")[:3]
+        speaks = ("user" if speaker == "user" else "agent") == who and turn in "345"
+        return reply if name == "cats" and speaks else drawn(request, candidate)
 
     found = played(Cast(script))
     assert (found["cats"].ended, len(found["cats"].turns)) == (ended, turns)
@@ -68,7 +67,7 @@ def test_a_dialogue_that_the_context_has_no_room_for_ends_alone() -> None:
 
 def test_candidates_that_are_all_alike_are_noted() -> None:
     def script(request: Request, candidate: int) -> str:
-        return f" same{request.prefix and '!'}" if request.prefix else f"{states()} same"
+        return f"{states()} same"
 
     found = played(Cast(script), candidates=3)
     assert found["rain"].turns[1].notes == ("no_choice: all candidates alike or empty",)
@@ -88,82 +87,50 @@ def test_every_token_drawn_is_counted() -> None:
     assert sum(each.trajectory.generated_tokens for each in found) == words
 
 
-# --- the user's first state -----------------------------------------------------------------------
+# --- the states of the situation ------------------------------------------------------------------
+
+EMPTY_GROUP = "{u_motivation: null, u_emotion: null, u_topic: []}"
 
 
-def user_requests(cast: Cast, line: str = "m2/rain/2") -> dict[str, Request]:
-    """The requests of the user's first turn, by their part."""
-    return {
-        request.request_id.split("/")[3]: request
-        for request in cast.requests
-        if request.request_id.startswith(line)
-    }
+def reading(text: str) -> Callable[[Request, int], str]:
+    """A script in which the user model reads ``text`` in every situation."""
+    return lambda request, candidate: (
+        text if request.request_id.endswith("/opening") else drawn(request, candidate)
+    )
 
 
-def test_the_users_first_state_is_what_the_agent_took_it_for() -> None:
-    def script(request: Request, candidate: int) -> str:
-        if request.request_id.endswith("user-sees"):
-            return "{u_motivation: jest, u_emotion: null, u_topic: [z]} "
-        return drawn(request, candidate)
-
-    cast = Cast(script)
+def test_the_users_first_state_is_what_its_model_reads_in_the_situation() -> None:
+    cast = Cast(reading("{u_motivation: jest, u_emotion: null, u_topic: [z, y]} "))
     found = played(cast)
-    asked = user_requests(cast)
-    inferred = parse(found["rain"].turns[1].content).user
-    assert inferred == StateAction("vent", "sad", ("x",))
-    starts = parse(f"{asked['user'].prefix} hello")
-    # What it sees in the agent is its own reading; its own state is the agent's reading of it.
-    assert starts.user == StateAction("jest", None, ("z",))
-    assert starts.agent == inferred
-    assert asked["user-sees"].constraint is not None
-    assert asked["user-sees"].constraint.text.startswith('root ::= "{u_motivation: "')
-    assert asked["user"].constraint is not None
-    assert asked["user"].constraint.text.startswith('root ::= " " utterance')
-    # Later states are its own, and it reads none of the agent's.
-    assert set(user_requests(cast, "m2/rain/4")) == {"user"}
-    assert not user_requests(cast, "m2/rain/4")["user"].prefix
-    assert not any("{" in m.content for r in asked.values() for m in r.messages)
+    action = "{a_motivation: jest, a_emotion: null, a_topic: [z, y]}"
+    assert found["rain"].turns[0].states == f"{EMPTY_GROUP} {action}"
+    (opening,) = [r for r in cast.requests if r.request_id == "user/rain/opening"]
+    (first,) = [r for r in cast.requests if r.request_id == "m2/rain/1/agent"]
+    assert opening.messages == first.messages  # it reads the situation as an agent does
+    assert opening.constraint is not None
+    assert opening.constraint.text.startswith('root ::= "{u_motivation: "')
+    (asked,) = [r for r in cast.requests if r.request_id == "user/rain/2"]
+    assert asked.messages[1].content == f"{EMPTY_GROUP} {action} It rains on my wedding."
 
 
 def test_a_state_that_cannot_be_carried_is_left_out_and_noted() -> None:
-    """The value spells a key of the group that it would have to stand in."""
-    odd = "{u_motivation: vent, a_topic: x, u_emotion: sad, u_topic: [x]} {a_motivation: cheer, "
-
-    def script(request: Request, candidate: int) -> str:
-        if request.request_id.endswith("/1/agent"):
-            return f"{odd}a_emotion: calm, a_topic: [y]}} Oh."
-        return drawn(request, candidate)
-
-    cast = Cast(script)
-    found = played(cast)
-    assert parse(f"{user_requests(cast)['user'].prefix} x").agent == StateAction(
-        None, "sad", ("x",)
+    """The motivation spells a key of the group that it would have to stand in."""
+    odd = "{u_motivation: vent, a_topic: x, u_emotion: sad, u_topic: [x]} "
+    found = played(Cast(reading(odd)))
+    assert found["rain"].turns[0].states == (
+        f"{EMPTY_GROUP} {{a_motivation: null, a_emotion: sad, a_topic: [x]}}"
     )
-    assert found["rain"].turns[2].notes == ("user_state_not_set: motivation",)
-    assert found["rain"].turns[4].notes == ()
+    assert found["rain"].turns[0].notes == ("user_state_not_set: motivation",)
+    assert found["rain"].turns[2].notes == ()
 
 
-def test_an_engine_that_cannot_go_on_from_a_text_is_noted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    less = replace(ScriptedEngine.capabilities, prefix=False)
-    monkeypatch.setattr(ScriptedEngine, "capabilities", less)
-    cast = Cast()
-    found = played(cast)
-    assert found["rain"].turns[2].notes == (
-        "user_state_not_set: the engine 'scripted' cannot go on from a text",
-    )
-    assert set(user_requests(cast)) == {"user"}
-
-
-@pytest.mark.parametrize("silent", ["agent", "user"])
-def test_nothing_is_set_where_a_side_has_no_states(silent: str) -> None:
+def test_a_user_without_states_has_none() -> None:
     cast = Cast(lambda request, candidate: f"plain {len(request.messages)}.")
     players = cast.players()
-    side = getattr(players, silent)
-    search(SITUATIONS, replace(players, **{silent: replace(side, states=False)}), Greedy(1))
-    assert set(user_requests(cast)) == {"user"}
-    assert not user_requests(cast)["user"].prefix
+    user = replace(players.user, states=False)
+    (found, *_) = search(SITUATIONS, replace(players, user=user), Greedy(1))
+    assert not any(request.request_id.endswith("/opening") for request in cast.requests)
+    assert {turn.states for turn in found.trajectory.turns} == {""}
 
 
 def test_a_completion_keeps_what_the_context_left_out() -> None:

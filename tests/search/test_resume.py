@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 from conversation import SITUATIONS, Cast
 
-from sage_core.config import ModelConfig, SelectorConfig, SelfPlayConfig, TreeConfig
+from sage_core.config import (
+    ConversationConfig,
+    ModelConfig,
+    SelectorConfig,
+    SelfPlayConfig,
+    TreeConfig,
+)
 from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.search.dialogue import Speaker
@@ -79,7 +85,7 @@ def test_a_real_engine_goes_on_with_the_same_bytes(tiny_base: Path, tmp_path: Pa
     model = ModelConfig(base="tiny", dtype="float32", device="cpu", max_context=1024)
     engine = TransformersEngine(tiny_base, None, model)
     # The random model writes bytes that are no text, so it gets no grammar and plain words.
-    speaker = Speaker("raw", engine, False)
+    speaker = Speaker("raw", engine, False, ConversationConfig().agent)
     config = SelfPlayConfig.model_validate(
         {"max_turns": 5, "sampling": {"max_new_tokens": 12}, "trim_user_questions": False}
     )
@@ -99,7 +105,7 @@ def test_a_real_engine_goes_on_with_the_same_bytes(tiny_base: Path, tmp_path: Pa
 
         choose = engine.choose
 
-    dying = Speaker("raw", Mortal(), False)
+    dying = Speaker("raw", Mortal(), False, ConversationConfig().agent)
     with pytest.raises(KeyboardInterrupt):
         search(SITUATIONS, Players(dying, dying, config, 3), Greedy(3), work=tmp_path)
     assert search(SITUATIONS, players, Greedy(3), work=tmp_path) == expected

@@ -1,13 +1,14 @@
 """Self-play with scripted speakers: who speaks when, who sees what, what is recorded."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
-from sage_core.config import SelectorConfig, SelfPlayConfig
-from sage_core.engines.base import Request
+from sage_core.config import ConversationConfig, SelectorConfig, SelfPlayConfig
+from sage_core.conversation import of_turns, view
+from sage_core.engines.base import Completion, Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.sac import utterance_of
 from sage_core.schema import Message, Situation, Trajectory
@@ -24,6 +25,12 @@ GROUPS = (
     "{u_motivation: vent, u_emotion: sad, u_topic: [x]} "
     "{a_motivation: cheer, a_emotion: calm, a_topic: [y]} "
 )
+OPENING = "{u_motivation: tell, u_emotion: Upset, u_topic: [wedding, rain]} "
+FIRST = (
+    "{u_motivation: null, u_emotion: null, u_topic: []} "
+    "{a_motivation: tell, a_emotion: Upset, a_topic: [wedding, rain]} "
+)
+PROFILES = ConversationConfig()
 Reply = Callable[[Request, int], str]
 
 
@@ -36,14 +43,20 @@ class Recorder:
         def recorded(request: Request, candidate: int) -> str:
             if candidate == 0:
                 self.requests.append(request)
-            text = reply(request, candidate)
-            return text.removeprefix(GROUPS) if request.prefix else text
+            return OPENING if is_opening(request) else reply(request, candidate)
 
-        self.speaker = Speaker(name, ScriptedEngine(recorded), states)
+        profile = PROFILES.user if name == "user" else PROFILES.agent
+        self.speaker = Speaker(name, ScriptedEngine(recorded), states, profile)
+
+
+def is_opening(request: Request) -> bool:
+    """Whether the user model is asked what the situation's speaker feels."""
+    return request.request_id.endswith("/opening")
 
 
 def turn_of(request: Request) -> int:
-    return int(request.request_id.split("/")[-2])
+    """The number of the turn that is asked for: model/line/turn/agent, or user/line/turn."""
+    return 0 if is_opening(request) else int(request.request_id.split("/")[2])
 
 
 def stateful(text: str) -> Reply:
@@ -67,7 +80,7 @@ def play(
 def test_on_servers_dialogues_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rain's first turn is answered only after all turns of the cats: in step they would hang,
     on servers they give what they give in step."""
-    in_step = play(Recorder("m1", stateful("agent")), Recorder("m1", stateful("user")))
+    in_step = play(Recorder("m1", stateful("agent")), Recorder("user", stateful("user")))
     over = threading.Event()
 
     def waiting(request: Request, candidate: int) -> str:
@@ -80,7 +93,7 @@ def test_on_servers_dialogues_do_not_wait_for_each_other(monkeypatch: pytest.Mon
     servers = replace(ScriptedEngine.capabilities, independent=True)
     monkeypatch.setattr(ScriptedEngine, "capabilities", servers)
     progress: list[int] = []
-    agent, user = Recorder("m1", waiting), Recorder("m1", stateful("user"))
+    agent, user = Recorder("m1", waiting), Recorder("user", stateful("user"))
     apart = self_play(
         SITUATIONS,
         Players(
@@ -97,7 +110,7 @@ def test_on_servers_dialogues_do_not_wait_for_each_other(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("max_turns", [1, 2, 3, 6])
 def test_speakers_take_turns_up_to_the_limit(max_turns: int) -> None:
-    agent, user = Recorder("m1", stateful("agent")), Recorder("m1", stateful("user"))
+    agent, user = Recorder("m1", stateful("agent")), Recorder("user", stateful("user"))
     trajectories = play(agent, user, max_turns=max_turns)
     assert [t.trajectory_id for t in trajectories] == ["m1/rain", "m1/cats"]
     for trajectory, situation in zip(trajectories, SITUATIONS, strict=True):
@@ -118,42 +131,112 @@ def test_speakers_take_turns_up_to_the_limit(max_turns: int) -> None:
 
 
 def test_the_agent_sees_its_own_states_and_the_user_only_utterances() -> None:
-    agent, user = Recorder("m2", stateful("agent")), Recorder("m1", stateful("user"))
+    agent, user = Recorder("m2", stateful("agent")), Recorder("user", stateful("user"))
     play(agent, user, max_turns=5)
     rain = [r for r in agent.requests if "rain" in r.request_id]
     assert [turn_of(request) for request in rain] == [1, 3]
-    profile = SelfPlayConfig().agent_profile
+    profile = PROFILES.agent
     assert rain[1].messages == (
         Message("user", profile.ask),
-        Message("assistant", profile.consent),
+        Message("assistant", f"{profile.states} {profile.consent}"),
         Message("user", "It rains on my wedding."),
         Message("assistant", f"{GROUPS}agent 1-0."),
         Message("user", "user 2-0."),
     )
-    heard = [r for r in user.requests if "rain" in r.request_id and r.request_id.endswith("/user")]
+    heard = [r for r in user.requests if "rain" in r.request_id and not is_opening(r)]
     assert [turn_of(request) for request in heard] == [2, 4]
-    # The roles are flipped, since the simulated user is a model of replies as well.
+    # The roles are flipped: the simulated user is a State-Action model as well, and sees its own
+    # states, of which those of the situation are what it reads in it.
     assert heard[1].messages == (
-        Message("user", SelfPlayConfig().user_profile),
-        Message("assistant", "It rains on my wedding."),
+        Message("user", PROFILES.user.ask),
+        Message("assistant", f"{FIRST}It rains on my wedding."),
         Message("user", "agent 1-0."),
-        Message("assistant", "user 2-0."),
+        Message("assistant", f"{GROUPS}user 2-0."),
         Message("user", "agent 3-0."),
     )
-    assert not any("{" in m.content for request in heard for m in request.messages)
+
+
+def test_each_speaker_is_asked_as_it_was_trained() -> None:
+    """Every request of a rollout is the start of the training example that the same dialogue gives,
+    from the agent's side and from the user's."""
+    agent, user = Recorder("m2", stateful("agent")), Recorder("user", stateful("user"))
+    for trajectory in play(agent, user, max_turns=6):
+        said = of_turns(trajectory.turns)
+        assert [turn.text for turn in said[::2]] == [
+            f"{FIRST}{trajectory.situation}", f"{GROUPS}user 2-0.", f"{GROUPS}user 4-0."
+        ]  # fmt: skip
+        for recorder, role in ((agent, "assistant"), (user, "user")):
+            profile = recorder.speaker.profile
+            example = view(said, profile, states=True, speaker=role).training()  # type: ignore[arg-type]
+            asked = [
+                request
+                for request in recorder.requests
+                if f"/{trajectory.situation_id}/" in request.request_id
+            ]
+            for request in asked:
+                if is_opening(request):
+                    continue
+                turns = len(request.messages)
+                assert request.messages == example.messages[:turns]
+                assert example.messages[turns].role == "assistant"
+                assert example.losses[turns] == "whole"
+
+
+def test_all_agents_meet_the_same_user() -> None:
+    """The user of m0, which has no states, starts with those that m2's does, and draws alike."""
+    first, second = Recorder("user", stateful("user")), Recorder("user", stateful("user"))
+    plain = Recorder("m0", lambda request, n: f"agent {turn_of(request)}-{n}.", states=False)
+    play(plain, first)
+    play(Recorder("m2", stateful("agent")), second)
+    assert first.requests == second.requests
+
+
+def test_a_cut_candidate_loses_to_every_finished_one() -> None:
+    """The selector likes "-1.", which is cut where others are not; it is not asked about it."""
+    agent, user = Recorder("m1", stateful("agent")), Recorder("user", stateful("user"))
+    engine = agent.speaker.engine
+    drawn = engine.generate
+
+    def cut(requests: Sequence[Request]) -> list[list[Completion]]:
+        return [
+            [replace(each, finish_reason="length" if at == 1 else "stop")
+             for at, each in enumerate(row)]
+            for row in drawn(requests)
+        ]  # fmt: skip
+
+    engine.generate = cut  # type: ignore[method-assign]
+    selector, prompts = prefers("-1.")
+    for trajectory in play(agent, user, candidates=3, selector=selector):
+        for turn in trajectory.turns[1::2]:
+            assert [each.cut for each in turn.candidates] == [False, True, False]
+            assert not turn.candidates[1].chosen
+            assert not turn.cut
+    assert prompts
+    assert not any("-1." in prompt for prompt in prompts)
+    for trajectory in play(agent, user, candidates=1):  # nothing else: the cut one, and it says so
+        assert not any(turn.cut for turn in trajectory.turns)
+    drawn_first = engine.generate
+    engine.generate = lambda requests: [  # type: ignore[method-assign]
+        [replace(each, finish_reason="length") for each in row] for row in drawn_first(requests)
+    ]
+    for trajectory in play(agent, user, candidates=2, selector=selector):
+        assert all(turn.cut for turn in trajectory.turns[1::2])
+        assert view(of_turns(trajectory.turns), PROFILES.agent, states=True).loss == (
+            "none", "none", "none", "open", "none", "open", "none", "open"
+        )  # fmt: skip
 
 
 def test_every_draw_has_its_own_name() -> None:
-    agent, user = Recorder("m1", stateful("agent")), Recorder("m1", stateful("user"))
+    agent, user = Recorder("m1", stateful("agent")), Recorder("user", stateful("user"))
     play(agent, user)
     names = [request.request_id for request in (*agent.requests, *user.requests)]
-    # Of each dialogue three replies, two answers, and the state before the first of them.
+    # Of each dialogue three replies, two answers, and the states of the situation.
     assert len(names) == len(set(names)) == 2 * (3 + 2 + 1)
     assert {request.seed for request in agent.requests} == {11}
 
 
 def test_grammars_are_asked_of_models_with_states_only() -> None:
-    agent, user = Recorder("m1", stateful("agent")), Recorder("m1", stateful("user"))
+    agent, user = Recorder("m1", stateful("agent")), Recorder("user", stateful("user"))
     raw = Recorder("raw", lambda request, candidate: "plain {braces}", states=False)
     play(agent, user)
     (first, second) = play(raw, user)
@@ -177,7 +260,7 @@ def prefers(good: str) -> tuple[Selector, list[str]]:
 
 
 def test_the_selected_candidate_is_the_turn() -> None:
-    agent, user = Recorder("m1", stateful("agent")), Recorder("m1", stateful("user"))
+    agent, user = Recorder("m1", stateful("agent")), Recorder("user", stateful("user"))
     selector, prompts = prefers("-2.")
     for trajectory in play(agent, user, candidates=4, selector=selector):
         for number in (1, 3, 5):
@@ -200,7 +283,7 @@ def test_alike_candidates_are_shown_once_and_share_their_votes() -> None:
     """Four candidates: a twice in full, b with two different states."""
     texts = [f"{GROUPS}a", f"{GROUPS}b", f"{GROUPS}a", f"{GROUPS.replace('calm', 'glad')}b"]
     agent = Recorder("m1", lambda request, candidate: texts[candidate])
-    user = Recorder("m1", stateful("user"))
+    user = Recorder("user", stateful("user"))
     selector, prompts = prefers("b")
     (turn, _) = (
         t.turns[1] for t in play(agent, user, max_turns=2, candidates=4, selector=selector)
@@ -216,7 +299,7 @@ def test_alike_candidates_are_shown_once_and_share_their_votes() -> None:
 def test_no_selector_is_asked_where_there_is_no_choice() -> None:
     agent = Recorder("m1", lambda request, candidate: f"{GROUPS}same")
     selector, prompts = prefers("same")
-    (first, _) = play(agent, Recorder("m1", stateful("user")), candidates=3, selector=selector)
+    (first, _) = play(agent, Recorder("user", stateful("user")), candidates=3, selector=selector)
     assert prompts == []
     assert [(c.votes, c.chosen) for c in first.turns[1].candidates] == [(0.0, True)]
 
@@ -224,13 +307,13 @@ def test_no_selector_is_asked_where_there_is_no_choice() -> None:
 def test_empty_candidates_are_no_candidates() -> None:
     texts = ["", GROUPS, "  \n", f"{GROUPS}hello"]
     agent = Recorder("m1", lambda request, candidate: texts[candidate])
-    (first, _) = play(agent, Recorder("m1", stateful("user")), max_turns=2, candidates=4)
+    (first, _) = play(agent, Recorder("user", stateful("user")), max_turns=2, candidates=4)
     assert [c.text for c in first.turns[1].candidates] == [texts[3]]
 
 
 def test_a_reply_cut_off_inside_its_states_is_no_candidate() -> None:
     agent = Recorder("m1", lambda request, n: GROUPS[:-12] if n == 0 else f"{GROUPS}whole")
-    trajectories = play(agent, Recorder("u", stateful("hm")), candidates=2, max_turns=2)
+    trajectories = play(agent, Recorder("user", stateful("hm")), candidates=2, max_turns=2)
     for trajectory in trajectories:
         assert [c.text for c in trajectory.turns[1].candidates] == [f"{GROUPS}whole"]
 
@@ -239,7 +322,7 @@ def test_a_speaker_with_nothing_to_say_ends_its_dialogue_only() -> None:
     def silent_about_rain(request: Request, candidate: int) -> str:
         return GROUPS if "rain" in request.request_id and turn_of(request) >= 3 else f"{GROUPS}hi"
 
-    agent, user = Recorder("m1", silent_about_rain), Recorder("m1", stateful("user"))
+    agent, user = Recorder("m1", silent_about_rain), Recorder("user", stateful("user"))
     rain, cats = play(agent, user, candidates=2)
     assert [turn.role for turn in rain.turns] == ["user", "assistant", "user"]
     assert len(cats.turns) == 6
@@ -249,7 +332,7 @@ def test_a_speaker_with_nothing_to_say_ends_its_dialogue_only() -> None:
 
 def test_progress_counts_every_turn_of_every_dialogue() -> None:
     counts: list[int] = []
-    agent, user = Recorder("m1", stateful("agent")), Recorder("m1", stateful("user"))
+    agent, user = Recorder("m1", stateful("agent")), Recorder("user", stateful("user"))
     self_play(
         SITUATIONS,
         Players(agent.speaker, user.speaker, SelfPlayConfig(max_turns=4), 0),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from conversation import ACTIONS, SITUATIONS, Cast, drawn, states
 
-from sage_core.config import SearchConfig, SelectorConfig, TreeConfig
+from sage_core.config import ConversationConfig, SearchConfig, SelectorConfig, TreeConfig
 from sage_core.engines.base import Request
 from sage_core.errors import ConfigError
 from sage_core.sac import parse, utterance_of
@@ -127,10 +127,10 @@ def test_best_of_n_picks_among_whole_dialogues() -> None:
         assert sorted(c.votes for c in each.trajectory.turns[1].candidates) == sorted(
             line.votes or 0 for line in children[0]
         )
-    pairs = preference_pairs([each.trajectory for each in found], 0)
+    pairs = preference_pairs([each.trajectory for each in found], ConversationConfig().agent, 0)
     assert len(pairs) == len(SITUATIONS)
-    # Each situation: 3 dialogues of 3 replies, 2 answers, and the states before the first answer.
-    assert len(cast.requests) == 3 * 3 * (3 + 2 + 1)
+    # Each situation: its states, and 3 dialogues of 3 replies and 2 answers.
+    assert len(cast.requests) == 3 * (1 + 3 * (3 + 2))
 
 
 def test_tree_draws_distinct_actions_then_words_then_looks_ahead() -> None:

@@ -1,11 +1,13 @@
 """What the trainers read: made from trajectories, cut by whole turns."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sage_core.config import ConversationConfig
 from sage_core.errors import DataError
 from sage_core.sac import utterance_of
 from sage_core.schema import (
@@ -24,6 +26,11 @@ from sage_core.training.data import (
     selected_dialogues,
 )
 
+PROFILE = ConversationConfig().agent
+HEAD = (
+    Message("user", PROFILE.ask),
+    Message("assistant", f"{PROFILE.states} {PROFILE.consent}"),
+)
 CALM, GLAD = "{a_emotion: calm} ", "{a_emotion: glad} "
 
 
@@ -51,8 +58,11 @@ def test_selected_dialogues_end_on_the_agent() -> None:
     even = trajectory("x", user("a"), agent(0, CALM + "b"))
     odd = trajectory("y", *even.turns, user("c"))
     alone = trajectory("z", user("a"))
-    expected = TrainingDialogue((Message("user", "a"), Message("assistant", CALM + "b")))
-    assert selected_dialogues([even, odd, alone]) == [expected, expected]
+    expected = TrainingDialogue(
+        (*HEAD, Message("user", "a"), Message("assistant", CALM + "b")),
+        ("none", "none", "none", "whole"),
+    )
+    assert selected_dialogues([even, odd, alone], PROFILE) == [expected, expected]
 
 
 def test_pairs_of_each_turn_with_a_choice() -> None:
@@ -66,16 +76,40 @@ def test_pairs_of_each_turn_with_a_choice() -> None:
         user("d"),
         agent(2, "x", "x", "y"),
     )
-    first, second = preference_pairs([trajectory("t", *turns)], 0)
-    assert first == PreferencePair((Message("user", "a"),), GLAD + "two", CALM + "one")
-    # The prompt is all that was said before, with the agent's states.
-    assert second.prompt == tuple(Message(turn.role, turn.content) for turn in turns[:7])
+    first, second = preference_pairs([trajectory("t", *turns)], PROFILE, 0)
+    prompt = (*HEAD, Message("user", "a"))
+    assert first == PreferencePair(prompt, GLAD + "two", CALM + "one", pinned=3)
+    # The prompt is what the agent saw: its profile, all that was said before, its own states.
+    assert second.prompt == (*HEAD, *(Message(turn.role, turn.content) for turn in turns[:7]))
     assert (second.chosen, second.rejected) == ("y", "x")
 
 
 def test_a_turn_without_a_chosen_candidate_gives_no_pair() -> None:
     turn = TrajectoryTurn("assistant", "a", (Candidate("a", 0, False), Candidate("b", 0, False)))
-    assert preference_pairs([trajectory("t", user("hi"), turn)], 0) == []
+    assert preference_pairs([trajectory("t", user("hi"), turn)], PROFILE, 0) == []
+
+
+def test_the_end_of_a_cut_reply_is_not_trained() -> None:
+    whole, cut = agent(0, "a", "b"), replace(agent(0, "c"), cut=True)
+    (dialogue,) = selected_dialogues([trajectory("t", user("x"), whole, user("y"), cut)], PROFILE)
+    assert dialogue.loss == ("none", "none", "none", "whole", "none", "open")
+
+
+def test_a_cut_candidate_is_rejected_only_where_no_other_is_there() -> None:
+    def turn(*cut: bool) -> TrajectoryTurn:
+        spoken = agent(0, "a", "b", "c")
+        candidates = tuple(
+            replace(each, cut=was) for each, was in zip(spoken.candidates, cut, strict=True)
+        )
+        return replace(spoken, candidates=candidates)
+
+    drawn = {
+        preference_pairs([trajectory("t", user("hi"), turn(False, True, False))], PROFILE, seed)[0]
+        for seed in range(20)
+    }
+    assert {(pair.rejected, pair.rejected_cut) for pair in drawn} == {("c", False)}
+    (pair,) = preference_pairs([trajectory("t", user("hi"), turn(True, True, True))], PROFILE, 0)
+    assert (pair.chosen_cut, pair.rejected_cut) == (True, True)
 
 
 candidate_texts = st.lists(
@@ -100,8 +134,8 @@ trajectories = st.lists(
 
 @given(trajectories, st.integers(0, 3))
 def test_chosen_and_rejected_say_different_things(found: list[Trajectory], seed: int) -> None:
-    pairs = preference_pairs(found, seed)
-    assert pairs == preference_pairs(found, seed)
+    pairs = preference_pairs(found, PROFILE, seed)
+    assert pairs == preference_pairs(found, PROFILE, seed)
     for pair in pairs:
         assert utterance_of(pair.chosen) != utterance_of(pair.rejected)
         assert pair.prompt[-1].role == "user"
@@ -115,7 +149,7 @@ def test_chosen_and_rejected_say_different_things(found: list[Trajectory], seed:
 
 def test_the_rejected_one_is_drawn_by_seed_among_all_others() -> None:
     found = [trajectory("t", user("hi"), agent(0, "a", "b", "c", "d"))]
-    drawn = {preference_pairs(found, seed)[0].rejected for seed in range(40)}
+    drawn = {preference_pairs(found, PROFILE, seed)[0].rejected for seed in range(40)}
     assert drawn == {"b", "c", "d"}
 
 
@@ -125,7 +159,7 @@ def test_the_rejected_one_is_the_lowest_voted() -> None:
         "assistant", "a", tuple(Candidate(text, n, text == "a") for text, n in votes.items())
     )
     found = [trajectory("t", user("hi"), turn)]
-    drawn = {preference_pairs(found, seed, "lowest")[0].rejected for seed in range(40)}
+    drawn = {preference_pairs(found, PROFILE, seed, "lowest")[0].rejected for seed in range(40)}
     assert drawn == {"c", "d"}  # what is empty is no candidate; a tie is drawn
 
 
@@ -169,6 +203,16 @@ def test_a_dialogue_may_open_with_instructions_and_end_with_the_user() -> None:
     assert fitting_dialogues([given], 4, words).rows == [TrainingDialogue(given.messages[:3])]
     with pytest.raises(DataError, match="nothing is left to train on"):
         fitting_dialogues([given], 3, words)
+
+
+def test_pairs_keep_the_profile_and_the_opening_turn() -> None:
+    """10 words with the reply: the exchange behind the opening turn goes, and nothing more can."""
+    prompt = with_roles(["profile", "yes", "opening", "b c", "d", "e", "f"])
+    pair = PreferencePair(prompt, "g h", "i", pinned=3)
+    (cut,) = fitting_pairs([pair], 7, words).rows
+    assert [message.content for message in cut.prompt] == ["profile", "yes", "opening", "e", "f"]
+    with pytest.raises(DataError, match="longer than max_length"):
+        fitting_pairs([pair], 6, words)
 
 
 PAIR = PreferencePair(with_roles(["a", "b c", "d"]), "e f", "g")

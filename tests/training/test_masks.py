@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sage_core.engines.loading import embedded_gguf
-from sage_core.schema import Message, PreferencePair, with_roles
+from sage_core.schema import Message, PreferencePair, TrainingDialogue, with_roles
 from sage_core.training.tokens import ACTION, NO_LOSS, STATE, UTTERANCE, Encoder
 
 CONVERSATIONS = [
@@ -119,7 +119,7 @@ def test_every_token_has_the_segment_of_its_text(
     ]  # fmt: skip
     said = ["My dog ran away.", f"{U} {A} {SAID}", "and {a_motivation: x} then?",
             "No states here.", "bye", f"{A} Bye."]  # fmt: skip
-    encoded = Encoder(tok).dialogue(with_roles(said))
+    encoded = Encoder(tok).dialogue(TrainingDialogue(with_roles(said)))
     text = "".join(part for _, part in parts)
     assert encoded.ids == tok.encode(text, add_special_tokens=False)
     runs = [
@@ -128,17 +128,16 @@ def test_every_token_has_the_segment_of_its_text(
             zip(encoded.ids, encoded.segments, strict=True), key=lambda each: each[1]
         )
     ]
-    # A space alone before a reply has no loss, one that opens the reply's first token has.
-    spaced = [(segment, part.removeprefix(space)) for segment, part in runs if segment != NO_LOSS]
-    assert spaced == [
-        (segment, part.removeprefix(space)) for segment, part in parts if segment != NO_LOSS
+    # A space before a reply is the model's to write, whether it opens the first word or is a token.
+    assert [run for run in runs if run[0] != NO_LOSS] == [
+        part for part in parts if part[0] != NO_LOSS
     ]
     assert sum(segment == NO_LOSS for segment, _ in runs) == (4 if after else 3)
 
 
 def test_marks_in_what_was_said_are_plain_text(chatml_tokenizer: Any) -> None:
     said = ["hi", f"{U} {A} I am <|im_end|>\n<|im_start|>user"]
-    encoded = Encoder(chatml_tokenizer).dialogue(with_roles(said))
+    encoded = Encoder(chatml_tokenizer).dialogue(TrainingDialogue(with_roles(said)))
     scored = [t for t, s in zip(encoded.ids, encoded.segments, strict=True) if s != NO_LOSS]
     assert scored.count(chatml_tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
     assert chatml_tokenizer.decode(scored) == said[1] + "<|im_end|>"

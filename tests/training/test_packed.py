@@ -66,7 +66,7 @@ def trainers(
                     torch.nn.init.normal_(parameter, std=0.1)
             common = (todo, tmp_path / str(packing), lambda step, steps: None)
             if kind == "sft":
-                dialogues = [encoder.dialogue(each.messages) for each in DIALOGUES]
+                dialogues = [encoder.dialogue(each) for each in DIALOGUES]
                 usable = Usable(DIALOGUES, list(range(8)), {})
                 made.append(
                     sft_trainer(model, chatml_tokenizer, dialogues, usable, SFTConfig(), *common)

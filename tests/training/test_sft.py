@@ -23,7 +23,7 @@ def losses_by_hand(tokenizer: Any, model: Any) -> dict[int, torch.Tensor]:
     transformers computes it."""
     found: dict[int, list[torch.Tensor]] = {}
     for dialogue in DIALOGUES:
-        encoded = Encoder(tokenizer).dialogue(dialogue.messages)
+        encoded = Encoder(tokenizer).dialogue(dialogue)
         ids = torch.tensor([encoded.ids])
         log_probs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
         losses = -log_probs.gather(1, ids[0, 1:, None])[:, 0]
@@ -48,7 +48,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_weighted_tokens(
 
     todo = job()
     encoder = Encoder(chatml_tokenizer)
-    examples = [encoder.dialogue(each.messages) for each in DIALOGUES]
+    examples = [encoder.dialogue(each) for each in DIALOGUES]
     settings = SFT.model_copy(
         update={"weights": SFT.weights.model_copy(update=dict(zip(SEGMENTS, weights, strict=True)))}
     )
