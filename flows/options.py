@@ -1,9 +1,20 @@
 """Options that several commands take."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class WhichSplit(StrEnum):
+    """Which dialogues of a table with the column ``split``."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+    all = "all"
+
 
 Preset = Annotated[str, typer.Option(help="A preset (tiny, demo, paper) or a YAML file.")]
 Overrides = Annotated[
@@ -12,3 +23,6 @@ Overrides = Annotated[
 Input = Annotated[Path, typer.Option("--input", help="A Parquet file.")]
 Output = Annotated[Path, typer.Option(help="Folder for the result.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+InSplit = Annotated[
+    WhichSplit, typer.Option("--split", help="Dialogues used, where the table has splits.")
+]

@@ -28,14 +28,14 @@ from sage_core.search import scorers, selfplay
 from sage_core.search.setup import strategy_of
 from sage_core.search.situations import situations
 from sage_core.search.strategies import Players
-from sage_core.storage import ArtifactRef, digest, read_rows, write_json, write_rows
+from sage_core.storage import ArtifactRef, Row, digest, read_rows, write_json, write_rows
 from sage_core.training import data
 from sage_core.training.dpo import train_dpo as train_on_pairs
 from sage_core.training.job import Job
 from sage_core.training.sft import train_sft as train_on_dialogues
 from tasks import checkpoints, engines, stages
 from tasks.home import store
-from tasks.progress import progress
+from tasks.progress import console, progress
 
 if TYPE_CHECKING:
     from sage_core.search.comparison import StrategyRow
@@ -43,9 +43,10 @@ if TYPE_CHECKING:
 STRATEGIES = "strategies.json"
 
 
-def annotate(config: PipelineConfig, dialogues: Path, output: Path) -> Path:
-    """States for the utterances of ``dialogues``; the path of the table made."""
-    rows = read_rows(dialogues, Dialogue)
+def annotate(config: PipelineConfig, dialogues: Path, output: Path, split: str = "train") -> Path:
+    """States for the utterances of the dialogues of one ``split`` ('all' = every one); the path of
+    the table made."""
+    rows = _of_split(read_rows(dialogues, Dialogue), dialogues, split)
     settings = config.annotation
     engine = engines.engine_for(settings.engine, _base(config), config.model)
     with progress("annotate", len(rows)) as advance:
@@ -56,10 +57,17 @@ def annotate(config: PipelineConfig, dialogues: Path, output: Path) -> Path:
 
 
 def train_sft(
-    config: PipelineConfig, rows: Path, output: Path, parent: Path | None, *, states: bool
+    config: PipelineConfig,
+    rows: Path,
+    output: Path,
+    parent: Path | None,
+    split: str = "train",
+    *,
+    states: bool,
 ) -> Path:
-    """A checkpoint trained on annotated dialogues, trajectories or training text."""
-    dialogues = _training_dialogues(config, rows, states=states)
+    """A checkpoint trained on annotated dialogues, trajectories, training text, or the dialogues
+    of one ``split`` as they are."""
+    dialogues = _of_split(_training_dialogues(config, rows, states=states), rows, split)
     settings = config.refine.sft if parent else config.sft
     job, work = _job(config, output, parent, rows, ["sft", states])
     with new_folder(output) as folder, stages.training_progress("train") as on_step:
@@ -215,10 +223,36 @@ def _training_dialogues(
 ) -> list[TrainingDialogue]:
     if _has(rows, "trajectory_id"):
         return data.selected_dialogues(read_rows(rows, Trajectory), config.conversation.agent)
-    if _has(rows, "messages"):
+    if _has(rows, "loss"):
         return read_rows(rows, TrainingDialogue)
+    if _has(rows, "messages"):
+        return [
+            mixture.plain_text(dialogue, config.conversation)
+            for dialogue in read_rows(rows, Dialogue)
+        ]
     annotated = read_rows(rows, AnnotatedDialogue)
     return mixture.training_text(annotated, config.conversation, states=states)
+
+
+def _of_split(rows: list[Row], path: Path, split: str) -> list[Row]:
+    """Those of the table's rows that are in ``split``; all where it has no such column.
+
+    Raises:
+        DataError: none is.
+    """
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if split == "all" or not all(_has(file, "split") for file in files):
+        return rows
+    splits = [
+        each for file in files for each in pq.read_table(file, columns=["split"])[0].to_pylist()
+    ]
+    found = [row for row, each in zip(rows, splits, strict=True) if each == split]
+    if rows and not found:
+        there = ", ".join(sorted(set(splits)))
+        raise DataError(f"'{path}' has no dialogue in the split '{split}'; --split {there}, or all")
+    if len(found) < len(rows):
+        console.print(f"{len(found)} of {len(rows)} dialogues: those of the split '{split}'")
+    return found
 
 
 def _has(path: Path, column: str) -> bool:

@@ -132,8 +132,14 @@ class CorpusConfig(Section):
     max_record_bytes: Positive = Field(
         4_194_304, description="A longer record is quarantined, not read into memory."
     )
-    validation_share: Share = Field(0.02, description="Share of threads in the validation split.")
-    test_share: Share = Field(0.02, description="Share of threads in the test split.")
+    validation_share: Share = Field(
+        0.0,
+        description="Share of threads in the validation split, which no stage of a run reads: for "
+        "your own use; `sage corpus build` has 0.02.",
+    )
+    test_share: Share = Field(
+        0.0, description="Share of threads in the test split; as validation_share."
+    )
     max_dialogues: NonNegative = Field(
         0, description="Kept dialogues used for training, drawn at random; 0 = all."
     )
@@ -850,7 +856,15 @@ def _read_yaml(source: str) -> dict[str, Any]:
         raise ConfigError(f"'{source}' is not YAML: {error}; mend that line") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"'{source}' holds no mapping of sections at its top; see demo.yaml")
-    return tree
+    return {key: _unshared(value) for key, value in tree.items()}
+
+
+def _unshared(node: Any) -> Any:
+    """A copy in which each YAML alias is a value of its own, so that an override of one role's
+    engine changes that role only."""
+    if isinstance(node, dict):
+        return {key: _unshared(value) for key, value in node.items()}
+    return [_unshared(value) for value in node] if isinstance(node, list) else node
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from random import Random
 
 from sage_core.config import ConversationConfig, CorpusConfig, InstructionsConfig
-from sage_core.conversation import of_annotated, view
+from sage_core.conversation import Said, of_annotated, view
 from sage_core.corpus import readers
 from sage_core.errors import DataError
 from sage_core.schema import AnnotatedDialogue, Dialogue, TrainingDialogue
@@ -75,6 +75,12 @@ def training_text(
         if conversation.train_user:
             found.append(view(said, conversation.user, states=states, speaker="user").training())
     return found
+
+
+def plain_text(dialogue: Dialogue, conversation: ConversationConfig) -> TrainingDialogue:
+    """What raw trains on, of a dialogue without annotation."""
+    said = [Said(turn.role, turn.content, turn.content) for turn in dialogue.messages]  # type: ignore[arg-type]
+    return view(said, conversation.agent, states=False).training()
 
 
 def with_instructions(

@@ -8,7 +8,7 @@ from sage_core.corpus.filters import filters
 from sage_core.corpus.readers import sources
 from sage_core.engines.loading import check_quantization, check_weights
 from sage_core.engines.openai_http import OpenAIEngine
-from sage_core.engines.vllm_server import find_python
+from sage_core.engines.vllm_server import check_server
 from sage_core.errors import ConfigError, SageError
 from sage_core.evaluation import steering
 from sage_core.mixture import instruction_corpus
@@ -38,7 +38,7 @@ def check(config: PipelineConfig) -> None:
         lambda: steering.check(config.steering_report),
         lambda: check_search(config.search),
         *(OpenAIEngine(role).check for role in roles if role.kind == "openai"),
-        *(partial(find_python, role) for role in roles if role.kind == "vllm"),
+        *(partial(check_server, role) for role in roles if role.kind == "vllm"),
     ]
     problems: list[str] = []
     for probe in checks:

@@ -15,7 +15,6 @@ from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Engine, Usage
 from sage_core.engines.loading import device_of
 from sage_core.engines.openai_http import OpenAIEngine
-from sage_core.search import scorers
 from sage_core.search.dialogue import Speaker
 from sage_core.search.selector import Selector
 from sage_core.search.setup import selector_of
@@ -92,15 +91,6 @@ def selector_for(settings: SelectorConfig, base: Path, model: ModelConfig, seed:
         return engine_of(settings.engine, base, model, None)
 
     return selector_of(settings, engine, seed, device)
-
-
-def release_engines() -> None:
-    """Training has the machine to itself."""
-    from sage_core.engines.resident import release  # imports torch
-
-    release()
-    scorers.release()
-    managed_vllm.release()
 
 
 def speaker(

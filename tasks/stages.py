@@ -71,7 +71,7 @@ from sage_core.training.dpo import train_dpo
 from sage_core.training.job import Job, read_losses
 from sage_core.training.sft import train_sft
 from tasks.caching import stage
-from tasks.engines import engine_for, release_engines, selector_for, speaker
+from tasks.engines import engine_for, selector_for, speaker
 from tasks.home import store
 from tasks.progress import progress
 
@@ -239,7 +239,6 @@ def sft(
 ) -> None:
     """A LoRA checkpoint trained on dialogues; ``parent`` is None for a first one."""
     rows = read_rows(_folder(dialogues) / TRAINING, TrainingDialogue)
-    release_engines()
     job = Job(name, _folder(base), _folder(parent) if parent else None, model, lora, training, seed)
     with training_progress(f"train {name}") as on_step:
         train_sft(folder, job, rows, settings, work, on_step)
@@ -289,7 +288,6 @@ def dpo(
 ) -> None:
     """The last refined model after preference learning."""
     rows = read_rows(_folder(pairs) / PREFERENCES, PreferencePair)
-    release_engines()
     job = Job("dpo", _folder(base), _folder(parent), model, lora, training, seed)
     with training_progress("train dpo") as on_step:
         train_dpo(folder, job, rows, settings, work, on_step)

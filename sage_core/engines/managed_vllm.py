@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_core.config import EngineConfig, ModelConfig
+from sage_core.engines import memory
 from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Completion, Request, open_groups
+from sage_core.engines.memory import droppable
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.engines.plugin_arguments import Asked
 from sage_core.engines.steering import Steering
@@ -181,7 +183,8 @@ def engine(
 ) -> VllmEngine:
     """The engine for an adapter folder, or for m0, on this process's server.
 
-    The server is started by the first call, and again where another base model, other settings or
+    The server is started by the first call, once the models that this process held are dropped
+    (:mod:`sage_core.engines.memory`), and again where another base model, other settings or
     a higher LoRA rank are asked for, or where it has died.
 
     Raises:
@@ -194,13 +197,15 @@ def engine(
             _server.stop()
             _server = None
         if _server is None:
+            memory.release()  # of models in this process; vLLM takes nearly all of a GPU
             log = logs / f"vllm-{os.getpid()}-{time.strftime('%Y%m%d-%H%M%S')}.log"
             _server = VllmServer(base, model, settings, log, max(rank, LOWEST_RANK)).__enter__()
         return VllmEngine(settings, _server, adapter, answers)
 
 
+@droppable
 def release() -> None:
-    """Stop this process's server, so that training has the machine to itself."""
+    """Stop this process's server."""
     global _server
     with _server_lock:
         if _server is not None:

@@ -5,9 +5,10 @@ One copy of the base stays; adapters are loaded next to each other and switched,
 
 import os
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -15,6 +16,7 @@ from sage_core.config import ModelConfig
 from sage_core.engines import shared_prefix
 from sage_core.engines.base import Constraint, Request
 from sage_core.engines.loading import load_model, load_tokenizer, stop_tokens
+from sage_core.engines.memory import droppable
 from sage_core.engines.prompts import Prompts
 from sage_core.engines.steerer import Steerer, Vocabulary
 from sage_core.engines.steering import Steering
@@ -242,11 +244,25 @@ class _Adapter:
         self._resident.activate(None)
 
 
-@lru_cache(maxsize=1)
+_last: list[Resident] = []  # the one that is kept although no engine uses it
+_alive: WeakValueDictionary[tuple[Path, ModelConfig], Resident] = WeakValueDictionary()
+
+
 def resident_model(base: Path, config: ModelConfig) -> Resident:
-    return Resident(base, config)
+    """The model of a base folder: the copy that is in memory, or one that is loaded now.
+
+    A copy that an engine still uses is found even after :func:`release`, so that there are never
+    two of one model.
+    """
+    found = _alive.get((base, config))
+    if found is None:
+        release()  # so that two models are in memory only if both are in use
+        found = _alive[base, config] = Resident(base, config)
+    _last[:] = [found]
+    return found
 
 
+@droppable
 def release() -> None:
-    """Forget the model in memory, so that training has the machine to itself."""
-    resident_model.cache_clear()
+    """Forget the model in memory."""
+    _last.clear()

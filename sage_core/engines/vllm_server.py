@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from argparse import ArgumentError, ArgumentParser
 from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
@@ -231,6 +232,40 @@ def find_python(settings: EngineConfig) -> Path:
             "environment with vLLM"
         )
     return python.absolute()
+
+
+def gpus_of(settings: EngineConfig) -> int:
+    """GPUs that ``vllm_arguments`` split the model over: tensor times pipeline parallelism."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--tensor-parallel-size", "-tp", type=int, default=1, dest="tensor")
+    parser.add_argument("--pipeline-parallel-size", "-pp", type=int, default=1, dest="pipeline")
+    try:
+        found, _ = parser.parse_known_args(settings.vllm_arguments)
+    except (ArgumentError, SystemExit):
+        raise EngineError(
+            f"vllm_arguments = {list(settings.vllm_arguments)} do not say how many GPUs; give it "
+            "as --tensor-parallel-size=2"
+        ) from None
+    return int(found.tensor * found.pipeline)
+
+
+def check_server(settings: EngineConfig) -> None:
+    """Check that a server can be started with these settings.
+
+    Raises:
+        EngineError: no vLLM, or fewer GPUs than the model is to be split over.
+    """
+    python, needed = find_python(settings), gpus_of(settings)
+    if needed == 1 or is_cpu_build(python):
+        return
+    import torch
+
+    if (there := torch.cuda.device_count()) < needed:
+        raise EngineError(
+            f"vllm_arguments = {list(settings.vllm_arguments)} split the model over {needed} GPUs, "
+            f"and PyTorch sees {there} here; use a machine with them, or change "
+            "--tensor-parallel-size"
+        )
 
 
 def command(python: Path, base: Path, model: ModelConfig, max_rank: int, port: int) -> list[str]:

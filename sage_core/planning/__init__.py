@@ -7,10 +7,12 @@ counts what the manifests count: a prompt once for all its candidates, and an op
 not at all.
 
 How big a model is says :mod:`~sage_core.planning.sizes`; what hours, memory and prices follow from
-the tokens, :mod:`~sage_core.planning.costs`.
+the tokens, :mod:`~sage_core.planning.costs`; what a machine must have for all stages,
+:mod:`~sage_core.planning.needs`.
 """
 
 from sage_core.planning.costs import StagePlan, Use
+from sage_core.planning.needs import Needs, needs
 from sage_core.planning.stages import plan
 
-__all__ = ["StagePlan", "Use", "plan"]
+__all__ = ["Needs", "StagePlan", "Use", "needs", "plan"]

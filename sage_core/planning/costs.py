@@ -17,6 +17,10 @@ With gradient checkpointing only 2 bytes per token, layer and hidden unit are ke
 of one layer. In 4 bits a weight takes 4.127 (NF4 with constants quantised again; Dettmers et al.
 2023), but embeddings, and experts, which transformers does not hold in linear layers, stay as they
 are.
+
+Host memory is what loading takes: a model of this process is read into it and then moved to the
+GPU, in each process of a launched training; vLLM maps the files. The embedded model is dequantised
+in float32.
 """
 
 import math
@@ -24,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage_core.config import EngineConfig, PipelineConfig
+from sage_core.config import EMBEDDED_MODEL, EngineConfig, PipelineConfig
 from sage_core.planning.sizes import (
     lora_parameters,
     model_size,
@@ -68,6 +72,7 @@ class StagePlan:
         gpu_hours: of one GPU of the planned kind; 0 for servers elsewhere.
         gpus: the fewest that hold it, in powers of two; ``memory_gb`` is of each of them. None
             where none are enough, and ``memory_gb`` is what each needs besides the weights.
+        host_gb: memory of the machine that loading the base takes, beside GPUs.
         disk_gb: what the stage leaves behind.
         api_usd: price at servers elsewhere; None where a price is not set.
         formulas: how each of these comes about, with the numbers put in.
@@ -80,6 +85,7 @@ class StagePlan:
     gpu_hours: float = 0.0
     gpus: int | None = 0
     memory_gb: float = 0.0
+    host_gb: float = 0.0
     disk_gb: float = 0.0
     api_usd: float | None = 0.0
     formulas: dict[str, str] = field(default_factory=dict)
@@ -106,7 +112,11 @@ class Costs:
         through = "" if active == total else f" ({active / 1e9:.3g} billion active)"
         formula = f"{total / 1e9:.3g} billion parameters{through} x {self._bytes} bytes"
         disk = total * self._bytes / _GB
-        return StagePlan("base-model", "m0", disk_gb=disk, formulas={"disk": formula})
+        formulas, host = {"disk": formula}, 0.0
+        if self.config.model.base == EMBEDDED_MODEL:
+            host = total * _BYTES["float32"] / _GB
+            formulas["host memory"] = f"{total:,} parameters x {_BYTES['float32']} bytes"
+        return StagePlan("base-model", "m0", host_gb=host, disk_gb=disk, formulas=formulas)
 
     def training(
         self, stage: str, label: str, number: float, what: str, tokens: float, epochs: float,
@@ -135,10 +145,12 @@ class Costs:
         weights = self._weights_gb()
         alone = adapter * _ADAM_BYTES / _GB + activations + logits
         gpus, memory = self._spread(weights, alone)
+        launcher = self.config.training.launcher
+        processes = launcher.processes if launcher else 1
         reference = f" + {_FLOP_READ} x {referred:,.0f} for the reference" if referred else ""
         return StagePlan(
             stage, label, trained=trained, gpu_hours=hours, gpus=gpus, memory_gb=memory,
-            disk_gb=4 * adapter / _GB,
+            host_gb=processes * weights, disk_gb=4 * adapter / _GB,
             formulas={
                 "tokens": f"{number:,.0f} {what} x {length:.0f} x {epochs:g} epochs",
                 "GPU-hours": f"({_FLOP_TRAINED} x {trained:,.0f} tokens{reference}) x {active:.3g} "
@@ -147,6 +159,7 @@ class Costs:
                 "memory": f"{weights:.2f} GB of weights / {gpus or 'any number'} + {adapter:,} of "
                 f"LoRA x {_ADAM_BYTES} bytes + {positions:,} positions x {size.hidden_size} x "
                 f"{kept} + logits {positions:,} x {size.vocabulary:,} x 8 bytes",
+                "host memory": f"{processes} processes x {weights:.2f} GB of weights",
                 "disk": f"{adapter:,} parameters of LoRA x 4 bytes",
             },
         )  # fmt: skip
@@ -157,7 +170,7 @@ class Costs:
         """A stage that asks engines. ``together``: prompts that could run at once; ``kept``: how
         often what is written is left behind."""
         uses = [use for use in uses if use.requests]
-        hours, peak, memory = 0.0, 0.0, 0.0
+        hours, peak, memory, host = 0.0, 0.0, 0.0, 0.0
         gpus: int | None = 0
         formulas: dict[str, str] = {"tokens": what}
         price: float | None = 0.0
@@ -170,6 +183,9 @@ class Costs:
             batch = self._batch(use, together)
             taken, formulas[f"GPU-hours, {use.role}"] = self._hours(use, batch)
             hours += taken
+            if use.engine.kind == "transformers":
+                host = self._weights_gb()
+                formulas["host memory"] = f"{host:.2f} GB of weights"
             held, formula = self._held(use, batch)
             if held > peak:
                 peak = held
@@ -180,15 +196,13 @@ class Costs:
         formulas["disk"] = f"{written:,.0f} tokens x {_TEXT_BYTES_PER_TOKEN} bytes{times}"
         disk = kept * written * _TEXT_BYTES_PER_TOKEN / _GB
         return StagePlan(stage, label, tuple(uses), gpu_hours=hours, gpus=gpus, memory_gb=memory,
-                         disk_gb=disk, api_usd=price, formulas=formulas)  # fmt: skip
+                         host_gb=host, disk_gb=disk, api_usd=price, formulas=formulas)  # fmt: skip
 
     def _batch(self, use: Use, together: int) -> int:
         """Sequences that are written at once."""
-        limit = (
-            use.engine.max_concurrency * use.candidates
-            if use.engine.kind == "vllm"
-            else self.config.model.batch_size
-        )
+        limit = self.config.model.batch_size
+        if use.engine.kind == "vllm":
+            limit = min(limit, use.engine.max_concurrency * use.candidates)
         return max(1, min(limit, together * use.candidates))
 
     def _hours(self, use: Use, batch: int) -> tuple[float, str]:

@@ -32,13 +32,18 @@ def plan(config: PipelineConfig) -> list[StagePlan]:
     return _Planner(config).stages()
 
 
+def planned_dialogues(config: PipelineConfig) -> int:
+    """How many dialogues are trained on; 0 = not known before the corpora are read."""
+    most = [corpus.max_dialogues for corpus in (config.corpus, *config.mixture.corpora)]
+    return config.plan.dialogues or (sum(most) if all(most) else 0)
+
+
 class _Planner:
     def __init__(self, config: PipelineConfig) -> None:
         self.config, self.settings = config, config.plan
         self.text = Text(config.plan)
         self.costs = Costs(config)
-        most = [corpus.max_dialogues for corpus in (config.corpus, *config.mixture.corpora)]
-        self.dialogues = config.plan.dialogues or (sum(most) if all(most) else 0)
+        self.dialogues = planned_dialogues(config)
         if not self.dialogues:
             raise ConfigError(
                 "how many dialogues the corpora keep is not known before they are read; set "

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.config import SelectorConfig
+from sage_core.engines.memory import droppable
 from sage_core.errors import ConfigError
 from sage_core.schema import Message
 from sage_core.search.selector import Ballot, Decision
@@ -162,6 +163,7 @@ def fingerprint(config: SelectorConfig) -> str:
     return digest.hexdigest()
 
 
+@droppable
 def release() -> None:
     """Forget the reward model in memory."""
     _reward_model.cache_clear()

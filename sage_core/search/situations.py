@@ -32,7 +32,10 @@ def _read(config: SituationsConfig) -> list[Situation]:
     else:
         source = f"situations.path = '{config.path}'"
         if not config.path.exists():
-            raise DataError(f"{source} does not exist; give the path of a JSON-lines file")
+            raise DataError(
+                f"{source} does not exist; set situations.path to EmpatheticDialogues (a folder "
+                "with train.csv and test.csv, or one file) or to a JSON-lines file"
+            )
         if config.path.is_dir() or empathetic_dialogues.knows(config.path):
             return list(_empathetic_dialogues(config.path))
         text = config.path.read_text("utf-8")

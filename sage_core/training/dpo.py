@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sage_core.config import DPOConfig
+from sage_core.engines import memory
 from sage_core.engines.loading import load_tokenizer
 from sage_core.schema import PreferencePair
 from sage_core.training import chain, launch
@@ -28,6 +29,7 @@ def train_dpo(
 ) -> None:
     """Preference learning from ``job.parent``; see :func:`sage_core.training.sft.train_sft`."""
     assert job.parent is not None
+    memory.release()  # training has the machine to itself
     if job.training.launcher and not launch.launched():
         launch.train(folder, job, pairs, settings, work, on_step)
         return

@@ -48,7 +48,7 @@ def check_launcher(launcher: LauncherConfig | None) -> None:
     """Check that training can be launched.
 
     Raises:
-        ConfigError: DeepSpeed or the file of `accelerate config` is missing.
+        ConfigError: DeepSpeed, GPUs or the file of `accelerate config` are missing.
     """
     if launcher is None:
         return
@@ -63,6 +63,15 @@ def check_launcher(launcher: LauncherConfig | None) -> None:
             f"training.launcher.strategy = '{launcher.strategy}' needs the package deepspeed; "
             "install it, or use 'fsdp' or 'ddp'"
         )
+    if path is None and launcher.strategy != "ddp":  # which also runs on CPUs
+        import torch
+
+        if (there := torch.cuda.device_count()) < launcher.processes:
+            raise ConfigError(
+                f"training.launcher = {{processes: {launcher.processes}, strategy: "
+                f"{launcher.strategy}}} needs a GPU for each process, and PyTorch sees {there} "
+                "here; use a machine with them, lower processes, or set training.launcher=null"
+            )
 
 
 def launched() -> bool:

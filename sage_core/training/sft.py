@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sage_core.config import SFTConfig
+from sage_core.engines import memory
 from sage_core.engines.loading import load_tokenizer
 from sage_core.schema import TrainingDialogue
 from sage_core.training import chain, launch
@@ -37,6 +38,7 @@ def train_sft(
     Raises:
         DataError: nothing to train on, or the loss is not finite.
     """
+    memory.release()  # training has the machine to itself
     if job.training.launcher and not launch.launched():
         launch.train(folder, job, dialogues, settings, work, on_step)
         return

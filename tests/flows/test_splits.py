@@ -1,0 +1,103 @@
+"""Which part of a corpus the stages take: nothing is held out that nobody reads, and what is held
+out is not taken along."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import cli, single
+from sage_core.config import PRESETS, load_config
+from sage_core.errors import DataError
+from sage_core.schema import AnnotatedDialogue, Dialogue, with_roles
+from sage_core.storage import read_rows, write_rows
+
+PARTS = ("train", "test", "train", "validation", "train")
+
+
+@pytest.fixture
+def dialogues(tmp_path: Path) -> Path:
+    rows = [
+        Dialogue(f"d{number}", "test", f"d{number}", with_roles(["Hello.", "Hi."]), part)
+        for number, part in enumerate(PARTS)
+    ]
+    path = tmp_path / "dialogues.parquet"
+    write_rows(path, rows, Dialogue)
+    return path
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_run_holds_nothing_out(preset: str) -> None:
+    more = ["mixture.corpora=[{reader: sharegpt, input: x.json}]"]
+    config = load_config(preset, more)
+    for corpus in (config.corpus, *config.mixture.corpora):
+        assert corpus.validation_share == corpus.test_share == 0
+
+
+def test_a_corpus_that_is_built_for_itself_has_three_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        f'{{"messages": [{{"role": "user", "content": "Hello {number}?"}}, '
+        f'{{"role": "assistant", "content": "Hi {number}."}}]}}\n'
+        for number in range(300)
+    ]
+    source = tmp_path / "said.jsonl"
+    source.write_text("".join(lines))
+    build = ["corpus", "build", "--reader", "messages", "--input", str(source), "--set",
+             "corpus.rules=[question]"]  # fmt: skip
+
+    def parts(*more: str) -> set[str]:
+        output = tmp_path / f"built{len(more)}"
+        done = CliRunner().invoke(cli.app, [*build, "--output", str(output), *more])
+        assert done.exit_code == 0, done.output
+        return {row.split for row in read_rows(output / "dialogues.parquet", Dialogue)}
+
+    assert parts() == {"train", "validation", "test"}
+    none = ("--set", "corpus.test_share=0", "--set", "corpus.validation_share=0")
+    assert parts(*none) == {"train"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ([], ["d0", "d2", "d4"]),
+        (["--split", "test"], ["d1"]),
+        (["--split", "all"], ["d0", "d1", "d2", "d3", "d4"]),
+    ],
+)
+def test_annotate_and_train_take_the_training_part_unless_asked(
+    dialogues: Path,
+    tmp_path: Path,
+    tiny_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: list[str],
+    expected: list[str],
+) -> None:
+    monkeypatch.setenv("SAGE_HOME", str(tmp_path / "home"))
+    sac = tmp_path / "sac"
+    done = CliRunner().invoke(
+        cli.app,
+        ["annotate", "--input", str(dialogues), "--output", str(sac), "--preset", "tiny", "--set",
+         f"model.base={tiny_base}", "--set", "model.max_context=2048", *asked],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rows = read_rows(sac / "sac.parquet", AnnotatedDialogue)
+    assert [row.dialogue_id for row in rows] == expected
+
+
+def test_training_on_a_table_with_splits_takes_one(dialogues: Path) -> None:
+    rows = single._training_dialogues(dialogues, states=True)
+    assert len(single._of_split(rows, dialogues, "train")) == 3
+    assert len(single._of_split(rows, dialogues, "all")) == 5
+
+
+def test_a_split_that_is_not_there_is_named(dialogues: Path, tmp_path: Path) -> None:
+    write_rows(dialogues, [Dialogue("d", "t", "d", with_roles(["Hi.", "Hello."]))], Dialogue)
+    rows = read_rows(dialogues, Dialogue)
+    with pytest.raises(DataError, match="no dialogue in the split 'test'; --split train, or all"):
+        single._of_split(rows, dialogues, "test")
+    # A table as published has no such column: all of it.
+    write_rows(tmp_path / "sac.parquet", [AnnotatedDialogue("d", ())], AnnotatedDialogue)
+    found = read_rows(tmp_path / "sac.parquet", AnnotatedDialogue)
+    assert single._of_split(found, tmp_path / "sac.parquet", "test") == found
