@@ -10,7 +10,7 @@ from random import Random
 from sage_core.config import CorpusConfig, InstructionsConfig
 from sage_core.corpus import readers
 from sage_core.errors import DataError
-from sage_core.schema import Dialogue, TrainingDialogue
+from sage_core.schema import Dialogue, TrainingDialogue, whole_exchanges
 
 
 def draw(
@@ -38,17 +38,23 @@ def draw(
 
 def blend(dialogues: Sequence[TrainingDialogue], share: float, seed: int) -> list[TrainingDialogue]:
     """Join random pairs into one dialogue that changes its subject, until ``share`` of all
-    dialogues are in a pair: the turns of the second follow those of the first."""
+    dialogues are in a pair: the turns of the second follow those of the first.
+
+    Dialogues end with a reply, so those that the assistant opens come first in their pairs; where
+    there are too many of them, the second one's opening turn is left out."""
     order = list(range(len(dialogues)))
     random = Random(seed)
     random.shuffle(order)
     pairs = int(share * len(dialogues)) // 2
-    second_of = dict(zip(order[:pairs], order[pairs : 2 * pairs], strict=True))
+    paired = sorted(order[: 2 * pairs], key=lambda index: not _opens_with_reply(dialogues[index]))
+    second_of = dict(zip(paired[:pairs], paired[pairs:], strict=True))
     appended = set(second_of.values())
+
+    def joined(first: TrainingDialogue, second: TrainingDialogue) -> TrainingDialogue:
+        return TrainingDialogue(first.messages + second.messages[int(_opens_with_reply(second)) :])
+
     return [
-        TrainingDialogue(dialogue.messages + dialogues[second_of[index]].messages)
-        if index in second_of
-        else dialogue
+        joined(dialogue, dialogues[second_of[index]]) if index in second_of else dialogue
         for index, dialogue in enumerate(dialogues)
         if index not in appended
     ]
@@ -75,7 +81,8 @@ def instruction_corpus(config: InstructionsConfig) -> CorpusConfig:
 
 
 def read_instructions(config: InstructionsConfig) -> list[TrainingDialogue]:
-    """Instruction data as it is, without states, each conversation cut to whole exchanges.
+    """Instruction data as it is, without states, each conversation cut to whole exchanges; an
+    assistant's turn that opens one stays.
 
     Raises:
         DataError: missing, or without one whole exchange.
@@ -84,12 +91,15 @@ def read_instructions(config: InstructionsConfig) -> list[TrainingDialogue]:
     found = []
     for source in readers.sources(corpus):
         for record in readers.read(source, corpus):
-            if isinstance(record, Dialogue) and len(record.messages) >= 2:
-                turns = len(record.messages)
-                found.append(TrainingDialogue(record.messages[: turns - turns % 2]))
+            if isinstance(record, Dialogue) and (messages := whole_exchanges(record.messages)):
+                found.append(TrainingDialogue(messages))
     if not found:
         raise DataError(
             f"mixture.instructions.input = '{config.input}' holds no conversation of a question "
             f"and an answer that the reader '{config.reader}' can read"
         )
     return found
+
+
+def _opens_with_reply(dialogue: TrainingDialogue) -> bool:
+    return dialogue.messages[0].role == "assistant"

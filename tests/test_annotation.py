@@ -103,6 +103,18 @@ def test_user_states_move_to_the_reply_that_follows(turns: int) -> None:
     assert plain == tuple(Message(roles[i], f"say {i}") for i in range(turns))
 
 
+def test_an_opening_of_the_assistant_has_no_state_of_the_user() -> None:
+    roles = ("assistant", "user", "assistant")
+    annotated = AnnotatedDialogue(
+        "d", tuple(turn(role, f"say {n}", S[n]) for n, role in enumerate(roles))
+    )
+    opening, question, reply = chains(annotated).messages
+    assert parse(opening.content) == StateActionReply(EMPTY, S[0], "say 0")
+    assert question == Message("user", "say 1")
+    assert parse(reply.content) == StateActionReply(S[1], S[2], "say 2")
+    assert [m.role for m in without_states(annotated).messages] == list(roles)
+
+
 def test_every_utterance_gets_the_answer_to_its_own_request() -> None:
     """The annotator echoes the last line it is shown, so a mix-up would show."""
     asked: list[Request] = []

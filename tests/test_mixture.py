@@ -1,6 +1,7 @@
 """Mixing: sizes by weight, blends that lose no turn, shares of instruction data."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from sage_core.config import InstructionsConfig
 from sage_core.errors import DataError
 from sage_core.mixture import blend, draw, read_instructions, with_instructions
-from sage_core.schema import Dialogue, TrainingDialogue, with_roles
+from sage_core.schema import Dialogue, Message, TrainingDialogue, with_roles
 
 
 def corpus(name: str, size: int) -> list[Dialogue]:
@@ -74,6 +75,27 @@ def test_a_blend_joins_whole_dialogues_and_loses_no_turn(
         )
 
 
+@given(st.lists(st.booleans(), max_size=20), st.integers(0, 3))
+def test_a_blend_alternates_whoever_opens(openings: list[bool], seed: int) -> None:
+    """Only where both of a pair are opened by the assistant is one turn lost."""
+    dialogues = [
+        TrainingDialogue(with_roles(f"{number} {turn}" for turn in range(6))[1 if opens else 2 :])
+        for number, opens in enumerate(openings)
+    ]
+    mixed = blend(dialogues, 1, seed)
+    pairs = len(openings) // 2
+    assert len(mixed) == len(openings) - pairs
+    for dialogue in mixed:
+        roles = [message.role for message in dialogue.messages]
+        assert all(a != b for a, b in pairwise(roles))
+        assert roles[-1] == "assistant"
+    lost = sum(len(d.messages) for d in dialogues) - sum(len(d.messages) for d in mixed)
+    paired = sum(openings) - any(
+        d.messages[0].role == "assistant" and d in dialogues for d in mixed
+    )
+    assert lost == max(0, paired - pairs)
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0, 0), (0.2, 10), (0.5, 40), (0.9, 60)])
 def test_instructions_are_a_share_of_all(share: float, expected: int) -> None:
     dialogues, instructions = training("d", 40), training("i", 60)
@@ -91,8 +113,28 @@ def test_instructions_are_read_without_a_last_question(tmp_path: Path) -> None:
     assert found == TrainingDialogue(with_roles(["2 + 2?", "4"]))
 
 
-def test_instructions_without_an_exchange_are_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reader", ["messages", "sharegpt", "hf"])
+def test_instructions_keep_an_opening_of_the_assistant(tmp_path: Path, reader: str) -> None:
+    lists, role, content = (
+        ("conversations", "from", "value")
+        if reader == "sharegpt"
+        else ("messages", "role", "content")
+    )
+    turns = [("assistant", "Ask me."), ("user", "2 + 2?"), ("assistant", "4"), ("user", "thanks")]
+    rows = [{role: speaker, content: text} for speaker, text in turns]
+    alone = {lists: rows[:1]}  # an opening that nobody answers is of no use
     path = tmp_path / "tasks.jsonl"
-    path.write_text('{"messages": [{"role": "user", "content": "hi"}]}\n', encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(each) + "\n" for each in ({lists: rows}, alone)), encoding="utf-8"
+    )
+    config = InstructionsConfig(reader=reader, input=tmp_path if reader == "hf" else path)  # type: ignore[arg-type]
+    (found,) = read_instructions(config)
+    assert found == TrainingDialogue(tuple(Message(*turn) for turn in turns[:3]))
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_instructions_without_an_exchange_are_an_error(tmp_path: Path, role: str) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": role, "content": "hi"}]}) + "\n")
     with pytest.raises(DataError, match=r"tasks\.jsonl.*'messages'"):
         read_instructions(InstructionsConfig(input=path))
