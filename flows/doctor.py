@@ -18,7 +18,8 @@ from sage_core.config import EMBEDDED_MODEL, GPUS, EngineConfig, PipelineConfig
 from sage_core.corpus import readers
 from sage_core.engines.loading import check_quantization, embedded_gguf
 from sage_core.engines.vllm_server import check_server, gpus_of
-from sage_core.errors import SageError
+from sage_core.errors import ConfigError, SageError
+from sage_core.keys import read_key
 from sage_core.planning import Needs, needs
 from sage_core.training.launch import check_launcher
 from tasks.home import sage_home
@@ -164,8 +165,11 @@ def _engine(role: str, engine: EngineConfig) -> Check:
     if engine.kind == "transformers":
         return Check(role, True, "the base model, in process")
     what = f"{role}: {engine.model}"
+    try:
+        key = bool(read_key(engine.api_key_env))
+    except ConfigError as error:
+        return Check(what, False, "the key cannot be sent", str(error))
     if not engine.base_url:
-        key = bool(os.environ.get(engine.api_key_env))
         mend = "" if key else f"set the environment variable {engine.api_key_env}"
         return Check(what, key, "OpenAI, key set" if key else "OpenAI, no key", mend)
     try:

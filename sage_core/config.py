@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from sage_core.errors import ConfigError
+from sage_core.keys import holds_credentials
 from sage_core.sac import is_well_formed
 
 PRESETS = ("tiny", "demo", "paper")
@@ -26,13 +28,16 @@ Reader = Literal[
 RuleSet = Literal["paper", "dialogpt", "all"]
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
+_UNSHOWN = "unshown"  # the type of errors whose value no message may repeat
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Section(BaseModel):
     """A frozen part of the configuration; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class ModelConfig(Section):
@@ -212,9 +217,14 @@ class EngineConfig(Section):
         "penalties, grammars and a forced start as well, 'vllm' for options of several tokens.",
     )
     model: str = Field("", description="Name of the model on the server (openai only).")
-    base_url: str = Field("", description="Address of the server; empty = OpenAI's own.")
+    base_url: str = Field(
+        "",
+        description="Address of the server, without a user name or password; empty = OpenAI's own.",
+    )
     api_key_env: str = Field(
-        "OPENAI_API_KEY", description="Environment variable that holds the key."
+        "OPENAI_API_KEY",
+        description="Name of the environment variable that holds the key: capital letters, digits "
+        "and underscores.",
     )
     max_concurrency: Positive = Field(
         16, description="Requests under way at once on one server, all stages together."
@@ -244,6 +254,40 @@ class EngineConfig(Section):
     vllm_start_timeout_s: float = Field(
         900.0, gt=0, description="Seconds that the vLLM server may take to load the model."
     )
+
+    # The configuration is stored with each run, so it must not hold a key.
+
+    @field_validator("base_url")
+    @classmethod
+    def _holds_no_credentials(cls, value: str) -> str:
+        if holds_credentials(value):
+            raise PydanticCustomError(
+                _UNSHOWN,
+                "an address must not hold a user name or password (user:password@host); put the "
+                "key into the environment variable that api_key_env names, and write any other "
+                "'@' as %40",
+            )
+        return value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _names_a_variable(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
+            raise PydanticCustomError(
+                _UNSHOWN,
+                "it is not the name of an environment variable (capital letters, digits and "
+                "underscores), such as OPENAI_API_KEY; the key itself goes into that variable",
+            )
+        return value
+
+    @field_validator("vllm_arguments")
+    @classmethod
+    def _hold_no_key(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(argument.partition("=")[0] == "--api-key" for argument in value):
+            raise PydanticCustomError(
+                _UNSHOWN, "leave out --api-key: the server gets a key of its own at each start"
+            )
+        return value
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
@@ -896,6 +940,8 @@ def _explain(detail: Any) -> str:
         section = _section_at(path[:-1])
         choices = ", ".join(section.model_fields) if section else "none"
         return f"{key}: no such key; the keys there are: {choices}"
+    if detail["type"] == _UNSHOWN:
+        return f"{key}: {detail['msg']}"
     return f"{key or 'configuration'} = {_short(detail['input'])}: {detail['msg']}"
 
 
@@ -911,5 +957,5 @@ def _section_at(path: Iterable[str]) -> type[BaseModel] | None:
 
 
 def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
+    text = re.sub(r"[^\s'\"]+@", "[...]@", repr(value))  # a user name and password of an address
     return text if len(text) <= limit else f"{text[:limit]}..."

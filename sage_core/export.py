@@ -16,6 +16,7 @@ from typing import Any
 from sage_core.config import EMBEDDED_MODEL, ModelConfig, ProfileConfig
 from sage_core.engines.loading import load_model, load_tokenizer
 from sage_core.errors import ConfigError, EngineError
+from sage_core.keys import check_key, redact
 from sage_core.storage import read_json, write_json
 
 CARD = "README.md"
@@ -136,7 +137,8 @@ def check_push(repository: str) -> str:
     """The token to push to ``repository`` with, before anything is made.
 
     Raises:
-        ConfigError: the name is none, there is no token, or the hub is switched off.
+        ConfigError: the name is none, there is no token or none that can be sent, or the hub is
+            switched off.
     """
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError
@@ -156,7 +158,7 @@ def check_push(repository: str) -> str:
             "--push needs a token of the hub with the right to write; run `hf auth login`, or set "
             "HF_TOKEN"
         )
-    return token
+    return check_key(token, "HF_TOKEN, or what `hf auth login` saved,")
 
 
 def push(folder: Path, repository: str, token: str) -> str:
@@ -175,7 +177,7 @@ def push(folder: Path, repository: str, token: str) -> str:
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="sage export")
     except (HTTPError, OSError) as error:
         raise EngineError(
-            f"'{repository}' could not be pushed: {error}; the export is in '{folder}': push it "
-            f"with `hf upload {repository} {folder}`"
+            f"'{repository}' could not be pushed: {redact(str(error), token)}; the export is in "
+            f"'{folder}': push it with `hf upload {repository} {folder}`"
         ) from None
     return str(address)

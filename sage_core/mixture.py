@@ -11,7 +11,12 @@ from sage_core.config import ConversationConfig, CorpusConfig, InstructionsConfi
 from sage_core.conversation import Said, of_annotated, view
 from sage_core.corpus import readers
 from sage_core.errors import DataError
-from sage_core.schema import AnnotatedDialogue, Dialogue, TrainingDialogue
+from sage_core.schema import (
+    AnnotatedDialogue,
+    Dialogue,
+    TrainingDialogue,
+    whole_exchanges,
+)
 
 
 def draw(
@@ -104,7 +109,8 @@ def instruction_corpus(config: InstructionsConfig) -> CorpusConfig:
 
 
 def read_instructions(config: InstructionsConfig) -> list[TrainingDialogue]:
-    """Instruction data as it is, without states, each conversation cut to whole exchanges.
+    """Instruction data as it is, without states, each conversation cut to whole exchanges; an
+    assistant's turn that opens one stays.
 
     Raises:
         DataError: missing, or without one whole exchange.
@@ -113,9 +119,8 @@ def read_instructions(config: InstructionsConfig) -> list[TrainingDialogue]:
     found = []
     for source in readers.sources(corpus):
         for record in readers.read(source, corpus):
-            if isinstance(record, Dialogue) and len(record.messages) >= 2:
-                turns = len(record.messages)
-                found.append(TrainingDialogue(record.messages[: turns - turns % 2]))
+            if isinstance(record, Dialogue) and (messages := whole_exchanges(record.messages)):
+                found.append(TrainingDialogue(messages))
     if not found:
         raise DataError(
             f"mixture.instructions.input = '{config.input}' holds no conversation of a question "

@@ -5,7 +5,7 @@ Roles are ``user`` and ``assistant`` throughout, so that any message list can be
 template as it is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,9 +32,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """A human conversation: turns alternate, the first one is the user's.
+    """A human conversation: turns alternate, and either speaker may open it.
 
     All dialogues of a thread (the paths of one reply tree) are in the same ``split``.
+    ``has_roles``: the roles are the record's own. Otherwise the turns are those of two people, and
+    the first one is taken as the user's.
     """
 
     dialogue_id: str
@@ -42,6 +44,7 @@ class Dialogue:
     thread_id: str
     messages: tuple[Message, ...]
     split: Part = "train"
+    has_roles: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +216,8 @@ class TrainingDialogue:
     Attributes:
         loss: of each message, what of it is trained: ``none``, ``whole`` (the text and the token
             that ends the turn), or ``open`` (the text only: the reply was cut, so where it ends is
-            not to be learned). Empty: all of what the assistant says.
+            not to be learned). Empty: all of what the assistant says in reply to the user; what
+            it opens the conversation with is context.
     """
 
     messages: tuple[Message, ...]
@@ -222,8 +226,10 @@ class TrainingDialogue:
     @property
     def losses(self) -> tuple[Loss, ...]:
         """``loss``, with the default written out."""
+        first = next((n for n, each in enumerate(self.messages) if each.role == "user"), 0)
         return self.loss or tuple(
-            "whole" if message.role == "assistant" else "none" for message in self.messages
+            "whole" if message.role == "assistant" and number > first else "none"
+            for number, message in enumerate(self.messages)
         )
 
 
@@ -248,6 +254,18 @@ def with_roles(utterances: Iterable[str]) -> tuple[Message, ...]:
     return tuple([Message(_ROLES[turn % 2], text) for turn, text in enumerate(utterances)])
 
 
+def whole_exchanges(messages: Sequence[Message], max_turns: int = 0) -> tuple[Message, ...]:
+    """The first ``max_turns`` messages (0 = all) without a last one of the user's: it has no reply.
+
+    An assistant's message that opens the conversation stays. Empty where no message of the user's
+    has a reply.
+    """
+    kept = messages[: max_turns or None]
+    if kept and kept[-1].role == "user":
+        kept = kept[:-1]
+    return tuple(kept) if any(message.role == "user" for message in kept) else ()
+
+
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _STATE_FIELDS = [
     ("motivation", pa.string()),
@@ -263,6 +281,7 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
             ("thread_id", pa.string()),
             ("messages", _MESSAGES),
             ("split", pa.string()),
+            ("has_roles", pa.bool_()),
         ]
     ),
     Rejection: pa.schema([("dialogue_id", pa.string()), ("reason", pa.string())]),

@@ -1,6 +1,5 @@
 """The engine that a role's settings name, and what all engines of this process share."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +14,7 @@ from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Engine, Usage
 from sage_core.engines.loading import device_of
 from sage_core.engines.openai_http import OpenAIEngine
+from sage_core.keys import read_key
 from sage_core.search.dialogue import Speaker
 from sage_core.search.selector import Selector
 from sage_core.search.setup import selector_of
@@ -72,7 +72,7 @@ def _made(settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path 
     if settings.kind == "vllm":
         return managed_vllm.engine(settings, base, adapter, model, sage_home() / "logs", answers)
     if adapter:
-        key = os.environ.get(settings.api_key_env, "")
+        key = read_key(settings.api_key_env)
         name = vllm_server.load_adapter(settings.base_url, key, adapter, settings.timeout_s)
         settings = settings.model_copy(update={"model": name})
     return OpenAIEngine(settings, answers)

@@ -16,6 +16,7 @@ from sage_core.schema import (
     AnnotatedDialogue,
     AnnotatedTurn,
     Dialogue,
+    Message,
     TrainingDialogue,
     with_roles,
 )
@@ -125,8 +126,28 @@ def test_instructions_are_read_without_a_last_question(tmp_path: Path) -> None:
     assert found == TrainingDialogue(with_roles(["2 + 2?", "4"]))
 
 
-def test_instructions_without_an_exchange_are_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reader", ["messages", "sharegpt", "hf"])
+def test_instructions_keep_an_opening_of_the_assistant(tmp_path: Path, reader: str) -> None:
+    lists, role, content = (
+        ("conversations", "from", "value")
+        if reader == "sharegpt"
+        else ("messages", "role", "content")
+    )
+    turns = [("assistant", "Ask me."), ("user", "2 + 2?"), ("assistant", "4"), ("user", "thanks")]
+    rows = [{role: speaker, content: text} for speaker, text in turns]
+    alone = {lists: rows[:1]}  # an opening that nobody answers is of no use
     path = tmp_path / "tasks.jsonl"
-    path.write_text('{"messages": [{"role": "user", "content": "hi"}]}\n', encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(each) + "\n" for each in ({lists: rows}, alone)), encoding="utf-8"
+    )
+    config = InstructionsConfig(reader=reader, input=tmp_path if reader == "hf" else path)  # type: ignore[arg-type]
+    (found,) = read_instructions(config)
+    assert found == TrainingDialogue(tuple(Message(*turn) for turn in turns[:3]))
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_instructions_without_an_exchange_are_an_error(tmp_path: Path, role: str) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": role, "content": "hi"}]}) + "\n")
     with pytest.raises(DataError, match=r"tasks\.jsonl.*'messages'"):
         read_instructions(InstructionsConfig(input=path))

@@ -44,7 +44,7 @@ from sage_core.corpus.tables import (
     read_posts,
 )
 from sage_core.errors import DataError
-from sage_core.schema import ARROW_SCHEMAS, Dialogue, Part, Rejection
+from sage_core.schema import ARROW_SCHEMAS, Dialogue, Part, Rejection, whole_exchanges
 from sage_core.storage import read_json, write_json
 
 DIALOGUES = "dialogues.parquet"
@@ -202,7 +202,8 @@ def training_dialogues(corpus: Path, config: CorpusConfig, seed: int) -> list[Di
     """The kept dialogues of the training split that training uses: a random sample, cut to whole
     exchanges.
 
-    A dialogue ends on an assistant turn, since a last user turn carries no loss.
+    A dialogue ends on an assistant turn, since a last user turn carries no loss; it may open with
+    one, which counts towards ``max_turns``.
 
     Raises:
         DataError: no dialogue is left.
@@ -215,9 +216,8 @@ def training_dialogues(corpus: Path, config: CorpusConfig, seed: int) -> list[Di
     kept = [row for row in read_dialogues(corpus / DIALOGUES) if row.dialogue_id in rank]
     cut = []
     for dialogue in sorted(kept, key=lambda dialogue: rank[dialogue.dialogue_id]):
-        turns = min(len(dialogue.messages), config.max_turns or len(dialogue.messages))
-        if turns >= 2:
-            cut.append(replace(dialogue, messages=dialogue.messages[: turns - turns % 2]))
+        if messages := whole_exchanges(dialogue.messages, config.max_turns):
+            cut.append(replace(dialogue, messages=messages))
     if not cut:
         counts = ", ".join(f"{step['step']}: {step['kept']}" for step in load_funnel(corpus))
         raise DataError(

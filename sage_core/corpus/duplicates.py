@@ -56,7 +56,8 @@ class Duplicates:
 
 
 def exact_key(dialogue: Dialogue) -> bytes:
-    """16 bytes that dialogues share if their turns are the same but for white space and case."""
+    """16 bytes that dialogues share if their turns are the same but for white space and case,
+    whichever role says them."""
     turns = (" ".join(message.content.casefold().split()) for message in dialogue.messages)
     return blake2b("\n".join(turns).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 

@@ -150,6 +150,9 @@ def longest_run(
 ) -> Dialogue | None:
     """The first longest run of consecutive turns over ``min_sentiment``, as a dialogue.
 
+    The run keeps the roles of a dialogue that has them; in one between two people, whoever speaks
+    first in the run is taken as the user.
+
     Runs shorter than ``min_turns`` cannot pass the other rules, so None stands for all of them:
     of each window of that many turns it is then enough to score one turn that fails.
     """
@@ -178,8 +181,9 @@ def longest_run(
         start = end + 1
     if not best:
         return None
+    run = messages[best.start : best.stop]
     return replace(
-        dialogue, messages=with_roles(m.content for m in messages[best.start : best.stop])
+        dialogue, messages=run if dialogue.has_roles else with_roles(m.content for m in run)
     )
 
 

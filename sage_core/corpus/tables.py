@@ -89,7 +89,7 @@ def read_dialogues(path: Path, row_groups: range | None = None) -> Iterator[Dial
     """The dialogues of a file, or of some of its row groups, in order."""
     for batch in _batches(path, row_groups):
         columns = {name: batch.column(name).to_pylist() for name in ("dialogue_id", "source",
-                   "thread_id", "split")}  # fmt: skip
+                   "thread_id", "split", "has_roles")}  # fmt: skip
         lists = batch.column("messages")
         offsets = lists.offsets.to_pylist()
         flat = lists.values
@@ -102,6 +102,7 @@ def read_dialogues(path: Path, row_groups: range | None = None) -> Iterator[Dial
                 columns["thread_id"][row],
                 tuple(map(Message, roles[start:end], contents[start:end])),
                 columns["split"][row],
+                columns["has_roles"][row],
             )
 
 

@@ -63,6 +63,10 @@ class VllmEngine(OpenAIEngine):
         )
         self._server = server
 
+    @property
+    def _key_of_server(self) -> str:
+        return self._server.key
+
     @cached_property
     def _client(self) -> "OpenAI":
         from openai import DefaultHttpxClient, OpenAI

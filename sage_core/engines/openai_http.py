@@ -31,7 +31,8 @@ from sage_core.engines.base import (
 from sage_core.engines.grammar import led
 from sage_core.engines.marks import spaced
 from sage_core.engines.steering import Steering
-from sage_core.errors import ContextError, EngineError
+from sage_core.errors import ConfigError, ContextError, EngineError
+from sage_core.keys import holds_credentials, read_key, redact
 from sage_core.sac import parse
 from sage_core.storage import digest
 
@@ -48,6 +49,9 @@ _TOO_LONG = re.compile(
     r"context[ _](?:length|size|window)|longer than the maximum model length", re.I
 )
 _PASSING = (408, 409, 429)  # what the client tries again, besides 5xx
+_ADDRESS, _HEADERS = "OPENAI_BASE_URL", "OPENAI_CUSTOM_HEADERS"  # which the client reads itself
+_SHORTEST_SECRET = 8  # characters; shorter values of headers are words
+_IN_HEADERS = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", _HEADERS)
 _MENDS = {
     400: "check the request against what the server can do",
     401: "check the key (api_key_env)",
@@ -87,15 +91,26 @@ class OpenAIEngine:
         self._lock = threading.Lock()
         self._option_tokens: dict[str, list[int]] = {}
 
+    @property
+    def _key_of_server(self) -> str:
+        """ "" = none."""
+        return read_key(self.config.api_key_env)
+
     @cached_property
     def _client(self) -> "OpenAI":
         from openai import OpenAI
 
-        key = os.environ.get(self.config.api_key_env)
+        key = self._key_of_server
         if not key and not self.config.base_url:
             raise EngineError(
                 f"the engine '{self.name}' needs a key: set the environment variable "
                 f"{self.config.api_key_env}, or point base_url to a server that needs none"
+            )
+        if not self.config.base_url and holds_credentials(os.environ.get(_ADDRESS, "")):
+            raise ConfigError(
+                f"the environment variable {_ADDRESS} must not hold a user name or password "
+                "(user:password@host); the key goes into the environment variable "
+                f"{self.config.api_key_env}"
             )
         return OpenAI(
             api_key=key or "none",
@@ -109,6 +124,7 @@ class OpenAIEngine:
 
         Raises:
             EngineError: OpenAI itself is to be asked, and there is no key.
+            ConfigError: the key cannot be sent, or ``OPENAI_BASE_URL`` holds credentials.
         """
         _ = self._client
 
@@ -216,9 +232,10 @@ class OpenAIEngine:
                 f"{request.n} replies to '{request.request_id}', {again}; this server cannot be "
                 "kept from drawing them: use an engine of kind 'transformers' or 'vllm'"
             )
+        last = _short(self._redact(str(answer)))  # in this order: a key that is cut is not found
         return EngineError(
             f"{self._who} returned {len(completions)} of {request.n} choices for "
-            f"'{request.request_id}' {again} (the last answer: {_short(answer)}); check "
+            f"'{request.request_id}' {again} (the last answer: {last}); check "
             "that base_url is an OpenAI-compatible server's, or ask for fewer candidates"
         )
 
@@ -494,7 +511,10 @@ class OpenAIEngine:
         return digest({"server": self.kept_as, "what": what, "sent": sent})
 
     def _ask(self, request: Request, call: Callable[[], Any]) -> Any:
-        """One call of the server: within its limits, and with every failure as an EngineError."""
+        """One call of the server: within its limits, and with every failure as an EngineError.
+
+        Without a cause: Prefect logs it, and it may hold the request's headers.
+        """
         import openai
 
         with _slots(self.kept_as, self.config.max_concurrency):
@@ -511,24 +531,44 @@ class OpenAIEngine:
                 raise EngineError(
                     f"{tried}: the answer is not JSON ({error}); check that base_url is an "
                     "OpenAI-compatible server's"
-                ) from error
+                ) from None
             except openai.APIStatusError as error:
                 mend = _MENDS.get(error.status_code, "check that the server is well")
                 what = (
                     tried if error.status_code in _PASSING or error.status_code >= 500 else failed
                 )
                 kind = ContextError if _TOO_LONG.search(error.message) else EngineError
-                raise kind(f"{what}: {error.message}; {mend}, then start again") from error
-            except openai.APITimeoutError as error:
+                said = self._redact(error.message)
+                raise kind(f"{what}: {said}; {mend}, then start again") from None
+            except openai.APITimeoutError:
                 raise EngineError(
                     f"{tried}: no answer within {self.config.timeout_s:g} s; raise timeout_s or "
                     "lower max_concurrency, then start again"
-                ) from error
+                ) from None
             except openai.OpenAIError as error:
+                if _is_header(error):
+                    raise self._bad_header(failed) from None
                 raise EngineError(
-                    f"{tried}: {_reason(error)}; check that the server runs and that base_url is "
-                    "its address, then start again"
-                ) from error
+                    f"{tried}: {self._redact(_reason(error))}; check that the server runs and that "
+                    "base_url is its address, then start again"
+                ) from None
+            except UnicodeEncodeError as error:
+                if error.encoding == "utf-8":  # that of the body
+                    raise
+                raise self._bad_header(failed) from None
+
+    def _bad_header(self, failed: str) -> EngineError:
+        return EngineError(
+            f"{failed}: a header cannot be sent; check the environment variables "
+            f"{', '.join(_IN_HEADERS)} for line breaks and characters that are not ASCII"
+        )
+
+    def _redact(self, text: str) -> str:
+        """What a server or the client said, without what must not be stored."""
+        headers = os.environ.get(_HEADERS, "").split("\n")
+        values = [header.partition(":")[2].strip() for header in headers]
+        secrets = [value for value in values if len(value) >= _SHORTEST_SECRET]
+        return redact(text, self._key_of_server, *secrets)
 
     def _count_answer(self, answer: Any) -> None:
         usage = getattr(answer, "usage", None)
@@ -617,6 +657,11 @@ def _by_token_id(logprobs: Any) -> dict[int, float]:
         for token, value in (top or {}).items()
         if token.startswith("token_id:")
     }
+
+
+def _is_header(error: Exception) -> bool:
+    """Whether the client could not send a header, which its text then repeats."""
+    return type(error.__cause__).__name__ == "LocalProtocolError"  # httpx's, or httpx2's
 
 
 def _reason(error: Exception) -> str:

@@ -38,6 +38,7 @@ from sage_core.engines import leash
 from sage_core.engines.loading import BASE, load_tokenizer
 from sage_core.engines.prompts import Prompts
 from sage_core.errors import EngineError
+from sage_core.keys import redact
 from sage_core.storage import digest, read_json
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class VllmServer:
     def failure(self, what: str) -> EngineError:
         """An error with the end of the server's log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        tail = "\n".join(lines[-_TAIL_LINES:])
+        tail = redact("\n".join(lines[-_TAIL_LINES:]), self.key)
         return EngineError(
             f"the vLLM server for '{self.base}' {what}; the end of its log ({self.log}):\n{tail}"
         )
@@ -375,7 +376,7 @@ def load_adapter(base_url: str, key: str, adapter: Path, timeout_s: float) -> st
     try:
         _ask(f"{base_url.rstrip('/')}/load_lora_adapter", key, body, timeout_s)
     except HTTPError as error:
-        said = error.read().decode(errors="replace")
+        said = redact(error.read().decode(errors="replace"), key)
         if "already been loaded" not in said:
             raise EngineError(
                 f"the vLLM server at {base_url} does not load the adapter '{adapter}' "
@@ -384,9 +385,9 @@ def load_adapter(base_url: str, key: str, adapter: Path, timeout_s: float) -> st
             ) from None
     except (OSError, ValueError) as error:
         raise EngineError(
-            f"the vLLM server at {base_url} does not answer: {error}; check the address, and that "
-            "it runs"
-        ) from error
+            f"the vLLM server at {base_url} does not answer: {redact(str(error), key)}; check the "
+            "address, and that it runs"
+        ) from None
     return name
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sage_core.config import CorpusConfig
+from sage_core.annotation import annotate, chains, without_states
+from sage_core.config import AnnotationConfig, CorpusConfig
 from sage_core.corpus.build import (
     DIALOGUES,
     FUNNEL,
@@ -23,9 +24,11 @@ from sage_core.corpus.card import CARD
 from sage_core.corpus.ingest import QUARANTINE
 from sage_core.corpus.sentiment import analyser
 from sage_core.corpus.tables import ROW_GROUP, RowWriter, read_dialogues
+from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, DataError
-from sage_core.schema import Dialogue, Rejection, with_roles
-from sage_core.storage import read_rows
+from sage_core.sac import utterance_of
+from sage_core.schema import AnnotatedDialogue, Dialogue, Rejection, with_roles
+from sage_core.storage import read_rows, write_rows
 
 PAPER_STEPS = ["turns", "question", "words", "sentiment"]
 FILES = {DIALOGUES, REJECTED, FUNNEL, QUARANTINE, CARD}
@@ -248,6 +251,67 @@ def test_training_dialogues_are_cut_to_whole_exchanges(
     }
     for dialogue in found:
         assert kept[dialogue.dialogue_id][: len(dialogue.messages)] == dialogue.messages
+
+
+@pytest.mark.parametrize(
+    ("max_turns", "expected"), [(0, [3, 5]), (5, [3, 5]), (4, [3, 3]), (2, [])]
+)
+def test_an_opening_of_the_assistant_stays_in_training(
+    tmp_path: Path, max_turns: int, expected: list[int]
+) -> None:
+    """Of 1, 2, 3 and 6 turns that the assistant opens: a last turn of the user's goes, and so
+    does a dialogue without a reply to the user."""
+    with RowWriter(tmp_path / DIALOGUES, Dialogue) as writer:
+        for length in (1, 2, 3, 6):
+            turns = with_roles(f"turn {turn}" for turn in range(length + 1))[1:]
+            writer.write(Dialogue(f"d{length}", "test", "t", turns, has_roles=True))
+    (tmp_path / FUNNEL).write_text("[]")
+    config = CorpusConfig(max_turns=max_turns)
+    if not expected:
+        with pytest.raises(DataError):
+            training_dialogues(tmp_path, config, 0)
+        return
+    found = training_dialogues(tmp_path, config, 0)
+    assert [len(dialogue.messages) for dialogue in found] == expected
+    for dialogue in found:
+        assert dialogue.messages[0].role == dialogue.messages[-1].role == "assistant"
+
+
+@pytest.mark.parametrize("span", ["whole", "longest_run"])
+@pytest.mark.parametrize("reader", ["messages", "sharegpt"])
+def test_an_opening_of_the_assistant_goes_through_to_training_text(
+    tmp_path: Path, reader: str, span: str
+) -> None:
+    """From the file to State-Action Chains; longest_run cuts off a first turn that is not kind."""
+    lists, role, content = (
+        ("conversations", "from", "value")
+        if reader == "sharegpt"
+        else ("messages", "role", "content")
+    )
+    talk = [
+        ("assistant", "Hello, I love to help you! How are you?"),
+        ("user", "I am so happy, thank you!"),
+        ("assistant", "That is wonderful, my friend! What else?"),
+    ]
+    unkind = [("user", "You are a horrible, stupid, bad thing.")] if span == "longest_run" else []
+    row = {lists: [{role: by, content: text} for by, text in (*unkind, *talk)]}
+    path = write_lines(tmp_path / "talks.jsonl", [row])
+    config = CorpusConfig.model_validate(
+        {"reader": reader, "input": path, "span": span, "min_turns": 3, "test_share": 0,
+         "validation_share": 0, "rules": ["turns", "question", "sentiment", "exact_duplicate"]}
+    )  # fmt: skip
+    build(config, tmp_path / "out")
+    (kept,) = training_dialogues(tmp_path / "out", config, 0)
+    assert [(message.role, message.content) for message in kept.messages] == talk
+    assert kept.has_roles
+
+    answer = {"motivation": "joy", "emotion": "glad", "topics": ["help"]}
+    engine = ScriptedEngine(lambda request, candidate: json.dumps(answer))
+    write_rows(tmp_path / "sac", annotate([kept], engine, AnnotationConfig(), 0), AnnotatedDialogue)
+    (annotated,) = read_rows(tmp_path / "sac", AnnotatedDialogue)
+    assert [(turn.role, turn.utterance) for turn in annotated.turns] == talk
+    assert without_states(annotated).messages == kept.messages
+    assert [(m.role, utterance_of(m.content)) for m in chains(annotated).messages] == talk
 
 
 def test_the_sample_depends_on_the_seed(tmp_path: Path) -> None:

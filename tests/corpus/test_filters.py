@@ -23,7 +23,7 @@ from sage_core.corpus.filters import (
 )
 from sage_core.corpus.readers import read, sources
 from sage_core.errors import ConfigError, DataError
-from sage_core.schema import Dialogue, with_roles
+from sage_core.schema import Dialogue, Message, with_roles
 
 
 def dialogue(*utterances: str) -> Dialogue:
@@ -335,9 +335,24 @@ def test_longest_run_is_that_of_brute_force(scores: list[float], min_turns: int)
 
 
 def test_longest_run_starts_with_the_user_again() -> None:
+    """Where the turns are those of two people: neither of them is the assistant."""
     run = longest_run(scored(0, 1, 1, 0), 0.4, 2, compound_of)
     assert run is not None
     assert [message.role for message in run.messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(("opens", "expected"), [(0, (1, 3)), (1, (1, 3)), (1, (0, 2))])
+def test_longest_run_keeps_the_roles_of_a_record(opens: int, expected: tuple[int, int]) -> None:
+    scores = [float(expected[0] <= turn < expected[1]) for turn in range(4)]
+    turns = with_roles(f"turn {number}" for number in range(opens + 4))[opens:]
+    messages = tuple(
+        Message(turn.role, f"{turn.content} {score}")
+        for turn, score in zip(turns, scores, strict=True)
+    )
+    run = longest_run(Dialogue("d", "test", "t", messages, has_roles=True), 0.4, 2, compound_of)
+    assert run is not None
+    assert run.messages == messages[slice(*expected)]
+    assert run.has_roles
 
 
 def test_longest_run_scores_no_turn_twice_and_skips_what_cannot_matter() -> None:

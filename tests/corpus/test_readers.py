@@ -204,6 +204,25 @@ def test_hf(tmp_path: Path, saved: str, column: str, value: list[Any]) -> None:
     ] == [("no_turns", f"talks/{names[0]}, row 3"), ("missing_field", f"talks/{names[0]}, row 4")]
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "opens", "has_roles"),
+    [
+        ("messages", [{"role": "assistant", "content": "yo"}, *TALK], "assistant", True),
+        ("conversations", [{"from": "gpt", "value": "yo"}, {"from": "human", "value": "hi"},
+                           {"from": "gpt", "value": "hello"}], "assistant", True),
+        ("dialog", ["yo", "hi", "hello"], "user", False),
+    ],
+)  # fmt: skip
+def test_hf_keeps_the_roles_of_columns_that_have_them(
+    tmp_path: Path, column: str, value: list[Any], opens: str, has_roles: bool
+) -> None:
+    (tmp_path / "train.jsonl").write_text(json.dumps({column: value}) + "\n", encoding="utf-8")
+    (dialogue,) = dialogues(read_all("hf", tmp_path))
+    assert [message.content for message in dialogue.messages] == ["yo", "hi", "hello"]
+    assert dialogue.messages[0].role == opens
+    assert dialogue.has_roles == has_roles
+
+
 def test_hf_names_the_columns_it_found(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text('{"question": "x", "answer": "y"}\n', encoding="utf-8")

@@ -80,19 +80,39 @@ def test_identifiers(tmp_path: Path, reader: str) -> None:
     ("turns", "expected"),
     [
         ([("system", "s"), ("user", "a"), ("system", "s"), ("user", "b"), ("assistant", "c")],
-         ["a\nb", "c"]),
-        ([("assistant", "a"), ("user", "b")], ["a", "b"]),
+         [("user", "a\nb"), ("assistant", "c")]),
+        ([("assistant", "a"), ("user", "b"), ("assistant", "c")],
+         [("assistant", "a"), ("user", "b"), ("assistant", "c")]),
+        ([("system", "s"), ("assistant", "a"), ("assistant", "b"), ("user", "c")],
+         [("assistant", "a\nb"), ("user", "c")]),
         ([("user", "a"), ("assistant", "b"), ("assistant", "c"), ("assistant", "d")],
-         ["a", "b\nc\nd"]),
-        ([("user", "")], [""]),
+         [("user", "a"), ("assistant", "b\nc\nd")]),
+        ([("user", "")], [("user", "")]),
+        ([("assistant", "a")], [("assistant", "a")]),
     ],
 )  # fmt: skip
-def test_turns_alternate(
-    tmp_path: Path, reader: str, turns: list[tuple[str, str]], expected: list[str]
+@pytest.mark.parametrize("form", ["lines", "array", "parquet"])
+def test_turns_alternate_and_keep_their_roles(
+    tmp_path: Path,
+    reader: str,
+    form: str,
+    turns: list[tuple[str, str]],
+    expected: list[tuple[str, str]],
 ) -> None:
-    (dialogue,) = read_lines(tmp_path, reader, record(reader, *turns))
-    roles = ("user", "assistant")
-    assert said(dialogue) == [(roles[turn % 2], text) for turn, text in enumerate(expected)]
+    rows = [record(reader, *turns)]
+    if form == "lines":
+        (dialogue,) = read_lines(tmp_path, reader, *rows)
+    elif form == "array":
+        (tmp_path / "mine.json").write_text(json.dumps(rows), encoding="utf-8")
+        (dialogue,) = read_all(reader, tmp_path / "mine.json")
+    elif reader == "messages":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
+        (dialogue,) = read_all(reader, tmp_path / "mine.parquet")
+    else:
+        return  # the reader knows no tables
+    assert said(dialogue) == expected
+    assert isinstance(dialogue, Dialogue)
+    assert dialogue.has_roles
 
 
 def test_the_names_of_roles_in_sharegpt(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -699,6 +700,36 @@ def test_a_spend_limit_needs_prices_and_usage(server: Server) -> None:
     server.engine().generate([asked("r")])
     with pytest.raises(EngineError, match="does not say how many tokens it used"):
         server.engine(max_spend_usd=1.0, **PRICED).generate([asked("r")])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OPENAI_ORG_ID", "mArKeD\n"),
+        ("OPENAI_PROJECT_ID", "mArKeD\N{SNOWMAN}"),
+        ("OPENAI_CUSTOM_HEADERS", "X-Key: a\rmArKeD"),
+        ("OPENAI_CUSTOM_HEADERS", "X-Key: mArKeD\N{SNOWMAN}"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_not_repeated(
+    server: Server, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """Those that the client makes of variables of its own; httpx's error repeats the header."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(EngineError) as caught:
+        server.engine(max_retries=0).generate([asked("r")])
+    assert variable in str(caught.value)
+    assert "mArKeD" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_custom_headers_that_a_server_repeats_are_left_out(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Other: a\nX-Key: Basic mArKeD")
+    server.answer = lambda body: (400, {"error": {"message": "not welcome: Basic mArKeD"}})
+    with pytest.raises(EngineError, match=r"not welcome: \[key\]") as caught:
+        server.engine().generate([asked("r")])
+    assert "mArKeD" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_missing_key_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,10 @@
 """Message lists, however their fields are called, as dialogues.
 
-System messages are left out, consecutive messages of one role are one turn, joined by a line feed,
-and the first turn is taken as the user's, whoever it is by.
+Roles are kept, so a conversation may open with the assistant. System messages are left out;
+consecutive messages of one role are one turn, joined by a line feed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -16,7 +16,7 @@ from sage_core.corpus.lines import read_chunks, read_lines, uncompressed
 from sage_core.corpus.readers.arrays import holds_array, split_array
 from sage_core.corpus.readers.fields import FieldError, Source, identifier, json_records, text
 from sage_core.corpus.records import Record
-from sage_core.schema import Dialogue, with_roles
+from sage_core.schema import Dialogue, Message
 
 SYSTEM = "system"
 _SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -61,26 +61,36 @@ def conversation(
         raise FieldError("missing_field" if messages is None else "wrong_type")
     turns = [_turn(message, layout) for message in messages]
     spoken = (turn for turn in turns if turn[0] != SYSTEM)
-    joined = ["\n".join(said for _, said in turn) for _, turn in groupby(spoken, lambda t: t[0])]
-    return dialogue(record, number, joined, name, max_bytes)
+    joined = [
+        Message(role, "\n".join(said for _, said in turn))
+        for role, turn in groupby(spoken, lambda t: t[0])
+    ]
+    return dialogue(record, number, joined, name, max_bytes, has_roles=True)
 
 
 def dialogue(
-    record: dict[str, Any], number: int, turns: list[str], name: str, max_bytes: int
+    record: dict[str, Any],
+    number: int,
+    messages: Sequence[Message],
+    name: str,
+    max_bytes: int,
+    *,
+    has_roles: bool,
 ) -> Dialogue:
-    """``turns`` under the record's ``dialogue_id`` or ``id`` and ``thread_id``, or default ones.
+    """``messages`` under the record's ``dialogue_id`` or ``id`` and ``thread_id``, or default ones.
 
     Raises:
         FieldError: ``no_turns``, ``wrong_type`` for an identifier that is none, or ``too_long``:
             a table's rows come whole, so their length is known only here.
     """
-    if not turns:
+    if not messages:
         raise FieldError("no_turns")
-    if sum(map(len, turns)) > max_bytes:
+    if sum(len(message.content) for message in messages) > max_bytes:
         raise FieldError("too_long")
     dialogue_id = identifier(record, "dialogue_id", "id") or f"{name}-{number}"
     thread_id = identifier(record, "thread_id") or dialogue_id
-    return Dialogue(dialogue_id, uncompressed(PurePath(name)).stem, thread_id, with_roles(turns))
+    source = uncompressed(PurePath(name)).stem
+    return Dialogue(dialogue_id, source, thread_id, tuple(messages), has_roles=has_roles)
 
 
 def _turn(message: object, layout: Layout) -> tuple[str, str]:

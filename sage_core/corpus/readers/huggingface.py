@@ -2,7 +2,8 @@
 
 All splits are read, streamed or mapped into memory. The first of these columns that a split has
 holds its conversations: ``messages`` (``role``, ``content``), ``conversations`` (``from``,
-``value``), or ``dialog``, ``dialogue``, ``utterances`` or ``turns``, a list of alternating texts.
+``value``), or ``dialog``, ``dialogue``, ``utterances`` or ``turns``, a list of alternating texts,
+of which the first is taken as the user's.
 ``dialogue_id`` (or ``id``) and ``thread_id`` may stand beside. The source is the data set's name.
 """
 
@@ -19,7 +20,7 @@ from sage_core.corpus.readers.conversations import conversation, dialogue
 from sage_core.corpus.readers.fields import FieldError, Source, row_records
 from sage_core.corpus.records import Record
 from sage_core.errors import DataError
-from sage_core.schema import Dialogue
+from sage_core.schema import Dialogue, with_roles
 
 _LAYOUTS = {layout.messages: layout for layout in (messages.LAYOUT, sharegpt.LAYOUT)}
 _TEXT_LISTS = ("dialog", "dialogue", "utterances", "turns")
@@ -91,4 +92,4 @@ def _text_list(
         raise FieldError("missing_field")
     if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
         raise FieldError("wrong_type")
-    return dialogue(record, number, turns, name, max_bytes)
+    return dialogue(record, number, with_roles(turns), name, max_bytes, has_roles=False)
