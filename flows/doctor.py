@@ -10,14 +10,15 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from flows.environment import running_server
+from flows.environment import prefect_database, running_server
 from sage_core.config import EMBEDDED_MODEL, EngineConfig, PipelineConfig
 from sage_core.corpus import readers
 from sage_core.engines.loading import check_quantization, embedded_gguf
 from sage_core.engines.vllm_server import find_python
 from sage_core.errors import SageError
 from sage_core.training.launch import check_launcher
-from tasks.home import sage_home
+from tasks import databases
+from tasks.home import mlflow_database, sage_home
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "prefect", "mlflow", "nltk", "xgrammar")
 _FREE_GIB = {EMBEDDED_MODEL: 2}
@@ -47,6 +48,7 @@ def examine(config: PipelineConfig) -> list[Check]:
         *_engines(config),
         _disk(config),
         _memory(config),
+        *_databases(),
         _server(),
     ]
 
@@ -197,6 +199,16 @@ def _memory(config: PipelineConfig) -> Check:
     needed = _MEMORY_GIB.get(config.model.base, 16)
     mend = "" if total >= needed else "lower model.batch_size and the micro batch sizes"
     return Check(f"memory, {needed} GiB", total >= needed, f"{total:.0f} GiB", mend)
+
+
+def _databases() -> Iterator[Check]:
+    paths = {"MLflow database": mlflow_database(), "Prefect database": prefect_database()}
+    for what, path in paths.items():
+        if path.exists():
+            fault = databases.fault(path)
+            yield Check(
+                what, fault is None, fault or str(path), databases.fix(path) if fault else ""
+            )
 
 
 def _server() -> Check:

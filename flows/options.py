@@ -12,3 +12,7 @@ Overrides = Annotated[
 Input = Annotated[Path, typer.Option("--input", help="A Parquet file.")]
 Output = Annotated[Path, typer.Option(help="Folder for the result.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Wait = Annotated[
+    bool,
+    typer.Option(help="While another process uses the SAGE home: wait, or end with exit code 2."),
+]
