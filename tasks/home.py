@@ -26,6 +26,7 @@ from sage_core.storage import ArtifactStore, write_json
 _LOCK = "lock"
 _HOLDER = "lock.json"  # who holds it; only a message reads this
 _ID = "id"
+_POLL_S = 0.5
 
 
 class HomeInUseError(SageError):
@@ -91,7 +92,7 @@ def held(
                 f"{holder}; wait for it to end, or set SAGE_HOME to another folder"
             ) from None
         (say or _to_stderr)(f"{holder}; waiting for it to end")
-        lock.acquire()
+        lock.acquire(poll_interval=_POLL_S)
     try:
         write_json(
             home / _HOLDER,
