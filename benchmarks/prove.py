@@ -27,6 +27,7 @@ from sage_core.config import PipelineConfig, load_config
 from sage_core.evaluation.metrics import CONFIDENCE, Rate
 from sage_core.sac import utterance_of
 from sage_core.schema import Trajectory
+from tasks import home
 
 ROUNDS = 2
 TURNS = 6  # three replies of the agent's to a situation
@@ -130,9 +131,10 @@ def main(
     ] = Property.question,
 ) -> None:
     """Plant a preference and see whether training follows it."""
-    environment.prepare(quiet=True)
-    environment.stop_orphaned_servers()
-    models, seconds = _run(planted)
+    with home.held():
+        environment.prepare(quiet=True)
+        environment.stop_orphaned_servers()
+        models, seconds = _run(planted)
     name = "prove" if planted is Property.question else f"prove-{planted}"
     benchmark = Benchmark(name)
     for claim in claims(models):

@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +15,7 @@ from rich.table import Table
 
 from flows.chat import chat
 from flows.export import export
-from flows.options import AsJson, Input, InSplit, Output, Overrides, Preset, WhichSplit
+from flows.options import AsJson, Input, InSplit, Output, Overrides, Preset, Wait, WhichSplit
 from flows.plan import plan
 from flows.runners import Runner
 from flows.steer import app as steer_app
@@ -61,21 +63,25 @@ def run(
         Runner, typer.Option(help="Where stages run that can run side by side.")
     ] = Runner.threads,
     verbose: Annotated[bool, typer.Option(help="Show Prefect's log.")] = False,
+    wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole pipeline: corpus, states, m0 to dpo, judging, report."""
     from flows import environment
     from sage_core.config import load_config
     from sage_core.preflight import check
+    from tasks import home
 
     config = load_config(preset, overrides or ())
     check(config)  # the flow does too, but only once a server runs
-    environment.prepare(quiet=not verbose)
-    environment.stop_orphaned_servers()
+    with home.held(wait=wait):
+        environment.prepare(quiet=not verbose)
+        environment.stop_orphaned_servers()
+        environment.check_prefect_database()
 
-    from flows.run import run_pipeline
+        from flows.run import run_pipeline
 
-    result = run_pipeline(config, runner)
+        result = run_pipeline(config, runner)
     if as_json:
         print(json.dumps(result.as_dict(), indent=2, sort_keys=True))  # noqa: T201
     else:
@@ -114,6 +120,7 @@ def ui(
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
     worker: Annotated[bool, typer.Option(help="Also start a worker for deployments.")] = True,
+    wait: Wait = True,
 ) -> None:
     """Start the Prefect server, the MLflow UI and a worker on loopback, over the SAGE home."""
     from flows import environment
@@ -122,7 +129,7 @@ def ui(
 
     from flows.ui import serve
 
-    serve(prefect_port, mlflow_port, worker=worker)
+    serve(prefect_port, mlflow_port, worker=worker, wait=wait)
 
 
 @app.command()
@@ -159,6 +166,7 @@ def corpus_build(
         Runner | None,
         typer.Option(help="Run it as a Prefect flow with cached stages, on threads or a cluster."),
     ] = None,
+    wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
     """Filter conversations into dialogues.parquet, rejected.parquet and funnel.json.
@@ -175,12 +183,15 @@ def corpus_build(
         funnel = build.build(config, output, processes or os.cpu_count() or 1)
     else:
         from flows import environment
+        from tasks import home
 
-        environment.prepare(quiet=True)
+        with home.held(wait=wait):
+            environment.prepare(quiet=True)
+            environment.check_prefect_database()
 
-        from flows.corpus import run_corpus
+            from flows.corpus import run_corpus
 
-        funnel = run_corpus(config, output, runner)
+            funnel = run_corpus(config, output, runner)
     if as_json:
         print(json.dumps(funnel, indent=2))  # noqa: T201
         return
@@ -198,13 +209,13 @@ def annotate(
     split: InSplit = WhichSplit.train,
     preset: Preset = "demo",
     overrides: Overrides = None,
+    wait: Wait = True,
 ) -> None:
     """Write down the states of dialogues.parquet: sac.parquet."""
-    config = _single(preset, overrides)
+    with _single(preset, overrides, wait) as config:
+        from flows import single
 
-    from flows import single
-
-    _said(single.annotate(config, input_path, output, split))
+        _said(single.annotate(config, input_path, output, split))
 
 
 @train_app.command("sft")
@@ -218,13 +229,13 @@ def train_sft(
     split: InSplit = WhichSplit.train,
     preset: Preset = "demo",
     overrides: Overrides = None,
+    wait: Wait = True,
 ) -> None:
     """Train on sac.parquet, or on the selected dialogues of trajectories.parquet."""
-    config = _single(preset, overrides)
+    with _single(preset, overrides, wait) as config:
+        from flows import single
 
-    from flows import single
-
-    _said(single.train_sft(config, input_path, output, parent, split, states=states))
+        _said(single.train_sft(config, input_path, output, parent, split, states=states))
 
 
 @train_app.command("dpo")
@@ -234,13 +245,13 @@ def train_dpo(
     parent: Annotated[Path, typer.Option(help="Checkpoint to start from, also the reference.")],
     preset: Preset = "demo",
     overrides: Overrides = None,
+    wait: Wait = True,
 ) -> None:
     """Train on preferences.parquet, or on the pairs of trajectories.parquet."""
-    config = _single(preset, overrides)
+    with _single(preset, overrides, wait) as config:
+        from flows import single
 
-    from flows import single
-
-    _said(single.train_dpo(config, input_path, output, parent))
+        _said(single.train_dpo(config, input_path, output, parent))
 
 
 @app.command()
@@ -258,17 +269,17 @@ def search(
     ] = False,
     preset: Preset = "demo",
     overrides: Overrides = None,
+    wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
     """Self-play search from the search half of the situations: trajectories.parquet."""
-    config = _single(preset, overrides)
+    with _single(preset, overrides, wait) as config:
+        from flows import single
 
-    from flows import single
-
-    if not compare_strategies:
-        _said(single.search(config, agent, user, output))
-        return
-    rows = single.compare_strategies(config, agent, user, output)
+        if not compare_strategies:
+            _said(single.search(config, agent, user, output))
+            return
+        rows = single.compare_strategies(config, agent, user, output)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))  # noqa: T201
     else:
@@ -286,14 +297,14 @@ def judge_run(
     model_b: Annotated[str, typer.Option(help="Name of the second model.")] = "b",
     preset: Preset = "demo",
     overrides: Overrides = None,
+    wait: Wait = True,
 ) -> None:
     """Judge two models' conversations, in both orders: judgements.parquet."""
-    config = _single(preset, overrides)
+    with _single(preset, overrides, wait) as config:
+        from flows import single
 
-    from flows import single
-
-    names = (model_a, model_b)
-    _said(single.judge_run(config, (rollouts_a, rollouts_b), names, output))
+        names = (model_a, model_b)
+        _said(single.judge_run(config, (rollouts_a, rollouts_b), names, output))
 
 
 @judge_app.command("stats")
@@ -315,14 +326,18 @@ def judge_stats(
         out.print(win_rate_table([asdict(row) for row in summaries]))
 
 
-def _single(preset: str, overrides: list[str] | None) -> "PipelineConfig":
-    """The settings of a stage that runs by itself, and its environment."""
+@contextmanager
+def _single(preset: str, overrides: list[str] | None, wait: bool) -> Iterator["PipelineConfig"]:
+    """The settings of a stage that runs by itself, with its environment and the lock of the home,
+    into which m0 and what servers answer are written."""
     from flows import environment
     from sage_core.config import load_config
+    from tasks import home
 
     config = load_config(preset, overrides or ())
-    environment.prepare(quiet=True)
-    return config
+    with home.held(wait=wait):
+        environment.prepare(quiet=True)
+        yield config
 
 
 def _said(path: Path) -> None:

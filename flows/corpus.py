@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.runners import Runner, shared_server, task_runner
+from flows.runners import Runner, held_by_flow, shared_server, task_runner
 from sage_core.config import CorpusConfig
 from sage_core.corpus import ingest, readers
 from sage_core.corpus.build import load_funnel
@@ -19,7 +19,8 @@ from tasks.stages import source_hash
 @flow(name="sage-corpus")
 def corpus_flow(config: CorpusConfig) -> ArtifactRef:
     """The corpus alone."""
-    return build_corpus(config)
+    with held_by_flow():
+        return build_corpus(config)
 
 
 def run_corpus(config: CorpusConfig, output: Path, runner: Runner) -> list[FunnelStep]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from flows.environment import running_server
+from flows.environment import prefect_database, running_server
 from sage_core.config import EMBEDDED_MODEL, GPUS, EngineConfig, PipelineConfig
 from sage_core.corpus import readers
 from sage_core.engines.loading import check_quantization, embedded_gguf
@@ -22,7 +22,8 @@ from sage_core.errors import ConfigError, SageError
 from sage_core.keys import read_key
 from sage_core.planning import Needs, needs
 from sage_core.training.launch import check_launcher
-from tasks.home import sage_home
+from tasks import databases
+from tasks.home import mlflow_database, sage_home
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "prefect", "mlflow", "nltk", "xgrammar")
 _GB = 1e9
@@ -49,6 +50,7 @@ def examine(config: PipelineConfig) -> list[Check]:
         *_training(config),
         *_engines(config),
         *_machine(config, weights_here=base.ok and config.model.base != EMBEDDED_MODEL),
+        *_databases(),
         _server(),
     ]
 
@@ -239,6 +241,16 @@ def _enough(what: str, needed_gb: float, here_gb: float, where: str, mend: str) 
     ok = here_gb >= needed_gb
     name = f"{what}, {needed_gb:.1f} GB"
     return Check(name, ok, f"{here_gb:.1f} GB{where}", "" if ok else mend)
+
+
+def _databases() -> Iterator[Check]:
+    paths = {"MLflow database": mlflow_database(), "Prefect database": prefect_database()}
+    for what, path in paths.items():
+        if path.exists():
+            fault = databases.fault(path)
+            yield Check(
+                what, fault is None, fault or str(path), databases.fix(path) if fault else ""
+            )
 
 
 def _server() -> Check:

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from tasks import databases
 from tasks.home import sage_home
 
 _EPHEMERAL_SERVER = "prefect.server.api.server:create_app"
@@ -53,6 +54,19 @@ def prepare(*, quiet: bool) -> None:
         os.environ.setdefault(name, value)
 
 
+def prefect_database() -> Path:
+    """The SQLite file of a Prefect server over this home, which the server makes."""
+    return Path(os.environ["PREFECT_HOME"]) / "prefect.db"
+
+
+def check_prefect_database() -> None:
+    """
+    Raises:
+        ArtifactError: the database of the Prefect server is there, and cannot be used.
+    """
+    databases.check(prefect_database())
+
+
 def stop_orphaned_servers() -> None:
     """End the Prefect servers that runs over this home started and that a `kill -9` orphaned."""
     import psutil
@@ -68,10 +82,19 @@ def stop_orphaned_servers() -> None:
 
 
 def running_server(home: Path) -> str | None:
-    """The API address of the Prefect server that `sage ui` runs over this home, if it answers."""
+    """The API address of the Prefect server that `sage ui` runs over this home, if it answers.
+
+    A `sage ui` that was killed leaves its record behind, and another home's server may answer at
+    that address by now: the process that was recorded has to run.
+    """
+    import psutil
+
     try:
-        api = str(json.loads((home / UI_FILE).read_text())["prefect_api"])
+        record = json.loads((home / UI_FILE).read_text())
+        api = str(record["prefect_api"])
+        if psutil.Process(record["pid"]).create_time() != record["created"]:
+            return None
         with urlopen(f"{api}/health", timeout=2):  # noqa: S310 - an address that `sage ui` wrote
             return api
-    except (OSError, ValueError, KeyError, URLError):
+    except (OSError, ValueError, KeyError, URLError, psutil.Error):
         return None

@@ -26,3 +26,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 InSplit = Annotated[
     WhichSplit, typer.Option("--split", help="Dialogues used, where the table has splits.")
 ]
+Wait = Annotated[
+    bool,
+    typer.Option(help="While another process uses the SAGE home: wait, or end with exit code 2."),
+]

@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from flows.corpus import build_corpus
-from flows.runners import Runner, task_runner
+from flows.runners import Runner, held_by_flow, task_runner
 from sage_core import preflight
 from sage_core.config import EngineConfig, PipelineConfig
 from sage_core.evaluation.judge import model_pairs
@@ -26,8 +26,8 @@ from tasks.tracking import Tracker, track
 def pipeline(config: PipelineConfig) -> dict[str, Any]:
     """m0 → raw, m1 → m2 → m3 → … → dpo, judged pair by pair; returns the artefacts' references."""
     preflight.check(config)
-    forget_remade()
-    with track(config) as tracker:
+    with held_by_flow(), track(config) as tracker:
+        forget_remade()
         return _pipeline(config, tracker)
 
 

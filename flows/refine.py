@@ -5,6 +5,7 @@ from typing import Any
 from prefect import flow
 
 from flows.pipeline import pipeline
+from flows.runners import held_by_flow
 from sage_core.config import PipelineConfig
 from tasks.tracking import finished_rounds
 
@@ -17,8 +18,9 @@ def one_more_round(config: PipelineConfig) -> dict[str, Any]:
     comparisons are made. Without an earlier run this is the configured number of rounds, and where
     the rounds stop by themselves (``refine.stop = 'saturation'``) it is the run as configured.
     """
-    rounds = None if config.refine.stop == "saturation" else finished_rounds(config)
-    if rounds is None:
-        return pipeline(config)
-    refine = config.refine.model_copy(update={"rounds": rounds + 1})
-    return pipeline(config.model_copy(update={"refine": refine}))
+    with held_by_flow():
+        rounds = None if config.refine.stop == "saturation" else finished_rounds(config)
+        if rounds is None:
+            return pipeline(config)
+        refine = config.refine.model_copy(update={"rounds": rounds + 1})
+        return pipeline(config.model_copy(update={"refine": refine}))

@@ -6,7 +6,7 @@ must reach both: the folder by the same path, and the server at its address.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from typing import Any
 
@@ -67,3 +67,14 @@ def shared_server(runner: Runner) -> Iterator[None]:
             yield
     finally:
         server.stop()
+
+
+def held_by_flow() -> AbstractContextManager[None]:
+    """The lock of the home (:func:`tasks.home.held`) for the flow that calls this; it waits, and
+    the flow's log says for whom."""
+    from prefect import get_run_logger
+    from prefect.runtime import flow_run
+
+    from tasks import home
+
+    return home.held(f"the flow run {flow_run.get_name()}", say=get_run_logger().warning)

@@ -1,21 +1,23 @@
 """``sage ui``: the Prefect server, the MLflow UI and a worker, on loopback, over one SAGE home."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import psutil
 from rich.console import Console
 
-from flows.environment import UI_FILE
+from flows.environment import UI_FILE, check_prefect_database, running_server
 from sage_core.errors import SageError
-from tasks.home import sage_home
-from tasks.tracking import artifact_root, tracking_uri
+from sage_core.storage import write_json
+from tasks.home import held, sage_home
+from tasks.tracking import artifact_root, prepare_database, tracking_uri
 
 HOST = "127.0.0.1"
 WORK_POOL = "sage"
@@ -23,8 +25,12 @@ _STARTUP_S = 120
 _STOP_S = 10
 
 
-def serve(prefect_port: int, mlflow_port: int, *, worker: bool) -> None:
-    """Run the servers until interrupted; prints both addresses once both answer."""
+def serve(prefect_port: int, mlflow_port: int, *, worker: bool, wait: bool) -> None:
+    """Run the servers until interrupted; prints both addresses once both answer.
+
+    The home is held until then: the servers make or migrate their databases, and a run that has a
+    Prefect server of its own is not joined by a second one over the same SQLite file.
+    """
     out = Console()
     home = sage_home()
     api = f"http://{HOST}:{prefect_port}/api"
@@ -34,35 +40,48 @@ def serve(prefect_port: int, mlflow_port: int, *, worker: bool) -> None:
     logs.mkdir(parents=True, exist_ok=True)
     artifact_root().mkdir(parents=True, exist_ok=True)
     processes: list[subprocess.Popen[bytes]] = []
+    stopping = ExitStack()
 
     def start(name: str, arguments: Sequence[str]) -> None:
         with (logs / f"{name}.log").open("ab") as log:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", *arguments],
-                    env=environment,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # so that its children end with it
-                )
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that its children end with it
             )
+        processes.append(process)
+        stopping.callback(_stop, process)
 
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore SIGINT
         signal.signal(number, _interrupt)
     try:
-        start(
-            "prefect",
-            ["prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)],
-        )
-        start(
-            "mlflow",
-            ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
-             "--backend-store-uri", tracking_uri(),
-             "--artifacts-destination", artifact_root().as_uri()],
-        )  # fmt: skip
-        _wait_for(f"{api}/health", processes[0], f"see {logs / 'prefect.log'}")
-        _wait_for(f"{mlflow_url}/health", processes[1], f"see {logs / 'mlflow.log'}")
-        (home / UI_FILE).write_text(json.dumps({"prefect_api": api, "mlflow": mlflow_url}))
+        with held(wait=wait):
+            if address := running_server(home):
+                raise SageError(f"`sage ui` runs over {home} already: Prefect is at {address}")
+            check_prefect_database()
+            prepare_database()
+            start(
+                "prefect",
+                ["prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)],
+            )
+            start(
+                "mlflow",
+                ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
+                 "--backend-store-uri", tracking_uri(),
+                 "--artifacts-destination", artifact_root().as_uri()],
+            )  # fmt: skip
+            _wait_for(f"{api}/health", processes[0], f"see {logs / 'prefect.log'}")
+            _wait_for(f"{mlflow_url}/health", processes[1], f"see {logs / 'mlflow.log'}")
+            record = {
+                "prefect_api": api,
+                "mlflow": mlflow_url,
+                "pid": processes[0].pid,
+                "created": psutil.Process(processes[0].pid).create_time(),
+            }
+            write_json(home / UI_FILE, record)
+            stopping.callback((home / UI_FILE).unlink, missing_ok=True)
         if worker:
             start(
                 "worker",
@@ -80,9 +99,7 @@ def serve(prefect_port: int, mlflow_port: int, *, worker: bool) -> None:
     except KeyboardInterrupt:
         out.print("stopping")
     finally:
-        (home / UI_FILE).unlink(missing_ok=True)
-        for process in reversed(processes):
-            _stop(process)
+        stopping.close()
 
 
 def _interrupt(*_: object) -> None:

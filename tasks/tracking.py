@@ -27,7 +27,8 @@ from sage_core.sac import utterance_of
 from sage_core.schema import Trajectory
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.job import read_log
-from tasks.home import sage_home, store
+from tasks import databases
+from tasks.home import home_id, mlflow_database, sage_home, store
 from tasks.stages import REPORT, STEERING, TRAJECTORIES, read_figures, read_health
 
 _PARENT = "mlflow.parentRunId"
@@ -35,6 +36,7 @@ _HASH = "sage.sha256"
 _CONFIG_HASH = "sage.config_hash"
 _SERIES_HASH = "sage.series_hash"
 _ROUNDS = "sage.rounds"
+_HOME = "sage.home"
 _SAMPLE_DIALOGUES = 8
 
 
@@ -44,7 +46,32 @@ def tracking_uri() -> str:
 
 
 def _own_database() -> str:
-    return f"sqlite:///{sage_home() / 'mlflow.db'}"
+    return f"sqlite:///{mlflow_database()}"
+
+
+def prepare_database() -> None:
+    """Make the home's MLflow database if there is none; call it with the home held.
+
+    MLflow migrates a SQLite file without a lock and outside a transaction, and one that was cut
+    short never opens again. So it is made beside its place and renamed.
+
+    Raises:
+        ArtifactError: the database is there, and cannot be used.
+    """
+    path = mlflow_database()
+    if tracking_uri() != _own_database():
+        return
+    databases.check(path)
+    if path.exists():
+        return
+    from mlflow.db import upgrade
+
+    unfinished = path.with_name("mlflow.db.unfinished")
+    for leftover in path.parent.glob(f"{unfinished.name}*"):  # with SQLite's journal
+        leftover.unlink()
+    assert upgrade.callback is not None
+    upgrade.callback(f"sqlite:///{unfinished}")
+    unfinished.rename(path)
 
 
 def artifact_root() -> Path:
@@ -67,6 +94,7 @@ def track(config: PipelineConfig) -> Iterator["Tracker"]:
 def finished_rounds(config: PipelineConfig) -> int | None:
     """The most refinement rounds of a finished run that differs from ``config`` in nothing else;
     None if there is none."""
+    prepare_database()
     mlflow.set_tracking_uri(tracking_uri())
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(config.name)
@@ -90,6 +118,7 @@ class Tracker:
     """Logs the models of one pipeline run."""
 
     def __init__(self, config: PipelineConfig) -> None:
+        prepare_database()
         mlflow.set_tracking_uri(tracking_uri())
         self._client = mlflow.MlflowClient()
         self._config = config
@@ -103,6 +132,7 @@ class Tracker:
                 _CONFIG_HASH: config_hash,
                 _SERIES_HASH: _series_hash(config),
                 _ROUNDS: str(config.refine.rounds),
+                _HOME: home_id(),
                 "sage.flow_run_id": str(flow_run.get_id() or ""),
             },
         )
@@ -209,10 +239,12 @@ class Tracker:
         return str(self._client.create_experiment(name, artifact_location=location))
 
     def _unfinished(self, config_hash: str) -> str | None:
-        """A parent run of this configuration that was killed or failed."""
+        """A parent run of this configuration and home that was killed or failed. It cannot be a
+        live one: whoever tracks a run holds the home."""
         runs = self._client.search_runs(
             [self._experiment],
-            f"tags.`{_CONFIG_HASH}` = '{config_hash}' and attributes.status != 'FINISHED'",
+            f"tags.`{_CONFIG_HASH}` = '{config_hash}' and tags.`{_HOME}` = '{home_id()}' "
+            "and attributes.status != 'FINISHED'",
             max_results=1,
         )
         if not runs:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import sage_core  # noqa: F401 - before PyTorch: it sets how OpenMP's threads wait
+
 # A loaded machine is slow at random, which says nothing about the code.
 settings.register_profile("sage", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sage")

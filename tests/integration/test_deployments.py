@@ -6,12 +6,14 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 from tiny_run import ROOT, SAGE, environment
 
@@ -37,6 +39,9 @@ def servers(home: Path) -> Iterator[tuple[str, str]]:
             assert process.poll() is None
             assert time.monotonic() < deadline, "sage ui did not start in 120 s"
             time.sleep(0.5)
+        for child in psutil.Process(process.pid).children(recursive=True):
+            names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+            assert [child.environ()[name] for name in names] == ["PASSIVE", "0"], child.cmdline()
         yield f"http://127.0.0.1:{ports[0]}/api", f"http://127.0.0.1:{ports[1]}"
     finally:
         process.send_signal(signal.SIGINT)
@@ -59,6 +64,44 @@ def test_a_deployed_run_started_through_the_api_goes_through(
     run_through(api, deployment, deployment["parameters"], home)
 
 
+def test_a_second_ui_over_the_home_is_refused(home: Path, servers: tuple[str, str]) -> None:
+    arguments = ["ui", "--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
+    done = subprocess.run(
+        [*SAGE, *arguments], cwd=ROOT, env=environment(home), capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert servers[0] in done.stderr
+    assert (home / "ui.json").exists()  # still the first one's
+
+
+def test_schedules_make_runs_and_fire(home: Path, servers: tuple[str, str]) -> None:
+    """The weekly deployment has its next Mondays; a schedule of the tiny deployment, whose run the
+    cache has, fires once."""
+    api, _ = servers
+    weekly = call(f"{api}/deployments/name/sage-one-more-round/weekly-refinement")
+    coming = wait_for(lambda: scheduled(api, weekly["id"]), 90)
+    for run in coming:
+        start = datetime.fromisoformat(run["expected_start_time"])
+        assert (start.weekday(), start.hour, start.minute) == (0, 3, 0)
+        assert run["state_type"] == "SCHEDULED"
+
+    tiny = call(f"{api}/deployments/name/sage-pipeline/tiny")
+    due = datetime.now(UTC) + timedelta(seconds=20)
+    schedule = {"interval": 7 * 24 * 3600, "anchor_date": due.isoformat()}
+    url = f"{api}/deployments/{tiny['id']}/schedules"
+    (made_,) = call(url, [{"schedule": schedule, "active": True}])
+    first = min(
+        wait_for(lambda: scheduled(api, tiny["id"]), 90), key=lambda run: run["expected_start_time"]
+    )
+    assert datetime.fromisoformat(first["expected_start_time"]) == due
+    before = made(home)
+    run = finished(api, first["id"], home)
+    assert run["auto_scheduled"]
+    assert datetime.fromisoformat(run["start_time"]) >= due
+    assert made(home) == before
+    call(f"{url}/{made_['id']}", {"active": False}, method="PATCH")
+
+
 def test_one_more_round_goes_on_from_the_last_finished_run(
     home: Path, servers: tuple[str, str]
 ) -> None:
@@ -71,6 +114,27 @@ def test_one_more_round_goes_on_from_the_last_finished_run(
         "sft": 1,  # m4; all models before it come from the cache
         "dpo": 1,
     }
+
+
+def test_the_servers_log_has_no_error(home: Path, servers: tuple[str, str]) -> None:
+    log = (home / "logs" / "prefect.log").read_text()
+    assert "Traceback" not in log
+    assert "| ERROR" not in log
+
+
+def scheduled(api: str, deployment: str) -> list[dict[str, Any]]:
+    """The runs of a deployment that the server's scheduler has made."""
+    query = {"deployments": {"id": {"any_": [deployment]}}}
+    runs = call(f"{api}/flow_runs/filter", query)
+    return [run for run in runs if run["auto_scheduled"]]
+
+
+def wait_for(look: Callable[[], list[dict[str, Any]]], seconds: float) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"nothing in {seconds} s"
+        time.sleep(1)
+    return found
 
 
 def made(home: Path) -> Counter[str]:
@@ -86,22 +150,29 @@ def run_through(
         f"{api}/deployments/{deployment['id']}/create_flow_run",
         {"parameters": parameters, "state": {"type": "SCHEDULED"}},
     )
+    finished(api, run["id"], home)
+
+
+def finished(api: str, run: str, home: Path) -> dict[str, Any]:
+    """Wait for the end of a run, which has to go through."""
     deadline = time.monotonic() + 400
-    state = ""
-    while state not in ("COMPLETED", "FAILED", "CRASHED"):
-        assert time.monotonic() < deadline, f"the run is still {state} after 400 s"
+    found: dict[str, Any] = {"state_type": ""}
+    while found["state_type"] not in ("COMPLETED", "FAILED", "CRASHED"):
+        assert time.monotonic() < deadline, f"the run is still {found['state_type']} after 400 s"
         time.sleep(2)
-        state = call(f"{api}/flow_runs/{run['id']}")["state_type"]
-    assert state == "COMPLETED", (home / "logs" / "worker.log").read_text()[-4000:]
+        found = call(f"{api}/flow_runs/{run}")
+    assert found["state_type"] == "COMPLETED", (home / "logs" / "worker.log").read_text()[-4000:]
+    return found
 
 
-def call(url: str, body: dict[str, Any] | None = None) -> Any:
+def call(url: str, body: Any = None, method: str | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
+    kind = {"Content-Type": "application/json"}
     deadline = time.monotonic() + 60
     while True:
         try:
-            with urlopen(Request(url, data, {"Content-Type": "application/json"})) as answer:
-                return json.loads(answer.read())
+            with urlopen(Request(url, data, kind, method=method)) as answer:
+                return json.loads(answer.read() or "null")
         except HTTPError as error:  # Prefect says 503 while SQLite is busy, and means "again"
             if error.code != 503 or time.monotonic() > deadline:
                 raise

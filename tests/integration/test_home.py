@@ -1,0 +1,37 @@
+"""Two first runs over one home, started at once."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from tiny_run import ROOT, SAGE, environment, run_tiny
+
+pytestmark = pytest.mark.integration
+
+
+def test_two_first_runs_at_once_and_a_third(tmp_path: Path) -> None:
+    runs = [
+        subprocess.Popen(
+            [*SAGE, "run", "--preset", "tiny", "--json"],
+            cwd=ROOT,
+            env=environment(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [run.communicate(timeout=900) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], [errors[-2000:] for _, errors in said]
+    first, second = sorted(
+        (json.loads(result) for result, _ in said), key=lambda result: len(result["cached"])
+    )
+    assert first["cached"] == second["made"] == []
+    assert first["artifacts"] == second["artifacts"]
+    (waited,) = [errors for _, errors in said if "is in use by" in errors]
+    assert f"process {runs[0].pid} " in waited or f"process {runs[1].pid} " in waited
+
+    third = run_tiny(tmp_path)
+    assert third["made"] == []
+    assert third["artifacts"] == first["artifacts"]
