@@ -40,7 +40,7 @@ def report(
     environment.prepare(quiet=True)
 
     from sage_core.errors import ConfigError
-    from sage_core.evaluation import steering
+    from sage_core.evaluation import embedding, steering
     from sage_core.evaluation.report import render_steering
     from sage_core.evaluation.summary import steering_data
     from sage_core.search.situations import situations
@@ -65,7 +65,7 @@ def report(
     engine = engine_of(selfplay.agent_engine, found.base, config.model, found.adapter)
     with progress(f"steer {found.name}", steering.steps(settings)) as advance:
         evidence = steering.evidence(
-            held_out, found.name, engine, settings, selfplay, config.seed, advance
+            held_out, found.name, engine, settings, selfplay, config.seed, advance, embedding.embed
         )
     result = asdict(evidence)
     write_json(output / "report.json", result)

@@ -86,24 +86,28 @@ class Situation:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One reply the agent could have given; ``votes`` are the selector's points for it."""
+    """One reply the agent could have given; ``votes`` are the selector's points for it, ``cut``
+    says that it was still going on when the tokens allowed were used up."""
 
     text: str
     votes: float
     chosen: bool
+    cut: bool = False
 
 
 @dataclass(frozen=True)
 class TrajectoryTurn:
     """A turn of self-play. The agent's ``content`` holds its whole State-Action Chain text;
     ``left_out`` counts the messages that the speaker's context had no room for; ``notes`` say what
-    went otherwise than planned, each as ``reason`` or ``reason: detail``."""
+    went otherwise than planned, each as ``reason`` or ``reason: detail``; ``cut`` as of a
+    :class:`Candidate`."""
 
     role: str
     content: str
     candidates: tuple[Candidate, ...]
     left_out: int = 0
     notes: tuple[str, ...] = ()
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -272,12 +276,14 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
                                             ("text", pa.string()),
                                             ("votes", pa.float64()),
                                             ("chosen", pa.bool_()),
+                                            ("cut", pa.bool_()),
                                         ]
                                     )
                                 ),
                             ),
                             ("left_out", pa.int64()),
                             ("notes", pa.list_(pa.string())),
+                            ("cut", pa.bool_()),
                         ]
                     )
                 ),

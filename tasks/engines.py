@@ -15,6 +15,7 @@ from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Engine, Usage
 from sage_core.engines.loading import device_of
 from sage_core.engines.openai_http import OpenAIEngine
+from sage_core.evaluation import embedding
 from sage_core.search import scorers
 from sage_core.search.dialogue import Speaker
 from sage_core.search.selector import Selector
@@ -100,6 +101,7 @@ def release_engines() -> None:
 
     release()
     scorers.release()
+    embedding.release()
     managed_vllm.release()
 
 

@@ -75,13 +75,13 @@ class VllmEngine(OpenAIEngine):
             http_client=DefaultHttpxClient(trust_env=False),  # no proxy stands before the loopback
         )
 
-    def _ask(self, request: Request, call: Callable[[], Any]) -> Any:
+    def _ask(self, of: str, call: Callable[[], Any]) -> Any:
         try:
-            return super()._ask(request, call)
+            return super()._ask(of, call)
         except EngineError as error:
             if self._server.alive():
                 raise
-            raise self._server.failure(f"died on '{request.request_id}'; start again") from error
+            raise self._server.failure(f"died on '{of}'; start again") from error
 
     # Prompts are sent as tokens of ours: nothing that is said is ever read as a mark, the context's
     # limit is known before the server is asked, and a forced start is a part of the prompt.
@@ -95,7 +95,7 @@ class VllmEngine(OpenAIEngine):
         self, request: Request, arguments: dict[str, Any], **more: Any
     ) -> tuple[Any, int]:
         _, left_out = self._server.prompts.fit(request)
-        return self._ask(request, partial(self._create, **arguments, **more)), left_out
+        return self._ask(request.request_id, partial(self._create, **arguments, **more)), left_out
 
     @property
     def _create(self) -> Callable[..., Any]:
@@ -136,7 +136,7 @@ class VllmEngine(OpenAIEngine):
         tokens: list[int] = asked["prompt"]
         return tokens
 
-    def _tokens_of_option(self, request: Request, option: str) -> list[int]:
+    def _tokens_of_option(self, option: str) -> list[int]:
         tokens: list[int] = self._server.tokenizer.encode(option, add_special_tokens=False)
         return tokens
 

@@ -132,6 +132,14 @@ class OpenAIEngine:
         one = self._choose_whole if self.config.server == "vllm" else self._choose_first_token
         return self._side_by_side(one, list(zip(requests, options, strict=True)))
 
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        if self.config.server != "vllm":
+            raise EngineError(
+                f"{self._who} does not show how it cuts a text into tokens; set server = 'vllm' if "
+                "it is one, or use an engine of kind 'transformers' or 'vllm' for this role"
+            )
+        return [len(self._tokens_of_option(text)) for text in texts]
+
     def _side_by_side(self, function: Any, items: Sequence[Any]) -> list[Any]:
         self.check()  # here, so that a missing key is not reported once a thread
         began = time.monotonic()
@@ -169,7 +177,7 @@ class OpenAIEngine:
         key = self._key("generate", n=request.n, seed=seed, bans=bans, **arguments)
         kept = self._answers.get(key)
         if kept is not None:
-            return [Completion(**completion) for completion in kept]
+            return [_completion(completion) for completion in kept]
         completions: list[Completion] = []
         drawn = fruitless = 0
         while len(completions) < request.n:
@@ -194,7 +202,9 @@ class OpenAIEngine:
         while shorter is not None:
             left_out = len(request.messages) - len(shorter.messages)
             try:
-                return self._ask(request, partial(self._create, **arguments, **more)), left_out
+                return self._ask(
+                    request.request_id, partial(self._create, **arguments, **more)
+                ), left_out
             except ContextError:
                 shorter = shortened(shorter)
                 if shorter is None:
@@ -252,6 +262,7 @@ class OpenAIEngine:
                 "length" if choice.finish_reason == "length" else "stop",
                 shared if ids is None else len(ids),
                 left_out,
+                tuple(ids or ()),
             )
 
     @property
@@ -336,7 +347,9 @@ class OpenAIEngine:
         key = self._key("choose", options=list(options), **arguments)
         kept: list[float | None] | None = self._answers.get(key)
         if kept is None:
-            answer = self._ask(request, partial(self._client.chat.completions.create, **arguments))
+            answer = self._ask(
+                request.request_id, partial(self._client.chat.completions.create, **arguments)
+            )
             self._count_answer(answer)
             kept = self._first_token(answer, request, options)
             self._answers.put(key, kept)
@@ -382,7 +395,7 @@ class OpenAIEngine:
         if kept is not None:
             return kept
         prompt = self._prompt_tokens(request, asked)
-        tokens = [self._tokens_of_option(request, option) for option in options]
+        tokens = [self._tokens_of_option(option) for option in options]
         following: dict[tuple[int, ...], set[int]] = {}
         for option in tokens:
             for position, token in enumerate(option):
@@ -405,7 +418,7 @@ class OpenAIEngine:
         return {"messages": messages, **self._start(request, messages)}
 
     def _prompt_tokens(self, request: Request, asked: dict[str, Any]) -> list[int]:
-        return self._tokens(request, **asked)
+        return self._tokens(request.request_id, **asked)
 
     def _next_tokens(
         self,
@@ -423,7 +436,7 @@ class OpenAIEngine:
                 "options at once"
             )
         answer = self._ask(
-            request,
+            request.request_id,
             partial(
                 self._client.completions.create,
                 model=self.config.model,
@@ -444,19 +457,19 @@ class OpenAIEngine:
             )
         return {start: found[index] for index, start in enumerate(starts)}
 
-    def _tokens_of_option(self, request: Request, option: str) -> list[int]:
+    def _tokens_of_option(self, option: str) -> list[int]:
         if option not in self._option_tokens:
             self._option_tokens[option] = self._tokens(
-                request, prompt=option, add_special_tokens=False
+                option, prompt=option, add_special_tokens=False
             )
         return self._option_tokens[option]
 
-    def _tokens(self, request: Request, **text: Any) -> list[int]:
+    def _tokens(self, of: str, **text: Any) -> list[int]:
         """Token ids of a conversation or a text, by the vLLM server's own tokenizer."""
         root = str(self._client.base_url).rstrip("/").removesuffix("/v1")
         body = {"model": self.config.model, **text}
         answer = self._ask(
-            request, partial(self._client.post, f"{root}/tokenize", body=body, cast_to=object)
+            of, partial(self._client.post, f"{root}/tokenize", body=body, cast_to=object)
         )
         try:
             return [int(token) for token in answer["tokens"]]
@@ -479,13 +492,14 @@ class OpenAIEngine:
     def _key(self, what: str, **sent: Any) -> str:
         return digest({"server": self.kept_as, "what": what, "sent": sent})
 
-    def _ask(self, request: Request, call: Callable[[], Any]) -> Any:
-        """One call of the server: within its limits, and with every failure as an EngineError."""
+    def _ask(self, of: str, call: Callable[[], Any]) -> Any:
+        """One call of the server, within its limits; every failure is an EngineError that names
+        ``of``, the request's id."""
         import openai
 
         with _slots(self.kept_as, self.config.max_concurrency):
             self._check_spending()
-            failed = f"{self._who} failed on '{request.request_id}'"
+            failed = f"{self._who} failed on '{of}'"
             tried = f"{failed} after {self.config.max_retries} retries"
             try:
                 for _ in range(self.config.max_retries):
@@ -596,6 +610,11 @@ def _by_token_id(logprobs: Any) -> dict[int, float]:
         for token, value in (top or {}).items()
         if token.startswith("token_id:")
     }
+
+
+def _completion(kept: dict[str, Any]) -> Completion:
+    """A completion as it was kept, in JSON."""
+    return Completion(**{**kept, "token_ids": tuple(kept.get("token_ids", ()))})
 
 
 def _reason(error: Exception) -> str:

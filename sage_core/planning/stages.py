@@ -13,8 +13,8 @@ from sage_core.planning.counting import CountingEngine, Text
 from sage_core.schema import Dialogue, Message, Situation, Split, Trajectory
 from sage_core.search import selfplay
 from sage_core.search.dialogue import Speaker
-from sage_core.search.selector import LLMSelector, RandomSelector
-from sage_core.search.setup import strategy_of
+from sage_core.search.selector import RandomSelector
+from sage_core.search.setup import selector_of, strategy_of
 from sage_core.search.situations import situations
 from sage_core.search.strategies import Players
 from sage_core.training import data
@@ -123,14 +123,14 @@ class _Planner:
         agent, user = self._speaker("m1"), self._user()
         judge_engine = self._engine(1)
         selector = (
-            LLMSelector(judge_engine, settings.selector, self.config.seed)
-            if settings.selector.is_llm
+            selector_of(settings.selector, lambda: judge_engine, self.config.seed, "")
+            if settings.selector.asks_engine
             else RandomSelector(self.config.seed)
         )
         players = Players(agent, user, settings.selfplay, self.config.seed, selector)
         (found,) = selfplay.search([self._situation()], players, strategy_of(settings))
         uses = self._sides(settings.selfplay, agent, user, self.openings, settings.candidates)
-        if settings.selector.is_llm:
+        if settings.selector.asks_engine:
             engine = settings.selector.engine
             use = self._use("selector", engine, judge_engine, self.openings)
             if engine.kind == "openai":  # which answers a choice with a token
