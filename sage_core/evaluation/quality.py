@@ -20,6 +20,7 @@ from functools import cache
 from random import Random
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from sage_core.config import QualityConfig
@@ -35,6 +36,9 @@ from sage_core.search.likelihood import Asked, log_likelihoods
 
 Values = dict[str, list[float]]
 """Situation -> the values of its replies, utterances or dialogue; shares are of 0s and 1s."""
+
+Embed = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]
+"""As :func:`sage_core.evaluation.embedding.embed`."""
 
 BASELINE = "m1"
 _BOOTSTRAP_CELLS = 10**7  # numbers drawn together, as in winrate
@@ -176,6 +180,7 @@ def measure(
     seed: int,
     *,
     states: bool,
+    embed: Embed = embedding.embed,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> Measurements:
     """Measure a model's rollouts; ``states`` says whether it speaks State-Action Chains.
@@ -190,7 +195,7 @@ def measure(
     notes: dict[str, int] = {}
     likelihoods = _likelihoods(spoken, m0, config.likelihood_replies, seed, notes)
     on_progress(1)
-    recovered, compared = _recovery(spoken, m0, config, seed, notes)
+    recovered, compared = _recovery(spoken, m0, config, seed, embed, notes)
     on_progress(1)
     values |= likelihoods | recovered
     values = {
@@ -328,6 +333,7 @@ def _recovery(
     m0: Engine,
     config: QualityConfig,
     seed: int,
+    embed: Embed,
     notes: dict[str, int],
 ) -> tuple[dict[str, Values], int]:
     """Recovery and rank by both scorers, and how many situations each reply was matched with."""
@@ -365,7 +371,7 @@ def _recovery(
     }
     scored = dict(zip(asked, log_likelihoods(m0, list(asked.values()), seed), strict=True))
     compared = [situations[name] for name in kept]
-    vectors = embedding.embed([*first.values(), *compared], compared)
+    vectors = embed([*first.values(), *compared], compared)
     cosines = vectors[: len(first)] @ vectors[len(first) :].T
     values: dict[str, Values] = {name: {} for name in (
         "situation_recovery", "situation_rank", "situation_recovery_embedding",
@@ -460,7 +466,7 @@ def paired_difference(before: Values, after: Values, samples: int, seed: int) ->
         for values in (before, after)
         for reduce in (sum, len)
     ]
-    point = float(_difference(*columns))
+    point = float(_difference(columns[0], columns[1], columns[2], columns[3]))
     if len(shared) < 2:
         return Difference(1, point, None, None)
     if all(len(set(column)) == 1 for column in columns):  # SciPy refuses what does not vary
@@ -480,15 +486,15 @@ def paired_difference(before: Values, after: Values, samples: int, seed: int) ->
 
 
 def _difference(
-    before: np.typing.NDArray[np.float64],
-    n_before: np.typing.NDArray[np.float64],
-    after: np.typing.NDArray[np.float64],
-    n_after: np.typing.NDArray[np.float64],
+    before: NDArray[np.float64],
+    n_before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    n_after: NDArray[np.float64],
     axis: int = -1,
-) -> np.typing.NDArray[np.float64]:
-    difference: np.typing.NDArray[np.float64] = after.sum(axis=axis) / n_after.sum(
+) -> NDArray[np.float64]:
+    difference: NDArray[np.float64] = after.sum(axis=axis) / n_after.sum(axis=axis) - before.sum(
         axis=axis
-    ) - before.sum(axis=axis) / n_before.sum(axis=axis)
+    ) / n_before.sum(axis=axis)
     return difference
 
 

@@ -1,4 +1,4 @@
-"""Measures without a judge: by hand on scripted scorers, and with both of the real second scorers."""
+"""Measures without a judge: by hand on scripted scorers, and with both real second scorers."""
 
 import json
 import math
@@ -221,7 +221,7 @@ def test_stray_braces_of_agent_and_user(utterance: str, stray: float) -> None:
 
 
 def test_words_taken_up_are_stems_that_the_person_used() -> None:
-    assert content_words("I don't think the dogs weren't RUNNING; it’s Anna's.") == {
+    assert content_words("I don't think the dogs weren't RUNNING; it\u2019s Anna's.") == {
         "think", "dog", "run", "anna",
     }  # fmt: skip
     found = measured(
