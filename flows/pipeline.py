@@ -13,6 +13,7 @@ from flows.corpus import build_corpus
 from flows.runners import Runner, held_by_flow, task_runner
 from sage_core import preflight
 from sage_core.config import EngineConfig, PipelineConfig
+from sage_core.evaluation.embedding import scorer_name
 from sage_core.evaluation.judge import model_pairs
 from sage_core.search import scorers
 from sage_core.storage import ArtifactRef, shards
@@ -63,7 +64,8 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
 
     held_out = situations(config, "evaluation", config.evaluation.situations)
     rollouts = {"m1": roll_out(config, "m1", trained["m1"], user, base, held_out)}
-    health = {"m1": measure(config, "m1", trained["m1"], rollouts["m1"], base)}
+    measured = {"m1": measure(config, "m1", rollouts["m1"], base)}
+    health = {"m1": check_health(config, "m1", trained["m1"], rollouts["m1"], measured["m1"], base)}
     tracker.health("m1", health["m1"])
 
     # 4.4 Self-play search and refinement: the selected trajectories train the next model, until
@@ -78,7 +80,10 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         parents[name] = last
         tracker.checkpoint(name, trained[name], parent=last, data=text)
         rollouts[name] = roll_out(config, name, trained[name], user, base, held_out)
-        health[name] = measure(config, name, trained[name], rollouts[name], base)
+        measured[name] = measure(config, name, rollouts[name], base)
+        health[name] = check_health(
+            config, name, trained[name], rollouts[name], measured[name], base
+        )
         tracker.health(name, health[name])
         if has_collapsed(config, name, health[name]):
             break
@@ -99,6 +104,13 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         name: rollouts.get(name) or roll_out(config, name, checkpoint, user, base, held_out)
         for name, checkpoint in models.items()
     }
+    quality = stages.quality(
+        measured=[
+            measured.get(name) or measure(config, name, rollouts[name], base) for name in models
+        ],
+        bootstrap_samples=config.evaluation.bootstrap_samples,
+        seed=config.seed,
+    )
     judgements = judge(config, rollouts, base)
     steering = steer(config, "m1", trained["m1"], base)
     figures = stages.figures(
@@ -118,10 +130,13 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         checkpoints=trained,
         rollouts=rollouts,
         figures=figures,
+        quality=quality,
         steering=steering,
     )
-    tables.publish(corpora, list(searched.values()), figures)
-    tracker.evaluation(figures, report, rollouts, {"m1": steering} if steering else {})
+    tables.publish(corpora, list(searched.values()), figures, quality)
+    tracker.evaluation(
+        figures, quality, probe, report, rollouts, {"m1": steering} if steering else {}
+    )
     return {
         "corpus": corpora[0],
         "sac": annotated,
@@ -131,6 +146,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         "rollouts": rollouts,
         "judgements": judgements,
         "figures": figures,
+        "quality": quality,
         "steering": steering,
         "report": report,
     }
@@ -257,7 +273,7 @@ def search(
         side_by_side=_elsewhere(
             config.search.selfplay.agent_engine,
             config.search.selfplay.user_engine,
-            *([config.search.selector.engine] if config.search.selector.is_llm else []),
+            *([config.search.selector.engine] if config.search.selector.asks_engine else []),
         ),
         agent_name=agent_name,
         agent=agent,
@@ -340,10 +356,28 @@ def judge_pairs(
 
 
 def measure(
+    config: PipelineConfig, agent_name: str, rollouts: ArtifactRef, base: ArtifactRef
+) -> ArtifactRef:
+    """What a model's conversations say of it without a judge, by situation."""
+    return stages.measurements(
+        agent_name,
+        agent_name=agent_name,
+        base=base,
+        rollouts=rollouts,
+        settings=config.evaluation.quality,
+        engine=config.evaluation.selfplay.agent_engine,
+        model=config.model,
+        scorer=scorer_name(),
+        seed=config.seed,
+    )
+
+
+def check_health(
     config: PipelineConfig,
     agent_name: str,
     agent: ArtifactRef,
     rollouts: ArtifactRef,
+    measured: ArtifactRef,
     base: ArtifactRef,
 ) -> ArtifactRef:
     """The figures that tell whether a model has collapsed."""
@@ -353,6 +387,7 @@ def measure(
         agent=agent,
         base=base,
         rollouts=rollouts,
+        measured=measured,
         settings=config.refine.gates,
         selfplay=config.evaluation.selfplay,
         profile=config.conversation.agent,

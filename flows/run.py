@@ -17,17 +17,18 @@ from sage_core.storage import ArtifactRef
 from tasks.caching import Cached, listen
 from tasks.home import store
 from tasks.progress import console
-from tasks.stages import REPORT, read_figures
+from tasks.stages import REPORT, read_figures, read_quality
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """The artefacts of a run, its win rates and figures, and the names of the stages that were
-    made and of those that the cache had."""
+    """The artefacts of a run, its win rates and figures, what it measures without a judge, and the
+    names of the stages that were made and of those that the cache had."""
 
     artifacts: dict[str, Any]
     win_rates: dict[str, Any]
     models: list[dict[str, Any]]
+    quality: dict[str, Any]
     made: list[str]
     cached: list[str]
     seconds: float
@@ -38,6 +39,7 @@ class RunResult:
             "artifacts": _plain(self.artifacts),
             "win_rates": self.win_rates,
             "models": self.models,
+            "quality": self.quality,
             "made": self.made,
             "cached": self.cached,
             "seconds": round(self.seconds, 1),
@@ -46,6 +48,7 @@ class RunResult:
     def show(self, out: Console) -> None:
         """Print the tables and where the report is."""
         out.print(model_table(self.models))
+        out.print(quality_table(self.quality))
         out.print(win_rate_table(self.win_rates["pairs"]))
         for judge, rate in self.win_rates["position_bias"].items():
             if rate["n"]:
@@ -68,8 +71,9 @@ def run_pipeline(config: PipelineConfig, runner: Runner = Runner.threads) -> Run
     with shared_server(runner):
         artifacts = pipeline.with_options(task_runner=task_runner(runner))(config)
     win_rates, models = read_figures(artifacts["figures"])
+    quality = asdict(read_quality(artifacts["quality"]))
     return RunResult(
-        artifacts, win_rates, models, names[False], names[True], time.monotonic() - start
+        artifacts, win_rates, models, quality, names[False], names[True], time.monotonic() - start
     )
 
 
@@ -141,6 +145,36 @@ def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
             with_interval(model["reply_words"], "{:.1f}"),
             with_interval(model["questions"], "{:.0%}"),
             with_interval(model["emotion_accuracy"], "{:.0%}"),
+        )
+    return table
+
+
+_SHOWN = {
+    "situation_recovery": ("found by m0", "{:.0%}"),
+    "situation_recovery_embedding": ("by embeddings", "{:.0%}"),
+    "loglik_m0": ("nats per token", "{:.2f}"),
+    "cut_share": ("cut off", "{:.0%}"),
+    "stray_braces": ("stray braces", "{:.0%}"),
+}
+
+
+def quality_table(quality: Mapping[str, Any]) -> Table:
+    """What the rollouts say of each model without a judge, with 95% intervals."""
+    compared = quality["compared"]
+    chance = f" (by chance {1 / compared:.0%})" if compared else ""
+    table = Table(
+        "model", *(title for title, _ in _SHOWN.values()),
+        title=f"Which of {compared} situations a first reply answers{chance}, and its text",
+        box=box.SIMPLE_HEAD,
+    )  # fmt: skip
+    for model in quality["models"]:
+        figures = model["figures"]
+        table.add_row(
+            model["model"],
+            *(
+                with_interval(figures[name], form) if name in figures else "-"
+                for name, (_, form) in _SHOWN.items()
+            ),
         )
     return table
 

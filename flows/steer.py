@@ -40,7 +40,7 @@ def report(
     environment.prepare(quiet=True)
 
     from sage_core.errors import ConfigError
-    from sage_core.evaluation import steering
+    from sage_core.evaluation import embedding, steering
     from sage_core.evaluation.report import render_steering
     from sage_core.evaluation.summary import steering_data
     from sage_core.search.situations import situations
@@ -67,7 +67,9 @@ def report(
         config.conversation.agent,
     )  # fmt: skip
     with progress(f"steer {found.name}", steering.steps(settings)) as advance:
-        evidence = steering.evidence(held_out, agent, settings, selfplay, config.seed, advance)
+        evidence = steering.evidence(
+            held_out, agent, settings, selfplay, config.seed, advance, embedding.embed
+        )
     result = asdict(evidence)
     write_json(output / "report.json", result)
     page = render_steering(steering_data(config, evidence))

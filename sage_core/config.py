@@ -506,8 +506,8 @@ class SelfPlayConfig(Section):
 
 
 class SelectorConfig(Section):
-    """What picks the best candidate of a turn (section 4.4): an LLM, unless a function, a reward
-    model or chance is named."""
+    """What picks the best candidate of a turn (section 4.4): an LLM, unless relevance, a function,
+    a reward model or chance is named."""
 
     engine: EngineConfig = EngineConfig()
     criteria: Literal["humour"] | tuple[str, ...] = Field(
@@ -541,23 +541,38 @@ class SelectorConfig(Section):
         description="A folder of a transformers sequence-classification model with one output, in "
         "place of the LLM; empty = none.",
     )
+    relevance: bool = Field(
+        False,
+        description="How much likelier the reply is after this dialogue than after none, per token "
+        "under m0, in place of the LLM's ranking; `engine` does the scoring.",
+    )
     random: bool = Field(False, description="Chance in place of the LLM: a baseline.")
 
     @model_validator(mode="after")
     def _one_selector(self) -> Self:
-        named = {"function": self.function, "reward_model": self.reward_model,
-                 "random": self.random}  # fmt: skip
+        named = {"relevance": self.relevance, "function": self.function,
+                 "reward_model": self.reward_model, "random": self.random}  # fmt: skip
         given = [name for name, value in named.items() if value]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are both set; keep one of them")
         if given and self.none_is_good:
             raise ValueError(f"{given[0]} cannot say that none is good; set none_is_good=false")
+        if self.relevance and self.engine.kind == "openai" and self.engine.server != "vllm":
+            raise ValueError(
+                "relevance needs an engine that scores whole replies: of kind 'transformers' or "
+                "'vllm', or 'openai' with server = 'vllm'"
+            )
         return self
 
     @property
     def is_llm(self) -> bool:
-        """Whether ``engine`` is asked."""
-        return not (self.function or self.reward_model or self.random)
+        """Whether the LLM of ``engine`` ranks the candidates."""
+        return not (self.relevance or self.function or self.reward_model or self.random)
+
+    @property
+    def asks_engine(self) -> bool:
+        """Whether ``engine`` is asked, to rank or to score."""
+        return self.is_llm or self.relevance
 
 
 class TreeConfig(Section):
@@ -612,6 +627,13 @@ class GatesConfig(Section):
     max_question_rate: Share = Field(0.98, description="Replies that end in a question.")
     max_malformed: Share = Field(0.2, description="Replies whose states break the format.")
     max_kl_to_m0: float = Field(0.0, ge=0, description="Divergence from m0, in nats per word.")
+    max_cut_share: Share = Field(0.5, description="Replies ended by the limit of tokens.")
+    max_stray_braces: Share = Field(
+        0.1, description="Utterances of either speaker with braces or keys of states in them."
+    )
+    min_situation_recovery: Share = Field(
+        0.0, description="First replies from which m0 tells the situation that they answer."
+    )
     kl_replies: NonNegative = Field(16, description="Replies it is estimated from; 0 = none.")
 
 
@@ -646,12 +668,30 @@ class JudgeConfig(Section):
     )
 
 
+class QualityConfig(Section):
+    """What the measures without a judge cost (:mod:`sage_core.evaluation.quality`)."""
+
+    situations: NonNegative = Field(
+        64, description="Held-out situations whose first replies are matched; 0 = all."
+    )
+    alternatives: NonNegative = Field(
+        11, description="Other situations that each reply is matched with; 0 = all."
+    )
+    matched_words: NonNegative = Field(
+        24, description="Words at the start of a reply that m0 matches it by; 0 = all."
+    )
+    likelihood_replies: NonNegative = Field(
+        24, description="Replies whose likelihood under m0 is measured, first ones first; 0 = none."
+    )
+
+
 class EvaluationConfig(Section):
     """Rollouts on held-out situations, and pairwise judging in both orders."""
 
     situations: NonNegative = Field(0, description="Held-out situations; 0 = all of the half.")
     selfplay: SelfPlayConfig = SelfPlayConfig(max_turns=16)
     judges: tuple[JudgeConfig, ...] = Field((JudgeConfig(name="m0"),), min_length=1)
+    quality: QualityConfig = QualityConfig()
     bootstrap_samples: Positive = 10_000
 
     @model_validator(mode="after")
@@ -681,6 +721,11 @@ class SteeringReportConfig(Section):
     )
     emotion_pairs: tuple[tuple[str, str], ...] = Field(
         (), description="As motivation_pairs, for the agent's emotion."
+    )
+    wordings: Positive = Field(
+        3,
+        description="Replies drawn under each action of the pairs, for the share of a reply's "
+        "variance that the action decides; 1 = not measured.",
     )
     shown_situations: NonNegative = Field(
         2, description="Situations whose replies under forced values are shown; 0 = none."
@@ -835,7 +880,11 @@ class PipelineConfig(Section):
             "annotator": self.annotation.engine,
             "search agent": self.search.selfplay.agent_engine,
             "search user": self.search.selfplay.user_engine,
-            **({"selector": self.search.selector.engine} if self.search.selector.is_llm else {}),
+            **(
+                {"selector": self.search.selector.engine}
+                if self.search.selector.asks_engine
+                else {}
+            ),
             "evaluation agent": self.evaluation.selfplay.agent_engine,
             "evaluation user": self.evaluation.selfplay.user_engine,
             **{f"judge {judge.name}": judge.engine for judge in self.evaluation.judges},

@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from sage_core import annotation, engines, mixture
 from sage_core.config import (
@@ -28,6 +29,7 @@ from sage_core.config import (
     ModelConfig,
     PipelineConfig,
     ProfileConfig,
+    QualityConfig,
     SearchConfig,
     SelfPlayConfig,
     SFTConfig,
@@ -75,6 +77,9 @@ from tasks.engines import engine_for, selector_for, speaker
 from tasks.home import store
 from tasks.progress import progress
 
+if TYPE_CHECKING:
+    from sage_core.evaluation.quality import Measurements, Quality
+
 DIALOGUES = corpus_build.DIALOGUES
 SAC = "sac.parquet"
 SITUATIONS = "situations.parquet"
@@ -86,6 +91,8 @@ JUDGEMENTS = "judgements.parquet"
 TRAINING = "training.parquet"
 PROBE = "grammar_probe.json"
 HEALTH = "health.json"
+MEASUREMENTS = "measurements.json"
+QUALITY = "quality.json"
 _HASHED_BYTES = 2**30
 STEERING = "steering.json"
 
@@ -101,8 +108,10 @@ _FILTERS = ("corpus.build", "corpus.duplicates", "corpus.filters", "corpus.offen
 _ENGINES = tuple(
     f"engines.{path.stem}" for path in sorted(Path(engines.__file__).parent.glob("[!_]*.py"))
 )
-_SEARCH = ("conversation", "search.dialogue", "search.saved", "search.scorers", "search.selector",
-           "search.selfplay", "search.setup", "search.strategies")  # fmt: skip
+_SEARCH = ("conversation", "search.dialogue", "search.likelihood", "search.saved", "search.scorers",
+           "search.selector", "search.selfplay", "search.setup", "search.strategies")  # fmt: skip
+_QUALITY = ("conversation", "evaluation.embedding", "evaluation.metrics", "evaluation.quality",
+            "emotions", "corpus.sentiment", "search.likelihood", "search.dialogue")  # fmt: skip
 _TRAINING = ("conversation", "training.chain", "training.data", "training.job", "training.launch",
              "training.packed", "training.tokens", "training.trainers", "engines.grammar",
              "engines.loading", "engines.marks", "engines.prompts", *_RECORDS)  # fmt: skip
@@ -402,21 +411,44 @@ def grammar_probe(
     write_json(folder / PROBE, rates)
 
 
-@stage(
-    "conversation",
-    "evaluation.collapse",
-    "evaluation.metrics",
-    "search.dialogue",
-    *_RECORDS,
-    *_ENGINES,
-    retries=1,
-)
+@stage(*_QUALITY, *_RECORDS, *_ENGINES, retries=1)
+def measurements(
+    folder: Path,
+    agent_name: str,
+    base: ArtifactRef,
+    rollouts: ArtifactRef,
+    settings: QualityConfig,
+    engine: EngineConfig,
+    model: ModelConfig,
+    scorer: str,
+    seed: int,
+) -> None:
+    """What a model's conversations say of it without a judge, by situation; ``engine`` is m0's,
+    ``scorer`` the sentence embedder that is installed."""
+    from sage_core.evaluation import quality  # imports scipy
+
+    rows = read_rows(_folder(rollouts) / TRAJECTORIES, Trajectory)
+    with progress(f"measure {agent_name}", quality.STEPS) as advance:
+        measured = quality.measure(
+            agent_name,
+            rows,
+            engine_for(engine, base, model),
+            settings,
+            seed,
+            states=agent_name not in ("m0", "raw"),
+            on_progress=advance,
+        )
+    write_json(folder / MEASUREMENTS, asdict(measured))
+
+
+@stage("evaluation.collapse", *_QUALITY, *_RECORDS, *_ENGINES, retries=1)
 def model_health(
     folder: Path,
     agent_name: str,
     agent: ArtifactRef,
     base: ArtifactRef,
     rollouts: ArtifactRef,
+    measured: ArtifactRef,
     settings: GatesConfig,
     selfplay: SelfPlayConfig,
     profile: ProfileConfig,
@@ -426,16 +458,17 @@ def model_health(
     """Whether a refined model has collapsed, by its conversations."""
     from sage_core.evaluation import collapse  # imports scipy
 
-    measured = collapse.health(
+    found = collapse.health(
         read_rows(_folder(rollouts) / TRAJECTORIES, Trajectory),
         _speaker(agent_name, agent, base, model, selfplay.agent_engine, profile),
         engine_for(selfplay.agent_engine, base, model),
         selfplay,
         settings.kl_replies,
         seed,
+        read_measurements(measured),
     )
-    found = {"figures": measured.figures(), "collapsed": collapse.collapsed(measured, settings)}
-    write_json(folder / HEALTH, found)
+    failed = collapse.collapsed(found, settings)
+    write_json(folder / HEALTH, {"figures": found.figures(), "collapsed": failed})
 
 
 # --- evaluation (section 4.6) --------------------------------------------------------------------
@@ -511,15 +544,16 @@ def figures(
     )
 
 
-@stage(
-    "conversation",
-    "evaluation.steering",
-    "evaluation.metrics",
-    "search.dialogue",
-    *_RECORDS,
-    *_ENGINES,
-    retries=1,
-)
+@stage(*_QUALITY, *_RECORDS)
+def quality(folder: Path, measured: list[ArtifactRef], bootstrap_samples: int, seed: int) -> None:
+    """All models' measurements, in the order of their making, the later ones against m1."""
+    from sage_core.evaluation import quality  # imports scipy
+
+    rows = [read_measurements(ref) for ref in measured]
+    write_json(folder / QUALITY, asdict(quality.compare(rows, bootstrap_samples, seed)))
+
+
+@stage("evaluation.steering", "evaluation.variance", *_QUALITY, *_RECORDS, *_ENGINES, retries=1)
 def steering_evidence(
     folder: Path,
     agent_name: str,
@@ -533,12 +567,14 @@ def steering_evidence(
     seed: int,
 ) -> None:
     """How far a model can be steered, on held-out situations (section 5.3, Tables 3 to 5)."""
-    from sage_core.evaluation import steering  # imports scipy
+    from sage_core.evaluation import embedding, steering  # import scipy
 
     rows = read_rows(_folder(situations) / SITUATIONS, Situation)
     speaker = _speaker(agent_name, agent, base, model, selfplay.agent_engine, profile)
     with progress(f"steer {agent_name}", steering.steps(settings)) as advance:
-        evidence = steering.evidence(rows, speaker, settings, selfplay, seed, advance)
+        evidence = steering.evidence(
+            rows, speaker, settings, selfplay, seed, advance, embedding.embed
+        )
     write_json(folder / STEERING, asdict(evidence))
 
 
@@ -547,6 +583,8 @@ def steering_evidence(
     "evaluation.winrate",
     "evaluation.metrics",
     "evaluation.steering",
+    "evaluation.variance",
+    "evaluation.quality",
     "evaluation.summary",
     "search.figures",
     "search.tree",
@@ -566,6 +604,7 @@ def report(
     checkpoints: dict[str, ArtifactRef],
     rollouts: dict[str, ArtifactRef],
     figures: ArtifactRef,
+    quality: ArtifactRef,
     steering: ArtifactRef | None,
 ) -> None:
     """The self-contained HTML report; ``searches`` are by the model that searched."""
@@ -591,6 +630,7 @@ def report(
         rollouts={name: trajectories_of(ref) for name, ref in rollouts.items()},
         win_rates=read_json(_folder(figures) / WIN_RATES),
         metrics=read_json(_folder(figures) / METRICS),
+        quality=read_quality(quality),
         steering=read_json(_folder(steering) / STEERING) if steering else None,
     )
     (folder / REPORT).write_text(report.render_report(data), encoding="utf-8")
@@ -634,6 +674,21 @@ def read_health(health: ArtifactRef) -> dict[str, Any]:
     """The figures of a model and the gates it did not pass, as :func:`model_health` wrote them."""
     record: dict[str, Any] = read_json(_folder(health) / HEALTH)
     return record
+
+
+def read_measurements(measured: ArtifactRef) -> "Measurements":
+    """A model's measurements, as :func:`measurements` wrote them."""
+    from sage_core.evaluation.quality import Measurements  # imports scipy
+
+    record = read_json(_folder(measured) / MEASUREMENTS)
+    return TypeAdapter(Measurements).validate_python(record)
+
+
+def read_quality(quality: ArtifactRef) -> "Quality":
+    """All models' figures, as :func:`quality` wrote them."""
+    from sage_core.evaluation.quality import Quality  # imports scipy
+
+    return TypeAdapter(Quality).validate_python(read_json(_folder(quality) / QUALITY))
 
 
 def improves(parts: Sequence[ArtifactRef], bootstrap_samples: int, seed: int) -> bool:

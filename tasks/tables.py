@@ -1,4 +1,5 @@
-"""Tables in the Prefect UI: the corpus funnel and the win rates; and a search tree."""
+"""Tables in the Prefect UI: the corpus funnel, the win rates and the models' figures; and a search
+tree."""
 
 from collections.abc import Sequence
 
@@ -8,11 +9,14 @@ from sage_core.corpus.build import FUNNEL
 from sage_core.search.tree import as_text
 from sage_core.storage import ArtifactRef, read_json
 from tasks.home import store
-from tasks.stages import first_tree, read_figures
+from tasks.stages import first_tree, read_figures, read_quality
 
 
 def publish(
-    corpora: Sequence[ArtifactRef], searched: Sequence[ArtifactRef], figures: ArtifactRef
+    corpora: Sequence[ArtifactRef],
+    searched: Sequence[ArtifactRef],
+    figures: ArtifactRef,
+    quality: ArtifactRef,
 ) -> None:
     """Publish the tables, and the first tree of each round's search, for the flow run that is under
     way."""
@@ -35,6 +39,15 @@ def publish(
         key="sage-win-rates",
         table=[{key: _rounded(value) for key, value in row.items()} for row in win_rates["pairs"]],
         description="Items won by either model of a pair in both orders of judging.",
+    )
+
+    create_table_artifact(
+        key="sage-quality",
+        table=[
+            {"model": each.model} | {name: _rounded(f.value) for name, f in each.figures.items()}
+            for each in read_quality(quality).models
+        ],
+        description="What the held-out conversations of each model say without a judge.",
     )
 
 

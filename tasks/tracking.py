@@ -21,6 +21,7 @@ from mlflow.utils.time import get_current_time_millis
 from prefect.runtime import flow_run
 
 from sage_core.config import PipelineConfig
+from sage_core.evaluation.quality import key_figures as quality_figures
 from sage_core.evaluation.steering import key_figures
 from sage_core.evaluation.summary import lineage, read_steering
 from sage_core.sac import utterance_of
@@ -29,7 +30,15 @@ from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.job import read_log
 from tasks import databases
 from tasks.home import home_id, mlflow_database, sage_home, store
-from tasks.stages import REPORT, STEERING, TRAJECTORIES, read_figures, read_health
+from tasks.stages import (
+    PROBE,
+    REPORT,
+    STEERING,
+    TRAJECTORIES,
+    read_figures,
+    read_health,
+    read_quality,
+)
 
 _PARENT = "mlflow.parentRunId"
 _HASH = "sage.sha256"
@@ -179,11 +188,13 @@ class Tracker:
     def evaluation(
         self,
         figures: ArtifactRef,
+        quality: ArtifactRef,
+        probe: ArtifactRef,
         report: ArtifactRef,
         rollouts: Mapping[str, ArtifactRef],
         steering: Mapping[str, ArtifactRef],
     ) -> None:
-        """Log what compares the models, by step = iteration, and the report."""
+        """Log what compares the models, by step = iteration, and the report; ``probe`` is m1's."""
         win_rates, models = read_figures(figures)
         compared: dict[str, dict[str, float]] = {entry["model"]: {} for entry in models}
         for entry in models:
@@ -194,6 +205,11 @@ class Tracker:
                 "emotion_accuracy": entry["emotion_accuracy"]["value"],
             }
             compared[entry["model"]] |= {k: v for k, v in values.items() if v is not None}
+        for model in read_quality(quality).models:
+            compared[model.model] |= quality_figures(model)
+        malformed = read_json(store().folder(probe) / PROBE)["without grammar"]["value"]
+        if malformed is not None:
+            compared["m1"]["well_formed_without_grammar"] = 1 - malformed
         for pair in win_rates["pairs"]:
             if pair["n"]:
                 name = f"win_rate.{pair['judge']}.vs_{pair['model_a']}"

@@ -69,12 +69,14 @@ class Completion:
         finish_reason: why it ended: by an end token, or by its token limit.
         completion_tokens: how many tokens it has.
         left_out: the messages that the context had no room for.
+        token_ids: its tokens, a server's with the end token; empty where the engine shows none.
     """
 
     text: str
     finish_reason: Literal["stop", "length"]
     completion_tokens: int
     left_out: int = 0
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,15 @@ class Engine(Protocol):
 
         ``options[i]`` belongs to ``requests[i]``; -inf stands for an option that the engine gives
         no probability for.
+        """
+        ...
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens :meth:`choose` reads each text as, so that log-probabilities can be had
+        per token.
+
+        Raises:
+            EngineError: the engine does not know the model's tokenizer.
         """
         ...
 

@@ -148,7 +148,7 @@ class Rows:
     def completions(self) -> list[Completion]:
         texts = self._resident.tokenizer.batch_decode(self._tokens, skip_special_tokens=True)
         return [
-            Completion(text, "stop" if stopped else "length", len(tokens))
+            Completion(text, "stop" if stopped else "length", len(tokens), 0, tuple(tokens))
             for text, stopped, tokens in zip(texts, self._stopped, self._tokens, strict=True)
         ]
 

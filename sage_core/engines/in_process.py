@@ -27,6 +27,8 @@ from sage_core.engines.drawing import Rows
 from sage_core.engines.resident import Decoder, common_prefix, resident_model
 from sage_core.errors import EngineError
 
+_SCORED_TOKENS = 1024  # scored in one pass at most: the logits of all of them are in memory, 0.2 GB
+
 
 class TransformersEngine:
     """A base folder and, unless it is m0, the adapter folder on top of it."""
@@ -66,7 +68,7 @@ class TransformersEngine:
                 )
                 results.update(zip(batch, completions, strict=True))
         drawn = sum(each.completion_tokens for row in results.values() for each in row)
-        self._count(prompts, drawn, began)
+        self._count(prompts, drawn, began, len(requests))
         return [
             [replace(completion, left_out=left_out[index]) for completion in results[index]]
             for index in range(len(requests))
@@ -94,17 +96,22 @@ class TransformersEngine:
                 else:
                     for index in batch:
                         results[index] = self._whole_options(prompts[index], tokens[index])
-        self._count(prompts, 0, began)
+        self._count([*prompts, *(option[1:] for choices in tokens for option in choices)], 0, began,
+                    len(requests))  # fmt: skip
         return [results[index] for index in range(len(requests))]
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        encode = self._resident.tokenizer.encode
+        return [len(encode(text, add_special_tokens=False)) for text in texts]
 
     def _fit(self, requests: Sequence[Request]) -> tuple[list[list[int]], list[int]]:
         """The prompts' token ids, and how many messages were left out of each."""
         fitted = [self._resident.prompts.fit(request) for request in requests]
         return [ids for ids, _ in fitted], [left_out for _, left_out in fitted]
 
-    def _count(self, prompts: Sequence[list[int]], drawn: int, began: float) -> None:
-        read = sum(len(prompt) for prompt in prompts)
-        self.usage += Usage(len(prompts), read, drawn, time.monotonic() - began)
+    def _count(self, read: Sequence[list[int]], drawn: int, began: float, requests: int) -> None:
+        tokens = sum(len(text) for text in read)
+        self.usage += Usage(requests, tokens, drawn, time.monotonic() - began)
 
     def _batches(
         self, requests: Sequence[Request], prompts: Sequence[list[int]]
@@ -164,20 +171,39 @@ class TransformersEngine:
         return self._resident.prefill(prompts).logits.log_softmax(-1)
 
     def _whole_options(self, prompt: list[int], options: list[list[int]]) -> list[float]:
-        """Log-probability of each option, all its tokens counted; the prompt is read once."""
+        """Log-probability of each option, all its tokens counted. The prompt is read once; options
+        of like length are read together."""
         resident = self._resident
         prefilled = resident.prefill([prompt])
         first = prefilled.logits.log_softmax(-1)[0]
         totals = [float(first[tokens[0]]) for tokens in options]
-        longest = max(len(tokens) for tokens in options)
-        if longest == 1:
-            return totals
-        decoder = Decoder(resident, prefilled, len(options), longest)
-        padded = [tokens[:-1] + [0] * (longest - len(tokens)) for tokens in options]
-        following = decoder.step(
-            torch.tensor(padded, device=resident.model.device), every_position=True
-        ).log_softmax(-1)
-        for row, tokens in enumerate(options):
-            for position, token in enumerate(tokens[1:]):
-                totals[row] += float(following[row, position, token])
+        for number, part in enumerate(_parts(options, _SCORED_TOKENS)):
+            if number and not resident.shares_prompts:
+                prefilled = resident.prefill([prompt])  # its cache has grown by the last part
+            longest = len(options[part[-1]])
+            padded = [options[index][:-1] + [0] * (longest - len(options[index])) for index in part]
+            targets = [options[index][1:] + [0] * (longest - len(options[index])) for index in part]
+            device = resident.model.device
+            decoder = Decoder(resident, prefilled, len(part), longest)
+            logits = decoder.step(torch.tensor(padded, device=device), every_position=True)
+            wanted = torch.tensor(targets, device=device)[..., None]
+            scores = (logits.gather(-1, wanted)[..., 0] - logits.logsumexp(-1)).tolist()
+            for index, row in zip(part, scores, strict=True):
+                totals[index] += sum(row[: len(options[index]) - 1])
         return totals
+
+
+def _parts(options: Sequence[Sequence[int]], most_tokens: int) -> Iterator[list[int]]:
+    """Indices of the options of two tokens and more, shortest first, in parts of at most that many
+    tokens with their padding."""
+    order = sorted(range(len(options)), key=lambda index: len(options[index]))
+    part: list[int] = []
+    for index in order:
+        if len(options[index]) == 1:
+            continue
+        if part and (len(part) + 1) * len(options[index]) > most_tokens:
+            yield part
+            part = []
+        part.append(index)
+    if part:
+        yield part

@@ -79,13 +79,13 @@ class VllmEngine(OpenAIEngine):
             http_client=DefaultHttpxClient(trust_env=False),  # no proxy stands before the loopback
         )
 
-    def _ask(self, request: Request, call: Callable[[], Any]) -> Any:
+    def _ask(self, of: str, call: Callable[[], Any]) -> Any:
         try:
-            return super()._ask(request, call)
+            return super()._ask(of, call)
         except EngineError as error:
             if self._server.alive():
                 raise
-            raise self._server.failure(f"died on '{request.request_id}'; start again") from error
+            raise self._server.failure(f"died on '{of}'; start again") from error
 
     # Prompts are sent as tokens of ours: nothing that is said is ever read as a mark, the context's
     # limit is known before the server is asked, and a forced start is a part of the prompt.
@@ -99,7 +99,7 @@ class VllmEngine(OpenAIEngine):
         self, request: Request, arguments: dict[str, Any], **more: Any
     ) -> tuple[Any, int]:
         _, left_out = self._server.prompts.fit(request)
-        return self._ask(request, partial(self._create, **arguments, **more)), left_out
+        return self._ask(request.request_id, partial(self._create, **arguments, **more)), left_out
 
     @property
     def _create(self) -> Callable[..., Any]:
@@ -108,19 +108,17 @@ class VllmEngine(OpenAIEngine):
     def _text(self, choice: Any) -> str | None:
         return choice.text or ""
 
-    def _limited(
-        self, completion: Completion, ids: Sequence[int] | None, request: Request
-    ) -> Completion:
+    def _limited(self, completion: Completion, request: Request) -> Completion:
         """Cut where the engine in this process would stop drawing."""
         if not request.prefix:
             completion = replace(
                 completion, text=completion.text.removeprefix(self._server.prompts.lead)
             )
-        groups = open_groups(request)
-        if not groups or ids is None:
-            return completion
+        groups, ids = open_groups(request), completion.token_ids
         sampling, texts = request.sampling, self._server.vocabulary.texts
         limit = sampling.max_state_tokens
+        if not groups:
+            return completion
         for number, token in enumerate(ids, start=1):
             if groups > 0:
                 groups -= texts[token].count(b"}")
@@ -129,7 +127,7 @@ class VllmEngine(OpenAIEngine):
             if number >= limit:
                 text = self._server.tokenizer.decode(ids[:limit], skip_special_tokens=True)
                 return replace(completion, text=text, finish_reason="length",
-                               completion_tokens=limit)  # fmt: skip
+                               completion_tokens=limit, token_ids=ids[:limit])  # fmt: skip
         return completion
 
     def _rules(self, request: Request) -> str:
@@ -170,8 +168,8 @@ class VllmEngine(OpenAIEngine):
         tokens: list[int] = asked["prompt"]
         return tokens
 
-    def _tokens_of_option(self, request: Request, option: str) -> list[int]:
-        return self._server.prompts.option(request.prefix, option)
+    def _tokens_of_option(self, option: str, prefix: str = "") -> list[int]:
+        return self._server.prompts.option(prefix, option)
 
     def _is_banned(self, completion: Completion, request: Request) -> bool:
         return False  # the plug-in keeps them from being drawn

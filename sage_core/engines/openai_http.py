@@ -149,6 +149,14 @@ class OpenAIEngine:
         one = self._choose_whole if self.config.server == "vllm" else self._choose_first_token
         return self._side_by_side(one, list(zip(requests, options, strict=True)))
 
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        if self.config.server != "vllm":
+            raise EngineError(
+                f"{self._who} does not show how it cuts a text into tokens; set server = 'vllm' if "
+                "it is one, or use an engine of kind 'transformers' or 'vllm' for this role"
+            )
+        return [len(self._tokens_of_option(text)) for text in texts]
+
     def _side_by_side(self, function: Any, items: Sequence[Any]) -> list[Any]:
         self.check()  # here, so that a missing key is not reported once a thread
         began = time.monotonic()
@@ -186,7 +194,7 @@ class OpenAIEngine:
         key = self._key("generate", n=request.n, seed=seed, bans=bans, **arguments)
         kept = self._answers.get(key)
         if kept is not None:
-            return [Completion(**completion) for completion in kept]
+            return [_completion(completion) for completion in kept]
         completions: list[Completion] = []
         drawn = fruitless = 0
         while len(completions) < request.n:
@@ -211,7 +219,9 @@ class OpenAIEngine:
         while shorter is not None:
             left_out = len(request.messages) - len(shorter.messages)
             try:
-                return self._ask(request, partial(self._create, **arguments, **more)), left_out
+                return self._ask(
+                    request.request_id, partial(self._create, **arguments, **more)
+                ), left_out
             except ContextError:
                 shorter = shortened(shorter)
                 if shorter is None:
@@ -268,15 +278,16 @@ class OpenAIEngine:
             cut = choice.finish_reason == "length"
             yield self._limited(
                 Completion(
-                    text, "length" if cut else "stop", shared if ids is None else len(ids), left_out
+                    text,
+                    "length" if cut else "stop",
+                    shared if ids is None else len(ids),
+                    left_out,
+                    tuple(ids or ()),
                 ),
-                ids,
                 request,
             )
 
-    def _limited(
-        self, completion: Completion, ids: Sequence[int] | None, request: Request
-    ) -> Completion:
+    def _limited(self, completion: Completion, request: Request) -> Completion:
         """The completion within the limits of states and utterance. A server knows one limit, the
         sum of both, and here the tokens are not known: an utterance may be longer than its own."""
         return completion
@@ -367,7 +378,9 @@ class OpenAIEngine:
         key = self._key("choose", options=list(options), **arguments)
         kept: list[float | None] | None = self._answers.get(key)
         if kept is None:
-            answer = self._ask(request, partial(self._client.chat.completions.create, **arguments))
+            answer = self._ask(
+                request.request_id, partial(self._client.chat.completions.create, **arguments)
+            )
             self._count_answer(answer)
             kept = self._first_token(answer, request, options)
             self._answers.put(key, kept)
@@ -413,7 +426,7 @@ class OpenAIEngine:
         if kept is not None:
             return kept
         prompt = self._prompt_tokens(request, asked)
-        tokens = [self._tokens_of_option(request, option) for option in options]
+        tokens = [self._tokens_of_option(option, request.prefix) for option in options]
         following: dict[tuple[int, ...], set[int]] = {}
         for option in tokens:
             for position, token in enumerate(option):
@@ -436,7 +449,7 @@ class OpenAIEngine:
         return {"messages": messages, **self._start(request, messages)}
 
     def _prompt_tokens(self, request: Request, asked: dict[str, Any]) -> list[int]:
-        return self._tokens(request, **asked)
+        return self._tokens(request.request_id, **asked)
 
     def _next_tokens(
         self,
@@ -454,7 +467,7 @@ class OpenAIEngine:
                 "options at once"
             )
         answer = self._ask(
-            request,
+            request.request_id,
             partial(
                 self._client.completions.create,
                 model=self.config.model,
@@ -475,19 +488,20 @@ class OpenAIEngine:
             )
         return {start: found[index] for index, start in enumerate(starts)}
 
-    def _tokens_of_option(self, request: Request, option: str) -> list[int]:
+    def _tokens_of_option(self, option: str, prefix: str = "") -> list[int]:
+        """Token ids of a text in the place of the completion; here ``prefix`` is not looked at."""
         if option not in self._option_tokens:
             self._option_tokens[option] = self._tokens(
-                request, prompt=option, add_special_tokens=False
+                option, prompt=option, add_special_tokens=False
             )
         return self._option_tokens[option]
 
-    def _tokens(self, request: Request, **text: Any) -> list[int]:
+    def _tokens(self, of: str, **text: Any) -> list[int]:
         """Token ids of a conversation or a text, by the vLLM server's own tokenizer."""
         root = str(self._client.base_url).rstrip("/").removesuffix("/v1")
         body = {"model": self.config.model, **text}
         answer = self._ask(
-            request, partial(self._client.post, f"{root}/tokenize", body=body, cast_to=object)
+            of, partial(self._client.post, f"{root}/tokenize", body=body, cast_to=object)
         )
         try:
             return [int(token) for token in answer["tokens"]]
@@ -510,8 +524,9 @@ class OpenAIEngine:
     def _key(self, what: str, **sent: Any) -> str:
         return digest({"server": self.kept_as, "what": what, "sent": sent})
 
-    def _ask(self, request: Request, call: Callable[[], Any]) -> Any:
-        """One call of the server: within its limits, and with every failure as an EngineError.
+    def _ask(self, of: str, call: Callable[[], Any]) -> Any:
+        """One call of the server, within its limits; every failure is an EngineError that names
+        ``of``, the request's id.
 
         Without a cause: Prefect logs it, and it may hold the request's headers.
         """
@@ -519,7 +534,7 @@ class OpenAIEngine:
 
         with _slots(self.kept_as, self.config.max_concurrency):
             self._check_spending()
-            failed = f"{self._who} failed on '{request.request_id}'"
+            failed = f"{self._who} failed on '{of}'"
             tried = f"{failed} after {self.config.max_retries} retries"
             try:
                 for _ in range(self.config.max_retries):
@@ -662,6 +677,11 @@ def _by_token_id(logprobs: Any) -> dict[int, float]:
 def _is_header(error: Exception) -> bool:
     """Whether the client could not send a header, which its text then repeats."""
     return type(error.__cause__).__name__ == "LocalProtocolError"  # httpx's, or httpx2's
+
+
+def _completion(kept: dict[str, Any]) -> Completion:
+    """A completion as it was kept, in JSON."""
+    return Completion(**{**kept, "token_ids": tuple(kept.get("token_ids", ()))})
 
 
 def _reason(error: Exception) -> str:

@@ -48,3 +48,6 @@ class ScriptedEngine:
             [self._score(request, option) for option in choices]
             for request, choices in zip(requests, options, strict=True)
         ]
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        return [len(text.split()) for text in texts]

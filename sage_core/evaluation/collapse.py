@@ -13,9 +13,12 @@ from sage_core.config import GatesConfig, SelfPlayConfig
 from sage_core.engines.base import Engine, Request
 from sage_core.errors import ContextError
 from sage_core.evaluation.metrics import Mean, Rate, model_metrics
+from sage_core.evaluation.quality import Measurements
 from sage_core.sac import is_well_formed, parse
 from sage_core.schema import Situation, Trajectory
 from sage_core.search.dialogue import Dialogue, Speaker, agent_request, answered
+
+_NONE = Rate.of(0, 0)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Health:
         kl_to_m0: log p_model - log p_m0 of the model's own words, given the conversation and the
             states before them, in nats per word: a Monte Carlo estimate of the divergence from m0
             (of the model at temperature 1; its draws were made at the configured one).
+        cut, stray_braces, situation_recovery: see :data:`sage_core.evaluation.quality.MEASURES`.
     """
 
     model: str
@@ -38,6 +42,9 @@ class Health:
     questions: Rate
     malformed: Rate
     kl_to_m0: Mean
+    cut: Rate = _NONE
+    stray_braces: Rate = _NONE
+    situation_recovery: Rate = _NONE
 
     def figures(self) -> dict[str, float]:
         """The figures there are, by name."""
@@ -48,6 +55,9 @@ class Health:
             "question_rate": self.questions.value,
             "malformed": self.malformed.value,
             "kl_to_m0": self.kl_to_m0.value,
+            "cut_share": self.cut.value,
+            "stray_braces": self.stray_braces.value,
+            "situation_recovery": self.situation_recovery.value,
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -59,9 +69,11 @@ def health(
     config: SelfPlayConfig,
     replies: int,
     seed: int,
+    measured: Measurements | None = None,
 ) -> Health:
     """Measure the model that is the agent of ``trajectories``; ``replies`` of its turns, drawn at
-    random, are scored by both models (0 = none)."""
+    random, are scored by both models (0 = none). ``measured`` has what is known of the same
+    trajectories already."""
     metrics = model_metrics(agent.name, trajectories, states=agent.states)
     turns = [turn for each in trajectories for turn in each.turns if turn.role == "assistant"]
     unclosed = sum(each.ended == "states_never_closed" for each in trajectories)
@@ -75,6 +87,15 @@ def health(
         questions=metrics.questions,
         malformed=Rate.of(broken + unclosed, len(turns) + unclosed),
         kl_to_m0=Mean.of(_log_ratios(trajectories, agent, m0, config, replies, seed)),
+        **{
+            name: measured.rate(measure)
+            for name, measure in (
+                ("cut", "cut_share"),
+                ("stray_braces", "stray_braces"),
+                ("situation_recovery", "situation_recovery"),
+            )
+            if measured
+        },
     )
 
 
@@ -88,6 +109,9 @@ def collapsed(measured: Health, gates: GatesConfig) -> list[str]:
         "question_rate": (0.0, gates.max_question_rate),
         "malformed": (0.0, gates.max_malformed),
         "kl_to_m0": (0.0, gates.max_kl_to_m0),
+        "cut_share": (0.0, gates.max_cut_share),
+        "stray_braces": (0.0, gates.max_stray_braces),
+        "situation_recovery": (gates.min_situation_recovery, 0.0),
     }
     failed = []
     for name, (low, high) in limits.items():

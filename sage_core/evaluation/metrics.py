@@ -65,7 +65,8 @@ class ModelMetrics:
         distinct_2: distinct word pairs over all word pairs of all replies; None without pairs.
         emotion_accuracy: dialogues whose first predicted user emotion is the situation's label,
             letter case aside; n counts the dialogues of models that predict states.
-        motivations, emotions: how often each value was the agent's action, most frequent first.
+        motivations, emotions: how often each value was the agent's action, most frequent first;
+            letter case aside, in lower case.
     """
 
     model: str
@@ -113,5 +114,5 @@ def model_metrics(model: str, trajectories: Sequence[Trajectory], *, states: boo
 
 
 def _counts(values: Sequence[str | None]) -> dict[str, int]:
-    counted = Counter(value for value in values if value is not None)
+    counted = Counter(value.casefold() for value in values if value is not None)
     return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
+from sage_core.evaluation.quality import MEASURES, Quality
 from sage_core.evaluation.steering import DoseResponse, SteeringEvidence
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.sac import parse
@@ -76,6 +77,7 @@ class ReportData:
         dialogues: per situation, model -> the dialogue it led.
         searches: figures of each round's search.
         search_tree: the tree of one search (the paper's Figure 4).
+        quality: what is measured without a judge.
         health: model -> what the collapse gates said of it.
         steering: how far a model can be steered, if that was measured.
         config_yaml: the whole configuration, as YAML.
@@ -94,6 +96,7 @@ class ReportData:
     dialogues: tuple[dict[str, Trajectory], ...] = ()
     searches: tuple[SearchFigures, ...] = ()
     search_tree: tuple[SearchNode, ...] = ()
+    quality: Quality | None = None
     health: dict[str, HealthReport] = field(default_factory=dict)
     steering: SteeringEvidence | None = None
     config_yaml: str = ""
@@ -128,6 +131,7 @@ def _render(template: str, data: ReportData) -> str:
         figures=_figures(data),
         differences=sum(verdict(summary).endswith("better") for summary in data.summaries),
         top=TOP_SHARES,
+        measures=MEASURES,
         endings=ENDINGS,
         search_steps=steps(data.search_tree),
     )

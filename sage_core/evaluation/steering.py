@@ -5,7 +5,9 @@ Three measurements on a model that writes State-Action Chains, through ``Engine.
 
 - *dose-response*: how often the agent's field has the boosted value, by boost;
 - *faithfulness*: the agent's action set to one value or to another, all else equal: how far the
-  reply moves, and how often the action can be recovered from the reply;
+  reply moves, how often the action can be recovered from the reply, and what share of the variance
+  between replies to a situation the action decides, the rest being between wordings of one action
+  (:mod:`sage_core.evaluation.variance`);
 - *forced replies*: the paper's Tables 3 (emotion), 4 (motivation) and 5 (topics).
 
 Each situation is read once: the user's state and the agent's own action that the model draws there
@@ -19,21 +21,27 @@ the one field in the model's own action, which no boost can miss.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sage_core.config import SelfPlayConfig, SteeringReportConfig
 from sage_core.conversation import Said, view
+from sage_core.corpus.sentiment import analyser
 from sage_core.engines.base import Completion, Engine, Request
 from sage_core.engines.grammar import action_grammar, sac_grammar, utterance_grammar
 from sage_core.engines.steering import Boost, Field, Force, Steering, read_force
 from sage_core.errors import ConfigError, StateFormatError
 from sage_core.evaluation.metrics import Mean, Rate
+from sage_core.evaluation.variance import Decided, decided
 from sage_core.sac import AGENT, EMPTY, USER, StateAction, parse, render_state
 from sage_core.schema import Situation
 from sage_core.search.dialogue import Speaker
 
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 _GRAMMARS = {"chain": sac_grammar, "action": action_grammar, "utterance": utterance_grammar}
 
 
@@ -79,6 +87,20 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class ActionEffect:
+    """The share of the variance of ``score`` that is between actions.
+
+    Attributes:
+        score: of a reply: 'embedding' (a sentence embedding, 384 numbers), 'sentiment' (VADER's
+            compound), 'words' (their logarithm), 'question' (whether it ends in one).
+        decided: its n counts situations, those with an empty reply left out.
+    """
+
+    score: str
+    decided: Decided
+
+
+@dataclass(frozen=True)
 class Faithfulness:
     """How replies follow one field of the agent's action.
 
@@ -86,6 +108,9 @@ class Faithfulness:
         values: all actions of the contrasts; ``recovered`` is the share of replies that are
             likelier under their own than under any other of them, chance is 1/len(values).
         llr_per_token: as in :class:`Contrast`, over all contrasts; n counts situations.
+        effects: how much of a reply the action decides, by several scores; empty where one wording
+            was drawn.
+        wordings: replies drawn in each situation under each action.
     """
 
     field: Field
@@ -93,6 +118,8 @@ class Faithfulness:
     contrasts: tuple[Contrast, ...]
     llr_per_token: Mean
     recovered: Rate
+    effects: tuple[ActionEffect, ...] = ()
+    wordings: int = 1
 
 
 @dataclass(frozen=True)
@@ -188,8 +215,10 @@ def evidence(
     selfplay: SelfPlayConfig,
     seed: int,
     on_progress: Callable[[int], None] = lambda count: None,
+    embed: Embed | None = None,
 ) -> SteeringEvidence:
-    """Measure ``agent``; ``on_progress`` is called after each of :func:`steps`.
+    """Measure ``agent``; ``on_progress`` is called after each of :func:`steps`, ``embed`` makes
+    sentence embeddings (None: no measure by them).
 
     Raises:
         ConfigError: see :func:`check`.
@@ -207,7 +236,7 @@ def evidence(
         on_progress(1)
     faithful = []
     for field, pairs in _pairs(settings):
-        faithful.append(faithfulness(found, model, field, pairs))
+        faithful.append(faithfulness(found, model, field, pairs, settings.wordings, embed))
         on_progress(1)
     forced = forced_replies(found[: settings.shown_situations], model, _tables(settings))
     on_progress(1)
@@ -259,6 +288,10 @@ def key_figures(evidence: SteeringEvidence) -> dict[str, float]:
     for faithful in evidence.faithfulness:
         figures[f"steering.{faithful.field}.llr_per_token"] = faithful.llr_per_token.value
         figures[f"steering.{faithful.field}.recovered"] = faithful.recovered.value
+        for effect in faithful.effects:
+            name = f"steering.{faithful.field}.{effect.score}"
+            figures[f"{name}.eta_squared"] = effect.decided.eta_squared
+            figures[f"{name}.omega_squared"] = effect.decided.omega_squared
     return {name: value for name, value in figures.items() if value is not None}
 
 
@@ -310,16 +343,23 @@ def dose_response(
 
 
 def faithfulness(
-    scenes: Sequence[Scene], model: Steered, field: Field, pairs: Sequence[tuple[str, str]]
+    scenes: Sequence[Scene],
+    model: Steered,
+    field: Field,
+    pairs: Sequence[tuple[str, str]],
+    wordings: int = 1,
+    embed: Embed | None = None,
 ) -> Faithfulness:
-    """Replies with the agent's ``field`` set to each value of ``pairs``, scored under each.
+    """Replies with the agent's ``field`` set to each value of ``pairs``, ``wordings`` of them drawn
+    under each; the first one is scored under each value.
 
     An action is recovered where the reply is likeliest under it: the most probable action given
     the reply, all being equally frequent here. Equal likelihoods are told apart by lot. Empty
     replies do not count.
     """
     values = tuple(dict.fromkeys(value for pair in pairs for value in pair))
-    scored = _scored(scenes, model, field, values)
+    drawn = _drawn(scenes, model, field, values, wordings)
+    scored = _scored(scenes, model, field, values, [row[0] for row in drawn])
     lots = Random(model.seed)
     contrasts = []
     of_scenes: list[list[float]] = [[] for _ in scenes]
@@ -343,7 +383,33 @@ def faithfulness(
         contrasts=tuple(contrasts),
         llr_per_token=Mean.of([sum(ratios) / len(ratios) for ratios in of_scenes if ratios]),
         recovered=Rate.of(hits, len(all_replies)),
+        effects=tuple(_effects(drawn, len(values), embed, model.seed)) if wordings > 1 else (),
+        wordings=wordings,
     )
+
+
+def _effects(
+    drawn: Sequence[Sequence[Completion]], actions: int, embed: Embed | None, seed: int
+) -> Iterator[ActionEffect]:
+    """``drawn`` holds the wordings of each action of each scene, ``actions`` rows a scene."""
+    scenes = [
+        [[completion.text.strip() for completion in row] for row in drawn[first : first + actions]]
+        for first in range(0, len(drawn), actions)
+    ]
+    scenes = [scene for scene in scenes if all(all(row) for row in scene)]
+    texts = [text for scene in scenes for row in scene for text in row]
+    vader = analyser()
+    scores = {
+        "sentiment": np.array([[vader(text)] for text in texts]),
+        "words": np.array([[math.log(len(text.split()))] for text in texts]),
+        "question": np.array([[float(text.endswith("?"))] for text in texts]),
+    }
+    if embed is not None and texts:
+        scores = {"embedding": np.asarray(embed(texts), dtype=float), **scores}
+    for name, rows in scores.items():
+        if texts:
+            shaped = rows.reshape(len(scenes), actions, len(drawn[0]), -1)
+            yield ActionEffect(name, decided(shaped, seed=seed))
 
 
 def forced_replies(
@@ -362,7 +428,7 @@ def forced_replies(
     completions = _utterances(model, [scene for scene, _, _ in asked], starts)
     replies: dict[tuple[Field, str], list[ForcedReply]] = {}
     situations = {scene.situation.situation_id: scene.situation.text for scene in scenes}
-    for (scene, field, values), start, said in zip(asked, starts, completions, strict=True):
+    for (scene, field, values), start, (said,) in zip(asked, starts, completions, strict=True):
         row = ForcedReply(values, start + said.text, said.finish_reason == "length")
         replies.setdefault((field, scene.situation.situation_id), []).append(row)
     return [
@@ -379,12 +445,29 @@ class _Scored:
     scores: dict[str, float]
 
 
-def _scored(
-    scenes: Sequence[Scene], model: Steered, field: Field, values: tuple[str, ...]
-) -> list[dict[str, _Scored]]:
-    """For each scene, the reply drawn under each value; those that say nothing are left out."""
+def _drawn(
+    scenes: Sequence[Scene],
+    model: Steered,
+    field: Field,
+    values: tuple[str, ...],
+    wordings: int,
+) -> list[list[Completion]]:
+    """``wordings`` replies for each scene and value, the values of a scene together."""
     asked = [(scene, _start(scene, field, (value,))) for scene in scenes for value in values]
-    drawn = _utterances(model, [scene for scene, _ in asked], [start for _, start in asked])
+    return _utterances(
+        model, [scene for scene, _ in asked], [start for _, start in asked], wordings
+    )
+
+
+def _scored(
+    scenes: Sequence[Scene],
+    model: Steered,
+    field: Field,
+    values: tuple[str, ...],
+    drawn: Sequence[Completion],
+) -> list[dict[str, _Scored]]:
+    """For each scene, the reply ``drawn`` under each value; those that say nothing are left out."""
+    asked = [(scene, _start(scene, field, (value,))) for scene in scenes for value in values]
     said = [
         {
             value: completion
@@ -415,12 +498,14 @@ def _scored(
     return scored
 
 
-def _utterances(model: Steered, scenes: Sequence[Scene], starts: Sequence[str]) -> list[Completion]:
+def _utterances(
+    model: Steered, scenes: Sequence[Scene], starts: Sequence[str], n: int = 1
+) -> list[list[Completion]]:
     requests = [
-        model.request(scene.situation, "utterance", start)
+        model.request(scene.situation, "utterance", start, n)
         for scene, start in zip(scenes, starts, strict=True)
     ]
-    return [completions[0] for completions in model.engine.generate(requests)]
+    return model.engine.generate(requests)
 
 
 def _ratio(reply: _Scored, own: str, other: str) -> float:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from sage_core.config import EMBEDDED_MODEL, PipelineConfig
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.metrics import ModelMetrics, Rate
+from sage_core.evaluation.quality import Quality
 from sage_core.evaluation.report import HealthReport, ReportData
 from sage_core.evaluation.steering import SteeringEvidence
 from sage_core.evaluation.winrate import PairSummary
@@ -37,6 +38,7 @@ def report_data(
     rollouts: Mapping[str, Sequence[Trajectory]],
     win_rates: Mapping[str, Any],
     metrics: Sequence[Any],
+    quality: Quality | None = None,
     steering: Any = None,
 ) -> ReportData:
     """Read the stages' JSON back into records and choose what is shown of the conversations."""
@@ -55,6 +57,7 @@ def report_data(
         dialogues=_side_by_side(rollouts),
         searches=tuple(searches),
         search_tree=tuple(search_tree),
+        quality=quality,
         health=TypeAdapter(dict[str, HealthReport]).validate_python(health),
         steering=read_steering(steering) if steering else None,
         config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),

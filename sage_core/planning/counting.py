@@ -78,16 +78,19 @@ class CountingEngine:
     def choose(
         self, requests: Sequence[Request], options: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        for request in requests:
-            self._count(request, 0)
+        for request, choices in zip(requests, options, strict=True):
+            self._count(request, 0, sum(max(0, n - 1) for n in self.token_counts(choices)))
         return [[-float(place) for place in range(len(each))] for each in options]
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        return [round(self._text.tokens(text)) for text in texts]
 
     def _length(self, request: Request, text: str) -> float:
         if request.constraint is not None and request.constraint.kind == "json_schema":
             return self._text.plan.annotation_tokens
         return self._text.tokens(text)
 
-    def _count(self, request: Request, written: int) -> None:
+    def _count(self, request: Request, written: int, scored: int = 0) -> None:
         # One more message: the reply's opening marks.
         marks = self._text.plan.message_tokens
         prompt = (
@@ -96,7 +99,7 @@ class CountingEngine:
         room = self._max_context - request.sampling.budget(request.opens_with_states)
         read = min(round(prompt), room)
         self.longest_prompt = max(self.longest_prompt, read)
-        self.usage += Usage(1, read, written)
+        self.usage += Usage(1, read + scored, written)
 
     def _answer(self, request: Request, number: int) -> str:
         state = self._text.state(number)

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sage_core import annotation, mixture
 from sage_core.config import EngineConfig, PipelineConfig, SelfPlayConfig
 from sage_core.errors import ConfigError
@@ -13,8 +16,8 @@ from sage_core.planning.counting import CountingEngine, Text
 from sage_core.schema import Dialogue, Message, Situation, Split, Trajectory
 from sage_core.search import selfplay
 from sage_core.search.dialogue import Speaker
-from sage_core.search.selector import LLMSelector, RandomSelector
-from sage_core.search.setup import strategy_of
+from sage_core.search.selector import RandomSelector
+from sage_core.search.setup import selector_of, strategy_of
 from sage_core.search.situations import situations
 from sage_core.search.strategies import Players
 from sage_core.training import data
@@ -82,6 +85,7 @@ class _Planner:
         found.append(self.preference(selected))
         found += [stage for _, stage in rollouts.values()]
         played = {name: trajectory for name, (trajectory, _) in rollouts.items()}
+        found += [self.measurements(name, played[name]) for name in self.models]
         found += [self.health(name, played[name]) for name in self.chain]
         found += self.judging(played)
         if config.steering_report.enabled:
@@ -128,14 +132,14 @@ class _Planner:
         agent, user = self._speaker("m1"), self._user()
         judge_engine = self._engine(1)
         selector = (
-            LLMSelector(judge_engine, settings.selector, self.config.seed)
-            if settings.selector.is_llm
+            selector_of(settings.selector, lambda: judge_engine, self.config.seed, "")
+            if settings.selector.asks_engine
             else RandomSelector(self.config.seed)
         )
         players = Players(agent, user, settings.selfplay, self.config.seed, selector)
         (found,) = selfplay.search([self._situation()], players, strategy_of(settings))
         uses = self._sides(settings.selfplay, agent, user, self.openings, settings.candidates)
-        if settings.selector.is_llm:
+        if settings.selector.asks_engine:
             engine = settings.selector.engine
             use = self._use("selector", engine, judge_engine, self.openings)
             if engine.kind == "openai":  # which answers a choice with a token
@@ -179,6 +183,33 @@ class _Planner:
             for role, engine in (("agent", agent.engine), ("m0", m0))
         ]
         return self.costs.generation("model-health", name, uses, f"{number} replies", number)
+
+    def measurements(self, name: str, played: Trajectory) -> StagePlan:
+        from sage_core.evaluation import quality  # imports scipy
+
+        settings = self.config.evaluation.quality
+        number = min(settings.situations or self.held_out, self.held_out)
+        matched = min(settings.alternatives or self.held_out, number - 1) + 1
+        rows = [
+            replace(played, situation_id=f"plan{n}", situation=f"{played.situation} {n}")
+            for n in range(matched)
+        ]
+        replies = sum(turn.role == "assistant" for turn in played.turns)
+        scored = min(settings.likelihood_replies, replies * self.held_out)
+        likelihood, matching = self._engine(0), self._engine(0)
+        every = settings.model_copy(update={"likelihood_replies": replies})
+        quality.measure(name, rows[:1], likelihood, every, self.config.seed, states=True,
+                        embed=_no_embedding)  # fmt: skip
+        none = settings.model_copy(update={"likelihood_replies": 0})
+        quality.measure(name, rows, matching, none, self.config.seed, states=True,
+                        embed=_no_embedding)  # fmt: skip
+        engine = self.config.evaluation.selfplay.agent_engine
+        uses = [
+            self._use("m0, likelihood", engine, likelihood, scored / max(1, replies)),
+            self._use("m0, matching", engine, matching, number / matched),
+        ]
+        what = f"{number} situations with {matched - 1} others, {scored} replies"
+        return self.costs.generation("measurements", name, uses, what, number)
 
     def judging(self, played: dict[str, Trajectory]) -> list[StagePlan]:
         found = []
@@ -279,6 +310,10 @@ class _Planner:
             self._use("agent", settings.agent_engine, agent.engine, times, candidates, most),
             self._use("user", settings.user_engine, user.engine, times, 1, most),
         ]
+
+
+def _no_embedding(texts: Sequence[str], fitted_on: Sequence[str]) -> NDArray[np.float32]:
+    return np.zeros((len(texts), 1), dtype=np.float32)
 
 
 def _mean(values: Sequence[float]) -> float:

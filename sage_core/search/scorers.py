@@ -1,4 +1,4 @@
-"""Selectors that score each reply by itself: a Python function, or a reward model.
+"""Selectors that score each reply by itself: a Python function, a reward model, or relevance.
 
 A course of several turns is worth the mean of its replies' scores. What goes wrong with one reply
 (an error, no number, not finite) puts its candidate last and is noted with the reason.
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.config import SelectorConfig
+from sage_core.engines.base import Engine
 from sage_core.engines.memory import droppable
-from sage_core.errors import ConfigError
+from sage_core.errors import ConfigError, ContextError
 from sage_core.schema import Message
+from sage_core.search.likelihood import Asked, log_likelihoods
 from sage_core.search.selector import Ballot, Decision
 
 Score = Callable[[str, tuple[Message, ...]], float]
@@ -58,6 +60,52 @@ class ScoreSelector:
                 return -math.inf
             scores.append(score)
         return sum(scores) / len(scores)
+
+
+@dataclass(frozen=True)
+class RelevanceSelector:
+    """The candidate that the dialogue makes likelier by most wins (Li et al. 2016, "A
+    Diversity-Promoting Objective Function for Neural Conversation Models"; the reranker of
+    DialoGPT). Votes are log p(reply | dialogue) - log p(reply | nothing said) under m0, in nats per
+    token of the reply: 0 for a reply that would do in any dialogue, below for one that does not
+    belong. Replies of equal text after the same dialogue have equal votes.
+
+    Departure from the release, whose LLM ranks letters: a small model scores better than it ranks.
+    """
+
+    engine: Engine
+    seed: int
+    may_refuse: bool = False
+
+    @property
+    def independent(self) -> bool:
+        return self.engine.capabilities.independent
+
+    def decide(self, ballots: Sequence[Ballot]) -> list[Decision]:
+        after: dict[tuple[Message, ...], dict[str, None]] = {}
+        for ballot in ballots:
+            for course in ballot.candidates:
+                for place, message in enumerate(course):
+                    if message.role == "assistant" and message.content.strip():
+                        history = (*ballot.history, *course[:place])
+                        after.setdefault(history, {})[message.content] = None
+        replies = list(dict.fromkeys(reply for found in after.values() for reply in found))
+        asked = [Asked(history, tuple(found)) for history, found in after.items()]
+        likelihoods = log_likelihoods(self.engine, [Asked((), tuple(replies)), *asked], self.seed)
+        found = dict(zip(asked, likelihoods[1:], strict=True))
+        alone = likelihoods[0]
+        tokens = dict(zip(replies, self.engine.token_counts(replies), strict=True))
+
+        def score(utterance: str, history: tuple[Message, ...]) -> float:
+            if not utterance.strip():
+                raise ValueError("it says nothing")
+            here = found[Asked(history, tuple(after[history]))]
+            for answer in (here, alone):
+                if isinstance(answer, ContextError):
+                    raise answer
+            return (here[utterance] - alone[utterance]) / max(tokens[utterance], 1)  # type: ignore[index]
+
+        return ScoreSelector(score, independent=True).decide(ballots)
 
 
 def load_function(name: str) -> Score:
@@ -141,8 +189,8 @@ def load_reward_model(folder: Path, device: str) -> Score:
 
 
 def fingerprint(config: SelectorConfig) -> str:
-    """A hash of what scores replies, '' for an LLM and chance: a cached search is stale where the
-    function's module or the reward model's files are others.
+    """A hash of what scores replies, '' for an LLM, relevance and chance: a cached search is stale
+    where the function's module or the reward model's files are others.
 
     Raises:
         ConfigError: the function cannot be imported.

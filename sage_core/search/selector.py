@@ -6,7 +6,8 @@ is recorded, so that the bias that is left can be measured; and the ranking is r
 probabilities of the candidates' letters, so that no answer can fail to parse. With several orders
 the Borda counts are averaged. As in the release it may say that none is good.
 
-A Python function, a reward model (:mod:`sage_core.search.scorers`) and chance can take its place.
+Relevance, a Python function, a reward model (:mod:`sage_core.search.scorers`) and chance can take
+its place.
 """
 
 import math

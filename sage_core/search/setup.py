@@ -22,8 +22,8 @@ def strategy_of(config: SearchConfig) -> Strategy:
 def selector_of(
     config: SelectorConfig, engine: Callable[[], Engine], seed: int, device: str
 ) -> Selector:
-    """The selector that the settings name; ``engine`` makes the LLM's, ``device`` is the reward
-    model's.
+    """The selector that the settings name; ``engine`` makes the one that ranks or scores,
+    ``device`` is the reward model's.
 
     Raises:
         ConfigError: the function or the reward model cannot be used.
@@ -35,6 +35,8 @@ def selector_of(
     if config.reward_model:
         score = scorers.load_reward_model(config.reward_model, device)
         return scorers.ScoreSelector(score, independent=False)
+    if config.relevance:
+        return scorers.RelevanceSelector(engine(), seed)
     return LLMSelector(engine(), config, seed)
 
 

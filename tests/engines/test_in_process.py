@@ -13,6 +13,7 @@ import regex
 import torch
 
 from sage_core.config import ModelConfig, SamplingConfig
+from sage_core.engines import in_process
 from sage_core.engines.base import Completion, Constraint, Request
 from sage_core.engines.drawing import Rows, draw
 from sage_core.engines.grammar import json_schema, one_of, sac_grammar
@@ -80,7 +81,7 @@ def greedy(model: Any, tokenizer: Any, request: Request) -> Completion:
     ended = tokens[-1] == tokenizer.eos_token_id
     spoken = tokens[:-1] if ended else tokens
     text = tokenizer.decode(spoken, skip_special_tokens=True)
-    return Completion(text, "stop" if ended else "length", len(spoken))
+    return Completion(text, "stop" if ended else "length", len(spoken), 0, tuple(spoken))
 
 
 @pytest.mark.parametrize("system", ["", SYSTEM], ids=["no common start", "long common start"])
@@ -221,6 +222,25 @@ def test_options_have_the_probabilities_of_a_plain_pass(
             log_probability(reference, chatml_tokenizer, request, option) for option in choices
         ]
         assert row == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("most", [1, 20, 64])
+@pytest.mark.parametrize("shares", [True, False])
+def test_many_options_are_scored_in_parts(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, most: int, shares: bool
+) -> None:
+    """Whatever is read together, and where the prompt has to be read again for each part; tokens of
+    options count as read."""
+    options = ["A", *TEXTS[:4], "Oh no, what happened then? " * 3, "B", "my dog"]
+    request = asked("hi", system=SYSTEM)
+    before = engine.usage.prompt_tokens
+    expected = engine.choose([request], [options])
+    prompt = engine._resident.prompts.fit(request)[0]
+    scored = sum(engine.token_counts(options)) - len(options)
+    assert engine.usage.prompt_tokens - before == len(prompt) + scored
+    monkeypatch.setattr(in_process, "_SCORED_TOKENS", most)
+    monkeypatch.setattr(engine._resident, "shares_prompts", shares)
+    assert engine.choose([request], [options])[0] == pytest.approx(expected[0], abs=1e-3)
 
 
 def test_an_empty_option_is_refused(engine: TransformersEngine) -> None:

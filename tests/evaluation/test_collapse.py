@@ -11,7 +11,8 @@ from sage_core.config import ConversationConfig, GatesConfig, ModelConfig, SelfP
 from sage_core.engines.base import Engine, Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.evaluation.collapse import Health, collapsed, health
-from sage_core.evaluation.metrics import Mean, Rate
+from sage_core.evaluation.metrics import Mean, Rate, model_metrics
+from sage_core.evaluation.quality import Measurements
 from sage_core.schema import Trajectory, TrajectoryTurn
 from sage_core.search.dialogue import Speaker
 
@@ -144,3 +145,37 @@ def test_a_model_is_at_no_distance_from_itself(tiny_base: Path) -> None:
     )
     assert found.kl_to_m0.n == 2
     assert math.isclose(found.kl_to_m0.value or 0.0, 0.0, abs_tol=1e-6)
+
+
+def test_what_is_measured_already_is_in_the_figures_and_the_gates() -> None:
+    """Two of four replies cut, one of five utterances with braces, one of two situations found."""
+    values = {
+        "cut_share": {"a": [1.0, 0.0], "b": [1.0, 0.0]},
+        "stray_braces": {"a": [1.0, 0.0, 0.0], "b": [0.0, 0.0]},
+        "situation_recovery": {"a": [1.0], "b": [0.0]},
+    }
+    measured = Measurements("m2", "TF-IDF", 2, {}, values)
+    own, _ = engine(-1.0)
+    found = health(
+        TRAJECTORIES, Speaker("m2", own, True), own, SelfPlayConfig(), 0, 7, measured=measured
+    )
+    assert found.figures()["cut_share"] == 0.5
+    assert found.figures()["stray_braces"] == 0.2
+    assert found.figures()["situation_recovery"] == 0.5
+    strict = GatesConfig(max_cut_share=0.4, max_malformed=0, min_situation_recovery=0.6)
+    assert collapsed(found, strict) == [
+        "cut_share is 0.5, over 0.4",
+        "stray_braces is 0.2, over 0.1",
+        "situation_recovery is 0.5, under 0.6",
+    ]
+    off = GatesConfig(max_cut_share=0, max_stray_braces=0, max_malformed=0)
+    assert collapsed(found, off) == []
+
+
+def test_values_of_states_differ_by_more_than_case() -> None:
+    """'Cheer' and 'cheer' are one action: no entropy, and one count."""
+    own, _ = engine(-1.0)
+    mixed = [trajectory("a", chain("Cheer", "one"), chain("cheer", "two"), chain("CHEER", "three"))]
+    found = health(mixed, Speaker("m2", own, True), own, SelfPlayConfig(), 0, 7)
+    assert found.action_entropy == 0
+    assert model_metrics("m2", mixed, states=True).motivations == {"cheer": 3}

@@ -2,16 +2,25 @@
 
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conversation import SITUATIONS, Cast
 
-from sage_core.config import SearchConfig, SelectorConfig
-from sage_core.errors import ConfigError
+from sage_core.config import SamplingConfig, SearchConfig, SelectorConfig
+from sage_core.engines.base import Request
+from sage_core.engines.scripted import ScriptedEngine
+from sage_core.errors import ConfigError, ContextError
 from sage_core.schema import Message
-from sage_core.search.scorers import ScoreSelector, fingerprint, load_function, load_reward_model
+from sage_core.search.scorers import (
+    RelevanceSelector,
+    ScoreSelector,
+    fingerprint,
+    load_function,
+    load_reward_model,
+)
 from sage_core.search.selector import Ballot, RandomSelector, reply_ballot
 from sage_core.search.selfplay import search
 from sage_core.search.setup import check_search, selector_of
@@ -202,3 +211,129 @@ def test_folders_that_are_no_reward_model(tmp_path: Path, chatml_tokenizer: Any)
         check(tmp_path)
     with pytest.raises(ConfigError, match="has 2 outputs"):
         check(saved_classifier(tmp_path / "two", chatml_tokenizer, outputs=2))
+
+
+RELEVANCE = SelectorConfig(relevance=True)
+
+
+def likelihood(request: Request, option: str) -> float:
+    """A word costs two nats, one that was said before only one."""
+    said = {word for message in request.messages for word in message.content.casefold().split()}
+    return -float(sum(1 if word in said else 2 for word in option.casefold().split()))
+
+
+def relevance(score: Callable[[Request, str], float] = likelihood) -> RelevanceSelector:
+    engine = ScriptedEngine(lambda request, candidate: "", score)
+    made = selector_of(RELEVANCE, lambda: engine, 0, "")
+    assert isinstance(made, RelevanceSelector)
+    return made
+
+
+def test_relevance_is_what_the_dialogue_adds_per_token() -> None:
+    """'my dog' has two words said before: (4 - 2) / 2; 'my long talk' one: (6 - 5) / 3."""
+    ballot = reply_ballot("b", HISTORY, ["my dog", "my long talk", "fine"])
+    (decision,) = relevance().decide([ballot])
+    assert decision.votes == (pytest.approx(1), pytest.approx(1 / 3), 0)
+    assert decision.notes == ()
+
+
+def test_a_turn_of_all_dialogues_is_one_call_and_each_history_is_read_once() -> None:
+    calls: list[list[tuple[str, ...]]] = []
+
+    class Counting(ScriptedEngine):
+        def choose(self, requests, options):  # type: ignore[no-untyped-def]
+            calls.append([tuple(message.content for message in r.messages) for r in requests])
+            return super().choose(requests, options)
+
+    selector = RelevanceSelector(Counting(lambda r, c: "", likelihood), 0)
+    other = (Message("user", "It rains."),)
+    selector.decide(
+        [reply_ballot("a", HISTORY, ["x", "y"]), reply_ballot("b", other, ["x"]),
+         reply_ballot("c", HISTORY, ["y", "z"])]
+    )  # fmt: skip
+    assert calls == [[("",), (HISTORY[0].content,), ("It rains.",)]]
+
+
+def test_equal_replies_have_equal_votes_and_courses_the_mean_of_theirs() -> None:
+    """In the course the second reply comes after 'so my cat': 'cat' was said by then."""
+    course = (
+        Message("assistant", "dog"),
+        Message("user", "so my cat"),
+        Message("assistant", "cat"),
+    )
+    replies = (course[:1], (Message("assistant", "plain"),))
+    ballots = [Ballot("a", HISTORY, (course, *replies)), Ballot("b", HISTORY, replies[::-1])]
+    first, second = relevance().decide(ballots)
+    assert first.votes == (1.0, 1.0, 0.0)
+    assert second.votes == (0.0, 1.0)
+
+
+def test_what_relevance_cannot_score_is_last_and_noted() -> None:
+    def score(request: Request, option: str) -> float:
+        if "long" in request.messages[-1].content:
+            raise ContextError("too long")
+        return likelihood(request, option) if option != "never" else -math.inf
+
+    long = (Message("user", "A long story."),)
+    blank = (Message("assistant", " "),)
+    ballots = [
+        reply_ballot("a", long, ["x", "y"]),
+        reply_ballot("b", HISTORY, ["never", "my"]),
+        Ballot("c", HISTORY, (blank, (Message("assistant", "my"),))),
+    ]
+    first, second, third = relevance(score).decide(ballots)
+    assert first.votes == (-math.inf, -math.inf)
+    assert first.notes == ("score_failed: ContextError: too long",)
+    assert second.votes == (-math.inf, 1.0)
+    assert second.notes == ("score_failed: it is nan",)
+    assert third.votes == (-math.inf, 1.0)
+    assert third.notes == ("score_failed: ValueError: it says nothing",)
+    assert relevance().decide([]) == []
+
+
+def test_a_search_keeps_the_most_relevant() -> None:
+    found = search(SITUATIONS, Cast().players(relevance()), Greedy(4))
+    for turn in found[0].trajectory.turns[1::2]:
+        (chosen,) = [candidate for candidate in turn.candidates if candidate.chosen]
+        assert chosen.votes == max(candidate.votes for candidate in turn.candidates)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"relevance": True, "random": True}, "relevance and random are both set"),
+        ({"relevance": True, "none_is_good": True}, "cannot say that none is good"),
+        ({"relevance": True, "engine": {"kind": "openai", "model": "gpt"}}, "scores whole replies"),
+    ],
+)
+def test_settings_that_relevance_does_not_go_with(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SelectorConfig.model_validate(settings)
+
+
+def test_relevance_asks_an_engine_but_ranks_nothing() -> None:
+    assert (RELEVANCE.is_llm, RELEVANCE.asks_engine) == (False, True)
+    server = {"kind": "openai", "model": "m0", "server": "vllm", "base_url": "http://x/v1"}
+    assert SelectorConfig.model_validate({"relevance": True, "engine": server}).asks_engine
+    check_search(SearchConfig(selector=RELEVANCE, candidates=99))  # no letters, no limit
+
+
+def test_relevance_on_a_real_model(tiny_base: Path) -> None:
+    """Against the definition: each reply scored alone, after the history and after nothing."""
+    from sage_core.config import ModelConfig
+    from sage_core.engines.in_process import TransformersEngine
+
+    config = ModelConfig(base="tiny", dtype="float32", device="cpu", max_context=512)
+    m0 = TransformersEngine(tiny_base, None, config)
+    replies = ["Oh no, what happened then?", "dog", "That must have been cold. " * 5]
+    (decision,) = RelevanceSelector(m0, 0).decide([reply_ballot("b", HISTORY, replies)])
+    for reply, vote in zip(replies, decision.votes, strict=True):
+        (after,), (alone,) = [
+            m0.choose(
+                [Request("r", messages, SamplingConfig(temperature=0, max_new_tokens=99))],
+                [[reply]],
+            )[0]
+            for messages in (HISTORY, (Message("user", ""),))
+        ]
+        (tokens,) = m0.token_counts([reply])
+        assert vote == pytest.approx((after - alone) / tokens, abs=1e-4)

@@ -1,0 +1,78 @@
+"""Log-likelihoods of replies under m0, given a dialogue or given nothing.
+
+m0 reads utterances only, as a plain conversation. *Nothing said* is the same frame around an empty
+message of the user's: what a chat model says when it is only told that it is its turn. A bare
+generation prompt would be simpler, but not every chat template can write one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sage_core.config import SamplingConfig
+from sage_core.engines.base import Engine, Request
+from sage_core.errors import ContextError
+from sage_core.schema import Message
+from sage_core.search.dialogue import answered
+
+_NOTHING = (Message("user", ""),)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Distinct replies after one history of utterances; an empty history is nothing said."""
+
+    history: tuple[Message, ...]
+    replies: tuple[str, ...]
+
+
+def context(history: Sequence[Message]) -> tuple[Message, ...]:
+    """What m0 sees before a reply."""
+    return tuple(history) or _NOTHING
+
+
+def log_likelihoods(
+    engine: Engine, asked: Sequence[Asked], seed: int
+) -> list[dict[str, float] | ContextError]:
+    """For each of ``asked``, reply -> log-probability in nats, the end of the reply not counted.
+    Each history is read once. One that is too long for the context loses its oldest turns after
+    the situation; the error stands where that is not enough.
+
+    Raises:
+        EngineError: the engine cannot score replies, or one of them is empty.
+    """
+    texts = list(dict.fromkeys(reply for each in asked for reply in each.replies))
+    tokens = dict(zip(texts, engine.token_counts(texts), strict=True))
+    items = [
+        (
+            Request(
+                request_id=f"score/{number}",
+                messages=context(each.history),
+                sampling=SamplingConfig(
+                    temperature=0,
+                    top_k=0,
+                    repetition_penalty=1,
+                    # The room that the replies need behind the prompt.
+                    max_new_tokens=max(1, *(tokens[reply] for reply in each.replies)),
+                ),
+                seed=seed,
+                pinned=1,
+            ),
+            each.replies,
+        )
+        for number, each in enumerate(asked)
+        if each.replies
+    ]
+    answers = iter(
+        answered(
+            lambda part: engine.choose([r for r, _ in part], [options for _, options in part]),
+            items,
+        )
+    )
+    found: list[dict[str, float] | ContextError] = []
+    for each in asked:
+        answer = next(answers) if each.replies else []
+        if isinstance(answer, ContextError):
+            found.append(answer)
+        else:
+            found.append(dict(zip(each.replies, answer, strict=True)))
+    return found
