@@ -106,6 +106,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         config=config,
         corpus=corpora[0],
         dialogues=dialogues,
+        annotated=annotated,
         probe=probe,
         searches=searched,
         parents=parents,
@@ -116,7 +117,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         steering=steering,
     )
     tables.publish(corpora, list(searched.values()), figures)
-    tracker.evaluation(figures, report, rollouts, {"m1": steering} if steering else {})
+    tracker.evaluation(figures, report, rollouts, {"m1": steering} if steering else {}, annotated)
     return {
         "corpus": corpora[0],
         "sac": annotated,
@@ -151,7 +152,7 @@ def annotate(config: PipelineConfig, dialogues: ArtifactRef, base: ArtifactRef) 
         model=config.model,
         seed=config.seed,
     )
-    return stages.annotated_dialogues(parts=parts)
+    return stages.annotated_dialogues(parts=parts, settings=config.annotation)
 
 
 def training_text(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from sage_core import annotation, engines, mixture
+from sage_core import annotation, engines, labels, mixture
 from sage_core.config import (
     AnnotationConfig,
     CorpusConfig,
@@ -43,6 +43,7 @@ from sage_core.schema import (
     Dialogue,
     Judgement,
     PreferencePair,
+    ScoredDialogue,
     SearchNode,
     Showing,
     Situation,
@@ -75,6 +76,8 @@ from tasks.progress import progress
 
 DIALOGUES = corpus_build.DIALOGUES
 SAC = "sac.parquet"
+SCORES = "scores.parquet"
+ANNOTATION = "annotation.json"
 SITUATIONS = "situations.parquet"
 TRAJECTORIES = "trajectories.parquet"
 SEARCH_TREE = "search_tree.parquet"
@@ -170,7 +173,7 @@ def training_dialogues(
 # --- State-Action Chains (section 4.2) -----------------------------------------------------------
 
 
-@stage("annotation", *_RECORDS, *_ENGINES, retries=1)
+@stage("annotation", "labels", "topics", *_RECORDS, *_ENGINES, retries=1)
 def annotate_shard(
     folder: Path,
     dialogues: ArtifactRef,
@@ -180,19 +183,37 @@ def annotate_shard(
     shard: int,
     seed: int,
 ) -> None:
-    """States for the utterances of one shard of dialogues."""
+    """States for the utterances of one shard of dialogues, or the scores of all listed values,
+    among which only the whole corpus can choose."""
     rows = read_rows(_folder(dialogues) / corpus_build.DIALOGUES, Dialogue)
     part = shards(rows, settings.shard_size)[shard]
     engine = engine_for(settings.engine, base, model)
     with progress(f"annotate shard {shard + 1}", len(part)) as advance:
-        annotated = annotation.annotate(part, engine, settings, seed, advance)
-    write_rows(folder / SAC, annotated, AnnotatedDialogue)
+        if settings.method == "score":
+            scored = labels.score(part, engine, settings, seed, advance)
+            write_rows(folder / SCORES, scored, ScoredDialogue)
+        else:
+            annotated = annotation.annotate(part, engine, settings, seed, advance)
+            write_rows(folder / SAC, annotated, AnnotatedDialogue)
 
 
-@stage(*_RECORDS)
-def annotated_dialogues(folder: Path, parts: list[ArtifactRef]) -> None:
-    """All annotated dialogues."""
-    _concatenate(parts, SAC, AnnotatedDialogue, folder)
+@stage("labels", "topics", "corpus.sentiment", "evaluation.annotations", "evaluation.metrics",
+       *_RECORDS)  # fmt: skip
+def annotated_dialogues(folder: Path, parts: list[ArtifactRef], settings: AnnotationConfig) -> None:
+    """All annotated dialogues, and what can be said of their states."""
+    if settings.method == "score":
+        scored = _rows_of(parts, SCORES, ScoredDialogue)
+        write_annotated(folder, labels.pick(scored, settings))
+    else:
+        write_annotated(folder, _rows_of(parts, SAC, AnnotatedDialogue))
+
+
+def write_annotated(folder: Path, rows: Sequence[AnnotatedDialogue]) -> None:
+    """The table of annotated dialogues and its figures."""
+    from sage_core.evaluation.annotations import annotation_figures  # imports scipy
+
+    write_rows(folder / SAC, rows, AnnotatedDialogue)
+    write_json(folder / ANNOTATION, asdict(annotation_figures(rows)))
 
 
 @stage("annotation", "mixture", "corpus.lines", *_READERS, *_RECORDS)
@@ -522,6 +543,7 @@ def steering_evidence(
 
 @stage(
     "evaluation.report",
+    "evaluation.annotations",
     "evaluation.winrate",
     "evaluation.metrics",
     "evaluation.steering",
@@ -537,6 +559,7 @@ def report(
     config: PipelineConfig,
     corpus: ArtifactRef,
     dialogues: ArtifactRef,
+    annotated: ArtifactRef,
     probe: ArtifactRef,
     searches: dict[str, ArtifactRef],
     parents: dict[str, str],
@@ -557,6 +580,7 @@ def report(
         config,
         funnel=read_json(_folder(corpus) / corpus_build.FUNNEL),
         dialogues=count(dialogues, corpus_build.DIALOGUES),
+        annotation=read_json(_folder(annotated) / ANNOTATION),
         probe=read_json(_folder(probe) / PROBE),
         searches=[
             search_figures(name, trajectories_of(ref), read_rows(_folder(ref) / SHOWINGS, Showing))
@@ -662,10 +686,11 @@ def turns(part: Sequence[Situation], settings: SelfPlayConfig) -> int:
 
 
 def _concatenate(parts: list[ArtifactRef], name: str, row_type: type[Any], folder: Path) -> None:
-    rows: list[Any] = []
-    for part in parts:
-        rows += read_rows(_folder(part) / name, row_type)
-    write_rows(folder / name, rows, row_type)
+    write_rows(folder / name, _rows_of(parts, name, row_type), row_type)
+
+
+def _rows_of(parts: list[ArtifactRef], name: str, row_type: type[Any]) -> list[Any]:
+    return [row for part in parts for row in read_rows(_folder(part) / name, row_type)]
 
 
 @contextmanager

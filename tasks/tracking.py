@@ -28,7 +28,7 @@ from sage_core.schema import Trajectory
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.job import read_log
 from tasks.home import sage_home, store
-from tasks.stages import REPORT, STEERING, TRAJECTORIES, read_figures, read_health
+from tasks.stages import ANNOTATION, REPORT, STEERING, TRAJECTORIES, read_figures, read_health
 
 _PARENT = "mlflow.parentRunId"
 _HASH = "sage.sha256"
@@ -152,6 +152,7 @@ class Tracker:
         report: ArtifactRef,
         rollouts: Mapping[str, ArtifactRef],
         steering: Mapping[str, ArtifactRef],
+        annotated: ArtifactRef,
     ) -> None:
         """Log what compares the models, by step = iteration, and the report."""
         win_rates, models = read_figures(figures)
@@ -173,6 +174,9 @@ class Tracker:
         for name, ref in steering.items():
             evidence = read_steering(read_json(store().folder(ref) / STEERING))
             compared[name] |= key_figures(evidence)
+        agreement = read_json(store().folder(annotated) / ANNOTATION)["sentiment_agreement"]
+        if agreement["n"]:
+            compared["m1"]["annotation_sentiment_agreement"] = agreement["value"]
         now = get_current_time_millis()
         for name, values in compared.items():
             metrics = [Metric(key, value, now, self._steps[name]) for key, value in values.items()]

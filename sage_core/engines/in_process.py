@@ -24,8 +24,10 @@ from sage_core.engines.base import (
     require,
 )
 from sage_core.engines.drawing import Rows
-from sage_core.engines.resident import Decoder, common_prefix, resident_model
+from sage_core.engines.resident import Decoder, Prefilled, common_prefix, resident_model
 from sage_core.errors import EngineError
+
+_OPTION_TOKENS = 512  # read together, each with logits over the whole vocabulary
 
 
 class TransformersEngine:
@@ -86,13 +88,10 @@ class TransformersEngine:
         results: dict[int, list[float]] = {}
         with self._resident.using(self._adapter), torch.inference_mode():
             for batch in self._batches(requests, prompts):
-                if all(len(option) == 1 for index in batch for option in tokens[index]):
-                    scores = self._first_token([prompts[index] for index in batch])
-                    for index, row in zip(batch, scores, strict=True):
-                        results[index] = [float(row[option[0]]) for option in tokens[index]]
-                else:
-                    for index in batch:
-                        results[index] = self._whole_options(prompts[index], tokens[index])
+                scores = self._score_options(
+                    [prompts[index] for index in batch], [tokens[index] for index in batch]
+                )
+                results.update(zip(batch, scores, strict=True))
         self._count(prompts, 0, began)
         return [results[index] for index in range(len(requests))]
 
@@ -156,25 +155,74 @@ class TransformersEngine:
         completions = rows.completions()
         return [completions[start : start + n] for start in range(0, len(completions), n)]
 
-    def _first_token(self, prompts: list[list[int]]) -> torch.Tensor:
-        """Log-probabilities (P, V) of the token after each prompt."""
-        return self._resident.prefill(prompts).logits.log_softmax(-1)
+    def _score_options(
+        self, prompts: list[list[int]], options: list[list[list[int]]]
+    ) -> list[list[float]]:
+        """Log-probability of each option of each prompt, all its tokens counted.
 
-    def _whole_options(self, prompt: list[int], options: list[list[int]]) -> list[float]:
-        """Log-probability of each option, all its tokens counted; the prompt is read once."""
+        Each prompt is read once. What stands before an option's last token is read once for all
+        options that begin with it, for all prompts of the batch together.
+        """
         resident = self._resident
-        prefilled = resident.prefill([prompt])
-        first = prefilled.logits.log_softmax(-1)[0]
-        totals = [float(first[tokens[0]]) for tokens in options]
-        longest = max(len(tokens) for tokens in options)
-        if longest == 1:
+        prefilled = resident.prefill(prompts)
+        first = prefilled.logits.log_softmax(-1)
+        totals = [
+            [float(first[row, tokens[0]]) for tokens in choices]
+            for row, choices in enumerate(options)
+        ]
+        beginnings = [_beginnings(choices) for choices in options]
+        most = max(len(each) for each in beginnings)
+        if most == 0:
             return totals
-        decoder = Decoder(resident, prefilled, len(options), longest)
-        padded = [tokens[:-1] + [0] * (longest - len(tokens)) for tokens in options]
-        following = decoder.step(
-            torch.tensor(padded, device=resident.model.device), every_position=True
-        ).log_softmax(-1)
-        for row, tokens in enumerate(options):
-            for position, token in enumerate(tokens[1:]):
-                totals[row] += float(following[row, position, token])
+        longest = max(len(tokens) for each in beginnings for tokens in each)
+        # The decoder of a model that takes one prompt at a time consumes what was read.
+        width = max(1, _OPTION_TOKENS // (len(prompts) * longest))
+        width = width if resident.shares_prompts else most
+        for start in range(0, most, width):
+            parts = [each[start : start + width] for each in beginnings]
+            self._add_following(prefilled, parts, options, totals)
         return totals
+
+    def _add_following(
+        self,
+        prefilled: Prefilled,
+        beginnings: list[list[tuple[int, ...]]],
+        options: list[list[list[int]]],
+        totals: list[list[float]],
+    ) -> None:
+        """Read each prompt's ``beginnings`` and add to ``totals`` what follows in its options."""
+        most = max(len(each) for each in beginnings)
+        longest = max(len(tokens) for each in beginnings for tokens in each)
+        rows = [
+            [*tokens, *[0] * (longest - len(tokens))]
+            for each in beginnings
+            for tokens in (*each, *[()] * (most - len(each)))
+        ]
+        decoder = Decoder(self._resident, prefilled, most, longest)
+        device = self._resident.model.device
+        logits = decoder.step(torch.tensor(rows, device=device), every_position=True)
+        logits -= logits.logsumexp(-1, keepdim=True)
+        for prompt, each in enumerate(beginnings):
+            for number, option in enumerate(options[prompt]):
+                if len(option) == 1:
+                    continue
+                before = tuple(option[:-1])
+                for place, tokens in enumerate(each):
+                    if tokens[: len(before)] == before:
+                        row = logits[prompt * most + place]
+                        totals[prompt][number] += sum(
+                            float(row[position, token]) for position, token in enumerate(option[1:])
+                        )
+                        break
+
+
+def _beginnings(options: list[list[int]]) -> list[tuple[int, ...]]:
+    """The options without their last tokens, shortest first, less those that another begins with;
+    each option belongs to exactly one."""
+    found = sorted({tuple(option[:-1]) for option in options if len(option) > 1})
+    longest = [
+        tokens
+        for tokens, after in zip(found, [*found[1:], ()], strict=True)
+        if after[: len(tokens)] != tokens
+    ]
+    return sorted(longest, key=len)

@@ -4,13 +4,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sage_core import annotation
+from sage_core import annotation, labels
 from sage_core.config import EngineConfig, PipelineConfig, SelfPlayConfig
 from sage_core.errors import ConfigError
 from sage_core.evaluation import judge
 from sage_core.planning.costs import Costs, StagePlan, Use
 from sage_core.planning.counting import CountingEngine, Text
-from sage_core.schema import Dialogue, Message, Situation, Split, Trajectory
+from sage_core.schema import (
+    AnnotatedDialogue,
+    AnnotatedTurn,
+    Dialogue,
+    Message,
+    Situation,
+    Split,
+    Trajectory,
+)
 from sage_core.search import selfplay
 from sage_core.search.dialogue import Speaker
 from sage_core.search.selector import LLMSelector, RandomSelector
@@ -89,7 +97,11 @@ class _Planner:
         settings = self.config.annotation
         engine = self._engine(self.settings.utterance_tokens)
         dialogue = self._dialogue()
-        (annotated,) = annotation.annotate([dialogue], engine, settings, self.config.seed)
+        if settings.method == "score":
+            labels.score([dialogue], engine, settings, self.config.seed)
+            annotated = self._annotated(dialogue)
+        else:
+            (annotated,) = annotation.annotate([dialogue], engine, settings, self.config.seed)
         use = self._use("annotator", settings.engine, engine, self.dialogues)
         return annotated, self.costs.generation(
             "annotate-shard", "", [use], f"{self.dialogues:,} dialogues of "
@@ -230,6 +242,15 @@ class _Planner:
             for turn in range(turns)
         )
         return Dialogue("plan", "plan", "plan", messages)
+
+    def _annotated(self, dialogue: Dialogue) -> AnnotatedDialogue:
+        """The dialogue with states of the planned length."""
+        state = self.text.state()
+        turns = tuple(
+            AnnotatedTurn(each.role, each.content, state.motivation, state.emotion, state.topics)
+            for each in dialogue.messages
+        )
+        return AnnotatedDialogue(dialogue.dialogue_id, turns)
 
     def _situation(self) -> Situation:
         return Situation("plan", self.text.of(self.settings.situation_tokens), "joyful", "search")
