@@ -14,6 +14,7 @@ from flows.runners import Runner, task_runner
 from sage_core import preflight
 from sage_core.config import EngineConfig, PipelineConfig
 from sage_core.evaluation.judge import model_pairs
+from sage_core.labels import REFERENCE
 from sage_core.search import scorers
 from sage_core.storage import ArtifactRef, shards
 from tasks import stages, tables
@@ -152,7 +153,16 @@ def annotate(config: PipelineConfig, dialogues: ArtifactRef, base: ArtifactRef) 
         model=config.model,
         seed=config.seed,
     )
-    return stages.annotated_dialogues(parts=parts, settings=config.annotation)
+    compared = None
+    if config.annotation.compares_situations:
+        compared = stages.situation_scores(
+            situations=situations(config, "search", REFERENCE),
+            base=base,
+            settings=config.annotation,
+            model=config.model,
+            seed=config.seed,
+        )
+    return stages.annotated_dialogues(parts=parts, situations=compared, settings=config.annotation)
 
 
 def training_text(

@@ -52,7 +52,11 @@ def annotate(config: PipelineConfig, dialogues: Path, output: Path) -> Path:
     with progress("annotate", len(rows)) as advance:
         if settings.method == "score":
             scored = labels.score(rows, engine, settings, config.seed, advance)
-            annotated = labels.pick(scored, settings)
+            compared = None
+            if settings.compares_situations:
+                openings = situations(config.situations, "search", labels.REFERENCE)
+                compared = labels.score_situations(openings, engine, settings, config.seed)
+            annotated = labels.pick(scored, settings, compared)
         else:
             annotated = annotation.annotate(rows, engine, settings, config.seed, advance)
     stages.write_annotated(_made(output), annotated)

@@ -283,6 +283,12 @@ class AnnotationConfig(Section):
         "of what it writes or, with method 'score', the utterance's most telling ones.",
     )
     max_topics: Positive = 3
+    calibration: Literal["corpus", "situations"] = Field(
+        "corpus",
+        description="With method 'score': whose mean the emotions' scores are compared with: the "
+        "corpus' own, or the situations', for a corpus of one sentiment, whose own mean would take "
+        "that sentiment out.",
+    )
     margin: float = Field(
         0.0,
         ge=0,
@@ -295,6 +301,10 @@ class AnnotationConfig(Section):
         False, description="Add a question to a reply without one, towards the next user turn."
     )
     shard_size: Positive = Field(32, description="Dialogues per cached task.")
+
+    @property
+    def compares_situations(self) -> bool:
+        return self.method == "score" and self.calibration == "situations"
 
     @model_validator(mode="after")
     def _can_score(self) -> Self:

@@ -8,8 +8,15 @@ utterance than after the others of the corpus, the domain-conditional PMI of Hol
 
 The second term is the mean over the corpus itself, in place of their one neutral premise and of the
 content-free inputs of Zhao et al. (2021). It also takes out that a value of several tokens has a
-lower probability than one of a single token. Where the scores of the best two values are within
-``annotation.margin`` of each other, the field is left empty (null in the published format).
+lower probability than one of a single token, so token log-probabilities are summed, not averaged.
+
+A mean over the corpus also takes out what all its utterances share. The paper keeps only utterances
+that VADER finds positive, and among those the mean makes unpleasant emotions as frequent as
+pleasant ones. With ``annotation.calibration: situations`` the emotions' mean is over situations,
+which are spread evenly over the emotions.
+
+Where the scores of the best two values are within ``annotation.margin`` of each other, the field is
+left empty (null in the published format).
 
 The corpus is scored in shards (:func:`score`), each on its own; :func:`pick` sees all of it. A
 value's mean is over user and assistant turns alike.
@@ -31,6 +38,7 @@ from sage_core.schema import (
     Message,
     ScoredDialogue,
     ScoredTurn,
+    Situation,
 )
 from sage_core.topics import extract
 
@@ -53,6 +61,8 @@ QUESTIONS = {
     "emotion": Question("How does {who} feel?", "{who} feels"),
 }
 _SAMPLING = SamplingConfig(temperature=0, top_k=0, repetition_penalty=1, max_new_tokens=32)
+REFERENCE = 64
+"""Situations whose mean stands for all, spread over the file."""
 _TIE = 1e-6  # nats; scores this close differ by rounding only
 
 
@@ -137,30 +147,50 @@ def _addressed(text: str, dialogue: Dialogue, turn: int, context: int) -> str:
     return text[0].upper() + text[1:]
 
 
-def calibrated(scores: Sequence[Sequence[float]]) -> np.ndarray:
-    """Scores (U, V) less each value's mean over the utterances; see the module.
+def score_situations(
+    situations: Sequence[Situation], engine: Engine, settings: AnnotationConfig, seed: int
+) -> list[list[float]]:
+    """Log-probabilities (S, V) of the emotions after each situation."""
+    dialogues = [
+        Dialogue(each.situation_id, "", "", (Message("user", each.text),)) for each in situations
+    ]
+    return score_field("emotion", settings.emotions, dialogues, engine, settings, seed)
+
+
+def calibrated(
+    scores: Sequence[Sequence[float]], reference: Sequence[Sequence[float]] | None = None
+) -> np.ndarray:
+    """Scores (U, V) less each value's mean over ``reference`` (R, V), by default over the
+    utterances themselves; see the module.
 
     Raises:
         DataError: a probability is missing, so that there is no mean.
     """
     table = np.asarray(scores, dtype=float)
-    if not np.isfinite(table).all():
+    mean = (table if reference is None else np.asarray(reference, dtype=float)).mean(axis=0)
+    if not (np.isfinite(table).all() and np.isfinite(mean).all()):
         raise DataError(
             "the annotator gave no probability for some of the listed values; use an engine that "
             "scores every value, of kind 'transformers' or 'vllm'"
         )
-    return np.asarray(table - table.mean(axis=0))
+    return np.asarray(table - mean)
 
 
-def pick(scored: Sequence[ScoredDialogue], settings: AnnotationConfig) -> list[AnnotatedDialogue]:
-    """The states of a whole corpus, from the scores of all its utterances.
+def pick(
+    scored: Sequence[ScoredDialogue],
+    settings: AnnotationConfig,
+    situations: Sequence[Sequence[float]] | None = None,
+) -> list[AnnotatedDialogue]:
+    """The states of a whole corpus, from the scores of all its utterances and, where the emotions
+    are compared with them, those of ``situations`` (S, V).
 
     Raises:
         DataError: see :func:`calibrated`.
     """
     turns = [turn for dialogue in scored for turn in dialogue.turns]
-    motivations = _best([turn.motivations for turn in turns], settings.motivations, settings.margin)
-    emotions = _best([turn.emotions for turn in turns], settings.emotions, settings.margin)
+    margin = settings.margin
+    motivations = _best([turn.motivations for turn in turns], settings.motivations, margin)
+    emotions = _best([turn.emotions for turn in turns], settings.emotions, margin, situations)
     topics = extract(
         [[turn.utterance for turn in dialogue.turns] for dialogue in scored], settings.max_topics
     )
@@ -183,12 +213,15 @@ def margins(table: np.ndarray) -> np.ndarray:
 
 
 def _best(
-    scores: Sequence[Sequence[float]], values: Sequence[str], margin: float
+    scores: Sequence[Sequence[float]],
+    values: Sequence[str],
+    margin: float,
+    reference: Sequence[Sequence[float]] | None = None,
 ) -> list[str | None]:
     """The best value of each row, or None where the second is as good or within the margin."""
     if not scores:
         return []
-    table = calibrated(scores)
+    table = calibrated(scores, reference)
     return [
         values[int(best)] if ahead > max(margin, _TIE) else None
         for best, ahead in zip(table.argmax(axis=1), margins(table), strict=True)

@@ -77,6 +77,7 @@ from tasks.progress import progress
 DIALOGUES = corpus_build.DIALOGUES
 SAC = "sac.parquet"
 SCORES = "scores.parquet"
+SITUATION_SCORES = "situation_scores.json"
 ANNOTATION = "annotation.json"
 SITUATIONS = "situations.parquet"
 TRAJECTORIES = "trajectories.parquet"
@@ -197,13 +198,34 @@ def annotate_shard(
             write_rows(folder / SAC, annotated, AnnotatedDialogue)
 
 
+@stage("annotation", "labels", *_RECORDS, *_ENGINES, retries=1)
+def situation_scores(
+    folder: Path,
+    situations: ArtifactRef,
+    base: ArtifactRef,
+    settings: AnnotationConfig,
+    model: ModelConfig,
+    seed: int,
+) -> None:
+    """How likely each emotion is after each situation, whoever is annotated."""
+    rows = read_rows(_folder(situations) / SITUATIONS, Situation)
+    engine = engine_for(settings.engine, base, model)
+    write_json(folder / SITUATION_SCORES, labels.score_situations(rows, engine, settings, seed))
+
+
 @stage("labels", "topics", "corpus.sentiment", "evaluation.annotations", "evaluation.metrics",
        *_RECORDS)  # fmt: skip
-def annotated_dialogues(folder: Path, parts: list[ArtifactRef], settings: AnnotationConfig) -> None:
-    """All annotated dialogues, and what can be said of their states."""
+def annotated_dialogues(
+    folder: Path,
+    parts: list[ArtifactRef],
+    situations: ArtifactRef | None,
+    settings: AnnotationConfig,
+) -> None:
+    """All annotated dialogues, and what can be said of their states; ``situations`` are scores."""
     if settings.method == "score":
         scored = _rows_of(parts, SCORES, ScoredDialogue)
-        write_annotated(folder, labels.pick(scored, settings))
+        compared = read_json(_folder(situations) / SITUATION_SCORES) if situations else None
+        write_annotated(folder, labels.pick(scored, settings, compared))
     else:
         write_annotated(folder, _rows_of(parts, SAC, AnnotatedDialogue))
 

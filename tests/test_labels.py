@@ -13,8 +13,8 @@ from sage_core.config import AnnotationConfig, load_config
 from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, DataError
-from sage_core.labels import calibrated, check, pick, score
-from sage_core.schema import Dialogue, ScoredDialogue, ScoredTurn, with_roles
+from sage_core.labels import calibrated, check, pick, score, score_situations
+from sage_core.schema import Dialogue, ScoredDialogue, ScoredTurn, Situation, with_roles
 
 EMOTIONS = ("sad", "joyful", "proud")
 MOTIVATIONS = ("sharing", "question")
@@ -59,6 +59,29 @@ def test_a_single_utterance_has_nothing_to_compare_with() -> None:
     (turn,) = pick(scored(((-1.0, -9.0), (-1.0, -2.0, -3.0))), SETTINGS)[0].turns
     assert (turn.motivation, turn.emotion) == (None, None)
     assert pick([], SETTINGS) == []
+
+
+def test_a_corpus_of_one_sentiment_keeps_it_where_situations_are_the_measure() -> None:
+    """Both utterances are joyful, the second less so; over their own mean nothing is ahead."""
+    rows = [((0.0, 0.0), (-4.0, -1.0, -9.0)), ((0.0, 0.0), (-4.0, -2.0, -9.0))]
+    situations = [(-2.0, -4.0, -9.0), (-4.0, -2.0, -5.0)]  # the mean: -3, -3, -7
+    (own,), (compared,) = pick(scored(*rows), SETTINGS), pick(scored(*rows), SETTINGS, situations)
+    assert [turn.emotion for turn in own.turns] == ["joyful", None]
+    assert [turn.emotion for turn in compared.turns] == ["joyful", "joyful"]
+    assert {turn.motivation for turn in compared.turns} == {None}
+
+
+def test_situations_are_asked_about_as_utterances_are() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def see(request: Request, option: str) -> float:
+        asked.append((request.messages[-1].content, option))
+        return by_words(request, option)
+
+    engine = ScriptedEngine(lambda request, candidate: "", see)
+    (row,) = score_situations([Situation("s", "so proud", "proud", "search")], engine, SETTINGS, 0)
+    assert row == [2.0, 0.0, 3.0]
+    assert asked[0] == ("so proud\n\nHow does this person feel?", " sad")
 
 
 tables = st.integers(1, 6).flatmap(

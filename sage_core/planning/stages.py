@@ -102,9 +102,14 @@ class _Planner:
             annotated = self._annotated(dialogue)
         else:
             (annotated,) = annotation.annotate([dialogue], engine, settings, self.config.seed)
-        use = self._use("annotator", settings.engine, engine, self.dialogues)
+        uses = [self._use("annotator", settings.engine, engine, self.dialogues)]
+        if settings.compares_situations:
+            compared = self._engine(0)
+            labels.score_situations([self._situation()], compared, settings, self.config.seed)
+            number = self._situations("search", labels.REFERENCE)
+            uses.append(self._use("annotator, situations", settings.engine, compared, number))
         return annotated, self.costs.generation(
-            "annotate-shard", "", [use], f"{self.dialogues:,} dialogues of "
+            "annotate-shard", "", uses, f"{self.dialogues:,} dialogues of "
             f"{len(dialogue.messages)} turns", self.config.model.batch_size,
         )  # fmt: skip
 
