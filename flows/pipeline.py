@@ -15,6 +15,7 @@ from sage_core import preflight
 from sage_core.config import EngineConfig, PipelineConfig
 from sage_core.evaluation.embedding import scorer_name
 from sage_core.evaluation.judge import model_pairs
+from sage_core.labels import REFERENCE
 from sage_core.search import scorers
 from sage_core.storage import ArtifactRef, shards
 from tasks import stages, tables
@@ -123,6 +124,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         config=config,
         corpus=corpora[0],
         dialogues=dialogues,
+        annotated=annotated,
         probe=probe,
         searches=searched,
         parents=parents,
@@ -135,7 +137,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     )
     tables.publish(corpora, list(searched.values()), figures, quality)
     tracker.evaluation(
-        figures, quality, probe, report, rollouts, {"m1": steering} if steering else {}
+        figures, quality, probe, report, rollouts, {"m1": steering} if steering else {}, annotated
     )
     return {
         "corpus": corpora[0],
@@ -172,7 +174,16 @@ def annotate(config: PipelineConfig, dialogues: ArtifactRef, base: ArtifactRef) 
         model=config.model,
         seed=config.seed,
     )
-    return stages.annotated_dialogues(parts=parts)
+    compared = None
+    if config.annotation.compares_situations:
+        compared = stages.situation_scores(
+            situations=situations(config, "search", REFERENCE),
+            base=base,
+            settings=config.annotation,
+            model=config.model,
+            seed=config.seed,
+        )
+    return stages.annotated_dialogues(parts=parts, situations=compared, settings=config.annotation)
 
 
 def training_text(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 import pyarrow.parquet as pq
 
 from flows.folders import new_folder
-from sage_core import annotation, mixture
+from sage_core import annotation, labels, mixture
 from sage_core.config import PipelineConfig, SearchConfig
 from sage_core.errors import ConfigError, DataError
 from sage_core.evaluation import judge
@@ -49,11 +49,19 @@ def annotate(config: PipelineConfig, dialogues: Path, output: Path, split: str =
     rows = _of_split(read_rows(dialogues, Dialogue), dialogues, split)
     settings = config.annotation
     engine = engines.engine_for(settings.engine, _base(config), config.model)
+    labels.check(settings)
     with progress("annotate", len(rows)) as advance:
-        annotated = annotation.annotate(rows, engine, settings, config.seed, advance)
-    target = _made(output) / stages.SAC
-    write_rows(target, annotated, AnnotatedDialogue)
-    return target
+        if settings.method == "score":
+            scored = labels.score(rows, engine, settings, config.seed, advance)
+            compared = None
+            if settings.compares_situations:
+                openings = situations(config.situations, "search", labels.REFERENCE)
+                compared = labels.score_situations(openings, engine, settings, config.seed)
+            annotated = labels.pick(scored, settings, compared)
+        else:
+            annotated = annotation.annotate(rows, engine, settings, config.seed, advance)
+    stages.write_annotated(_made(output), annotated)
+    return output / stages.SAC
 
 
 def train_sft(

@@ -3,7 +3,8 @@
 Departures from the paper's release: one request per utterance, with the turns before it as
 context, instead of one per dialogue, and the answer is decoded under a JSON schema, so that a
 state is well formed whatever the model. The readable rewrite and the bridging question are
-separate requests and off by default.
+separate requests and off by default. How values are chosen from closed lists instead is in
+:mod:`sage_core.labels`.
 """
 
 import json
@@ -16,6 +17,7 @@ from sage_core.engines.grammar import json_schema
 from sage_core.errors import StateFormatError
 from sage_core.sac import EMPTY, StateAction, render_state
 from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, Message
+from sage_core.topics import stand_in
 
 _INSTRUCTIONS = (
     "You label utterances of conversations. For the last utterance, write what its speaker wants "
@@ -66,7 +68,7 @@ _BRIDGE = (
     "message follows naturally. Answer with the question only."
 )
 _WORD = r"^[a-z][a-z'-]{1,15}( [a-z][a-z'-]{1,15})?$"
-_SPEAKERS = {"user": "A", "assistant": "B"}
+SPEAKERS = {"user": "A", "assistant": "B"}
 _TEXT_TOKENS = 120
 _STATE_TOKENS = 64
 
@@ -79,10 +81,7 @@ def annotate(
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[AnnotatedDialogue]:
     """Give every utterance of ``dialogues`` a state."""
-    if config.rewrite:
-        dialogues = _rewrite(dialogues, engine, config, seed)
-    if config.bridging_question:
-        dialogues = _bridge(dialogues, engine, config, seed)
+    dialogues = prepare(dialogues, engine, config, seed)
     sampling = _sampling(config, _STATE_TOKENS)
     constraint = _schema(config)
     requests = [
@@ -100,8 +99,12 @@ def annotate(
     annotated = []
     for dialogue in dialogues:
         turns = []
+        before = ""
         for message in dialogue.messages:
             state = read_state(next(answers)[0].text)
+            if config.topics == "extracted":
+                state = replace(state, topics=stand_in(state.topics, message.content, before))
+            before = message.content
             turns.append(
                 AnnotatedTurn(
                     message.role, message.content, state.motivation, state.emotion, state.topics
@@ -110,6 +113,17 @@ def annotate(
         annotated.append(AnnotatedDialogue(dialogue.dialogue_id, tuple(turns)))
         on_progress(1)
     return annotated
+
+
+def prepare(
+    dialogues: Sequence[Dialogue], engine: Engine, config: AnnotationConfig, seed: int
+) -> Sequence[Dialogue]:
+    """The dialogues with the changes to their utterances that ``config`` asks for."""
+    if config.rewrite:
+        dialogues = _rewrite(dialogues, engine, config, seed)
+    if config.bridging_question:
+        dialogues = _bridge(dialogues, engine, config, seed)
+    return dialogues
 
 
 def read_state(text: str) -> StateAction:
@@ -135,6 +149,13 @@ def read_state(text: str) -> StateAction:
         _carried(motivation, lambda value: replace(EMPTY, motivation=value)),
         _carried(emotion, lambda value: replace(EMPTY, emotion=value)),
         tuple(topics),
+    )
+
+
+def is_carried(value: str) -> bool:
+    """Whether the text format can carry a motivation or emotion."""
+    return _carried(value, lambda each: replace(EMPTY, motivation=each)) is not None and (
+        _carried(value, lambda each: replace(EMPTY, emotion=each)) is not None
     )
 
 
@@ -191,7 +212,7 @@ def _state_prompt(dialogue: Dialogue, turn: int, config: AnnotationConfig) -> tu
             for shown, labels in _EXAMPLES
             for message in (Message("user", shown), Message("assistant", json.dumps(labels)))
         ),
-        Message("user", _transcript(dialogue.messages[: turn + 1], config.context_turns + 1)),
+        Message("user", transcript(dialogue.messages[: turn + 1], config.context_turns + 1)),
     )
 
 
@@ -242,7 +263,7 @@ def _bridge(
                 Message("system", _BRIDGE),
                 Message(
                     "user",
-                    _transcript(dialogues[number].messages[: turn + 1], config.context_turns + 1)
+                    transcript(dialogues[number].messages[: turn + 1], config.context_turns + 1)
                     + f"\n\nA's next message: {dialogues[number].messages[turn + 1].content}",
                 ),
             ),
@@ -263,7 +284,6 @@ def _bridge(
     ]
 
 
-def _transcript(messages: Sequence[Message], last: int) -> str:
-    return "\n".join(
-        f"{_SPEAKERS[message.role]}: {message.content}" for message in messages[-last:]
-    )
+def transcript(messages: Sequence[Message], last: int) -> str:
+    """The ``last`` messages, one a line, with A for the user and B for the assistant."""
+    return "\n".join(f"{SPEAKERS[message.role]}: {message.content}" for message in messages[-last:])

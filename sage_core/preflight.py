@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
+from sage_core import labels
 from sage_core.config import PipelineConfig
 from sage_core.corpus.filters import filters
 from sage_core.corpus.readers import sources
@@ -33,6 +34,7 @@ def check(config: PipelineConfig) -> None:
         partial(check_launcher, config.training.launcher),
         *(partial(sources, corpus) for corpus in corpora),
         *(partial(filters, corpus, lambda utterance: 0.0) for corpus in corpora),
+        partial(labels.check, config.annotation),
         lambda: situations(config.situations, "search", config.search.situations),
         lambda: situations(config.situations, "evaluation", config.evaluation.situations),
         lambda: steering.check(config.steering_report),

@@ -79,6 +79,24 @@ class AnnotatedDialogue:
 
 
 @dataclass(frozen=True)
+class ScoredTurn:
+    """One utterance with the log-probabilities of the listed values, in the order of the lists."""
+
+    role: str
+    utterance: str
+    motivations: tuple[float, ...]
+    emotions: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ScoredDialogue:
+    """A dialogue whose every turn is scored, before any value is chosen."""
+
+    dialogue_id: str
+    turns: tuple[ScoredTurn, ...]
+
+
+@dataclass(frozen=True)
 class Situation:
     """A first-person statement that opens a simulated conversation, with its emotion label."""
 
@@ -292,6 +310,24 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
                 "turns",
                 pa.list_(
                     pa.struct([("role", pa.string()), ("utterance", pa.string()), *_STATE_FIELDS])
+                ),
+            ),
+        ]
+    ),
+    ScoredDialogue: pa.schema(
+        [
+            ("dialogue_id", pa.string()),
+            (
+                "turns",
+                pa.list_(
+                    pa.struct(
+                        [
+                            ("role", pa.string()),
+                            ("utterance", pa.string()),
+                            ("motivations", pa.list_(pa.float64())),
+                            ("emotions", pa.list_(pa.float64())),
+                        ]
+                    )
                 ),
             ),
         ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from sage_core import annotation, engines, mixture
+from sage_core import annotation, engines, labels, mixture
 from sage_core.config import (
     AnnotationConfig,
     ConversationConfig,
@@ -47,6 +47,7 @@ from sage_core.schema import (
     Dialogue,
     Judgement,
     PreferencePair,
+    ScoredDialogue,
     SearchNode,
     Showing,
     Situation,
@@ -82,6 +83,9 @@ if TYPE_CHECKING:
 
 DIALOGUES = corpus_build.DIALOGUES
 SAC = "sac.parquet"
+SCORES = "scores.parquet"
+SITUATION_SCORES = "situation_scores.json"
+ANNOTATION = "annotation.json"
 SITUATIONS = "situations.parquet"
 TRAJECTORIES = "trajectories.parquet"
 SEARCH_TREE = "search_tree.parquet"
@@ -181,7 +185,7 @@ def training_dialogues(
 # --- State-Action Chains (section 4.2) -----------------------------------------------------------
 
 
-@stage("annotation", *_RECORDS, *_ENGINES, retries=1)
+@stage("annotation", "labels", "topics", *_RECORDS, *_ENGINES, retries=1)
 def annotate_shard(
     folder: Path,
     dialogues: ArtifactRef,
@@ -191,19 +195,58 @@ def annotate_shard(
     shard: int,
     seed: int,
 ) -> None:
-    """States for the utterances of one shard of dialogues."""
+    """States for the utterances of one shard of dialogues, or the scores of all listed values,
+    among which only the whole corpus can choose."""
     rows = read_rows(_folder(dialogues) / corpus_build.DIALOGUES, Dialogue)
     part = shards(rows, settings.shard_size)[shard]
     engine = engine_for(settings.engine, base, model)
     with progress(f"annotate shard {shard + 1}", len(part)) as advance:
-        annotated = annotation.annotate(part, engine, settings, seed, advance)
-    write_rows(folder / SAC, annotated, AnnotatedDialogue)
+        if settings.method == "score":
+            scored = labels.score(part, engine, settings, seed, advance)
+            write_rows(folder / SCORES, scored, ScoredDialogue)
+        else:
+            annotated = annotation.annotate(part, engine, settings, seed, advance)
+            write_rows(folder / SAC, annotated, AnnotatedDialogue)
 
 
-@stage(*_RECORDS)
-def annotated_dialogues(folder: Path, parts: list[ArtifactRef]) -> None:
-    """All annotated dialogues."""
-    _concatenate(parts, SAC, AnnotatedDialogue, folder)
+@stage("annotation", "labels", *_RECORDS, *_ENGINES, retries=1)
+def situation_scores(
+    folder: Path,
+    situations: ArtifactRef,
+    base: ArtifactRef,
+    settings: AnnotationConfig,
+    model: ModelConfig,
+    seed: int,
+) -> None:
+    """How likely each emotion is after each situation, whoever is annotated."""
+    rows = read_rows(_folder(situations) / SITUATIONS, Situation)
+    engine = engine_for(settings.engine, base, model)
+    write_json(folder / SITUATION_SCORES, labels.score_situations(rows, engine, settings, seed))
+
+
+@stage("labels", "topics", "corpus.sentiment", "evaluation.annotations", "evaluation.metrics",
+       *_RECORDS)  # fmt: skip
+def annotated_dialogues(
+    folder: Path,
+    parts: list[ArtifactRef],
+    situations: ArtifactRef | None,
+    settings: AnnotationConfig,
+) -> None:
+    """All annotated dialogues, and what can be said of their states; ``situations`` are scores."""
+    if settings.method == "score":
+        scored = _rows_of(parts, SCORES, ScoredDialogue)
+        compared = read_json(_folder(situations) / SITUATION_SCORES) if situations else None
+        write_annotated(folder, labels.pick(scored, settings, compared))
+    else:
+        write_annotated(folder, _rows_of(parts, SAC, AnnotatedDialogue))
+
+
+def write_annotated(folder: Path, rows: Sequence[AnnotatedDialogue]) -> None:
+    """The table of annotated dialogues and its figures."""
+    from sage_core.evaluation.annotations import annotation_figures  # imports scipy
+
+    write_rows(folder / SAC, rows, AnnotatedDialogue)
+    write_json(folder / ANNOTATION, asdict(annotation_figures(rows)))
 
 
 @stage("conversation", "mixture", "corpus.lines", *_READERS, *_RECORDS)
@@ -580,6 +623,7 @@ def steering_evidence(
 
 @stage(
     "evaluation.report",
+    "evaluation.annotations",
     "evaluation.winrate",
     "evaluation.metrics",
     "evaluation.steering",
@@ -597,6 +641,7 @@ def report(
     config: PipelineConfig,
     corpus: ArtifactRef,
     dialogues: ArtifactRef,
+    annotated: ArtifactRef,
     probe: ArtifactRef,
     searches: dict[str, ArtifactRef],
     parents: dict[str, str],
@@ -618,6 +663,7 @@ def report(
         config,
         funnel=read_json(_folder(corpus) / corpus_build.FUNNEL),
         dialogues=count(dialogues, corpus_build.DIALOGUES),
+        annotation=read_json(_folder(annotated) / ANNOTATION),
         probe=read_json(_folder(probe) / PROBE),
         searches=[
             search_figures(name, trajectories_of(ref), read_rows(_folder(ref) / SHOWINGS, Showing))
@@ -741,10 +787,11 @@ def turns(part: Sequence[Situation], settings: SelfPlayConfig) -> int:
 
 
 def _concatenate(parts: list[ArtifactRef], name: str, row_type: type[Any], folder: Path) -> None:
-    rows: list[Any] = []
-    for part in parts:
-        rows += read_rows(_folder(part) / name, row_type)
-    write_rows(folder / name, rows, row_type)
+    write_rows(folder / name, _rows_of(parts, name, row_type), row_type)
+
+
+def _rows_of(parts: list[ArtifactRef], name: str, row_type: type[Any]) -> list[Any]:
+    return [row for part in parts for row in read_rows(_folder(part) / name, row_type)]
 
 
 @contextmanager

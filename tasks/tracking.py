@@ -31,6 +31,7 @@ from sage_core.training.job import read_log
 from tasks import databases
 from tasks.home import home_id, mlflow_database, sage_home, store
 from tasks.stages import (
+    ANNOTATION,
     PROBE,
     REPORT,
     STEERING,
@@ -193,6 +194,7 @@ class Tracker:
         report: ArtifactRef,
         rollouts: Mapping[str, ArtifactRef],
         steering: Mapping[str, ArtifactRef],
+        annotated: ArtifactRef,
     ) -> None:
         """Log what compares the models, by step = iteration, and the report; ``probe`` is m1's."""
         win_rates, models = read_figures(figures)
@@ -219,6 +221,9 @@ class Tracker:
         for name, ref in steering.items():
             evidence = read_steering(read_json(store().folder(ref) / STEERING))
             compared[name] |= key_figures(evidence)
+        agreement = read_json(store().folder(annotated) / ANNOTATION)["sentiment_agreement"]
+        if agreement["n"]:
+            compared["m1"]["annotation_sentiment_agreement"] = agreement["value"]
         now = get_current_time_millis()
         for name, values in compared.items():
             metrics = [Metric(key, value, now, self._steps[name]) for key, value in values.items()]

@@ -119,6 +119,22 @@ def test_allowed_values_reach_the_schema() -> None:
     assert properties["topics"]["maxItems"] == 2
 
 
+def test_extracted_topics_share_a_word_with_the_utterance_or_the_one_before() -> None:
+    """Not with one further back, and the example of the prompt is dropped like any other."""
+
+    def reply(request: Request, candidate: int) -> str:
+        return answer("vent", "sad", ["jazz", "wet bus", "rain"])
+
+    for topics, kept in (
+        ("written", [("jazz", "wet bus", "rain")] * 3),
+        ("extracted", [("wet bus",), ("wet bus", "rain"), ("rain",)]),
+    ):
+        config = AnnotationConfig.model_validate({"topics": topics})
+        said = [dialogue("x", "The bus again!", "It is the rain.", "Oh no")]
+        (annotated,) = annotate(said, ScriptedEngine(reply), config, 0)
+        assert [turn.topics for turn in annotated.turns] == kept
+
+
 def scripted(rewritten: dict[str, str], question: str) -> ScriptedEngine:
     def reply(request: Request, candidate: int) -> str:
         kind = request.request_id.split("/")[0]

@@ -174,6 +174,7 @@ print(json.dumps({{
     assert len(spoke) > 3  # so small a model may be cut off inside its states every time
     assert {"report.html", "win_rates.json", "dialogues.json"} <= set(seen["files"])
     assert seen["metrics"]["m1"]["steering.emotion.boost_8"] >= 0
+    assert 0 <= seen["metrics"]["m1"]["annotation_sentiment_agreement"] <= 1
     for name in MODELS[1:]:
         assert seen["inputs"][name] == 1
         assert "train.loss" in seen["metrics"][name]

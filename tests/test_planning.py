@@ -76,6 +76,19 @@ def test_costs_grow_with_what_they_are_for() -> None:
     assert twice["judge-pair", "m0 m0-m1"].read == 2 * once["judge-pair", "m0 m0-m1"].read
 
 
+def test_scoring_asks_twice_of_each_utterance_and_once_of_each_situation() -> None:
+    """The demo has 20 dialogues of 4 turns; 32 embedded situations are in the search half."""
+    scored = stages()["annotate-shard", ""]
+    requests = {use.role: use.requests for use in scored.uses}
+    assert requests == {"annotator": 20 * 4 * 2, "annotator, situations": 32}
+    assert scored.written == 0
+    own = stages("annotation.calibration=corpus")["annotate-shard", ""]
+    assert {use.role for use in own.uses} == {"annotator"}
+    written = stages("annotation.method=write")["annotate-shard", ""]
+    assert [use.requests for use in written.uses] == [20 * 4]
+    assert written.written > 0
+
+
 def test_training_hours_follow_the_formula() -> None:
     """4 FLOP per token and active parameter, at 35% of 312 TFLOP/s."""
     found = stages("plan.gpu=A100-80GB", preset="paper")["sft", "m1"]

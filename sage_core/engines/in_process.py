@@ -24,10 +24,10 @@ from sage_core.engines.base import (
     require,
 )
 from sage_core.engines.drawing import Rows
-from sage_core.engines.resident import Decoder, common_prefix, resident_model
+from sage_core.engines.resident import Decoder, Prefilled, common_prefix, resident_model
 from sage_core.errors import EngineError
 
-_SCORED_TOKENS = 1024  # scored in one pass at most: the logits of all of them are in memory, 0.2 GB
+_OPTION_TOKENS = 1024  # scored in one pass at most: their logits are in memory, 0.2 GB
 
 
 class TransformersEngine:
@@ -89,13 +89,10 @@ class TransformersEngine:
         results: dict[int, list[float]] = {}
         with self._resident.using(self._adapter), torch.inference_mode():
             for batch in self._batches(requests, prompts):
-                if all(len(option) == 1 for index in batch for option in tokens[index]):
-                    scores = self._first_token([prompts[index] for index in batch])
-                    for index, row in zip(batch, scores, strict=True):
-                        results[index] = [float(row[option[0]]) for option in tokens[index]]
-                else:
-                    for index in batch:
-                        results[index] = self._whole_options(prompts[index], tokens[index])
+                scores = self._score_options(
+                    [prompts[index] for index in batch], [tokens[index] for index in batch]
+                )
+                results.update(zip(batch, scores, strict=True))
         self._count([*prompts, *(option[1:] for choices in tokens for option in choices)], 0, began,
                     len(requests))  # fmt: skip
         return [results[index] for index in range(len(requests))]
@@ -166,44 +163,75 @@ class TransformersEngine:
         completions = rows.completions()
         return [completions[start : start + n] for start in range(0, len(completions), n)]
 
-    def _first_token(self, prompts: list[list[int]]) -> torch.Tensor:
-        """Log-probabilities (P, V) of the token after each prompt."""
-        return self._resident.prefill(prompts).logits.log_softmax(-1)
+    def _score_options(
+        self, prompts: list[list[int]], options: list[list[list[int]]]
+    ) -> list[list[float]]:
+        """Log-probability of each option of each prompt, all its tokens counted.
 
-    def _whole_options(self, prompt: list[int], options: list[list[int]]) -> list[float]:
-        """Log-probability of each option, all its tokens counted. The prompt is read once; options
-        of like length are read together."""
+        Each prompt is read once. What stands before an option's last token is read once for all
+        options that begin with it, for all prompts of the batch together.
+        """
         resident = self._resident
-        prefilled = resident.prefill([prompt])
-        first = prefilled.logits.log_softmax(-1)[0]
-        totals = [float(first[tokens[0]]) for tokens in options]
-        for number, part in enumerate(_parts(options, _SCORED_TOKENS)):
-            if number and not resident.shares_prompts:
-                prefilled = resident.prefill([prompt])  # its cache has grown by the last part
-            longest = len(options[part[-1]])
-            padded = [options[index][:-1] + [0] * (longest - len(options[index])) for index in part]
-            targets = [options[index][1:] + [0] * (longest - len(options[index])) for index in part]
-            device = resident.model.device
-            decoder = Decoder(resident, prefilled, len(part), longest)
-            logits = decoder.step(torch.tensor(padded, device=device), every_position=True)
-            wanted = torch.tensor(targets, device=device)[..., None]
-            scores = (logits.gather(-1, wanted)[..., 0] - logits.logsumexp(-1)).tolist()
-            for index, row in zip(part, scores, strict=True):
-                totals[index] += sum(row[: len(options[index]) - 1])
+        prefilled = resident.prefill(prompts)
+        first = prefilled.logits.log_softmax(-1)
+        totals = [
+            [float(first[row, tokens[0]]) for tokens in choices]
+            for row, choices in enumerate(options)
+        ]
+        beginnings = [_beginnings(choices) for choices in options]
+        most = max(len(each) for each in beginnings)
+        start = 0
+        while start < most:
+            # Shortest first, so a part is as wide as its longest beginnings allow.
+            longest = max(len(tokens) for each in beginnings for tokens in each[start : start + 1])
+            width = max(1, _OPTION_TOKENS // (len(prompts) * longest))
+            if start and not resident.shares_prompts:
+                prefilled = resident.prefill(prompts)  # its cache has grown by the last part
+            parts = [each[start : start + width] for each in beginnings]
+            self._add_following(prefilled, parts, options, totals)
+            start += width
         return totals
 
+    def _add_following(
+        self,
+        prefilled: Prefilled,
+        beginnings: list[list[tuple[int, ...]]],
+        options: list[list[list[int]]],
+        totals: list[list[float]],
+    ) -> None:
+        """Read each prompt's ``beginnings`` and add to ``totals`` what follows in its options."""
+        most = max(len(each) for each in beginnings)
+        longest = max(len(tokens) for each in beginnings for tokens in each)
+        rows = [
+            [*tokens, *[0] * (longest - len(tokens))]
+            for each in beginnings
+            for tokens in (*each, *[()] * (most - len(each)))
+        ]
+        decoder = Decoder(self._resident, prefilled, most, longest)
+        device = self._resident.model.device
+        logits = decoder.step(torch.tensor(rows, device=device), every_position=True)
+        logits -= logits.logsumexp(-1, keepdim=True)
+        for prompt, each in enumerate(beginnings):
+            for number, option in enumerate(options[prompt]):
+                if len(option) == 1:
+                    continue
+                before = tuple(option[:-1])
+                for place, tokens in enumerate(each):
+                    if tokens[: len(before)] == before:
+                        row = logits[prompt * most + place]
+                        totals[prompt][number] += sum(
+                            float(row[position, token]) for position, token in enumerate(option[1:])
+                        )
+                        break
 
-def _parts(options: Sequence[Sequence[int]], most_tokens: int) -> Iterator[list[int]]:
-    """Indices of the options of two tokens and more, shortest first, in parts of at most that many
-    tokens with their padding."""
-    order = sorted(range(len(options)), key=lambda index: len(options[index]))
-    part: list[int] = []
-    for index in order:
-        if len(options[index]) == 1:
-            continue
-        if part and (len(part) + 1) * len(options[index]) > most_tokens:
-            yield part
-            part = []
-        part.append(index)
-    if part:
-        yield part
+
+def _beginnings(options: list[list[int]]) -> list[tuple[int, ...]]:
+    """The options without their last tokens, shortest first, less those that another begins with;
+    each option belongs to exactly one."""
+    found = sorted({tuple(option[:-1]) for option in options if len(option) > 1})
+    longest = [
+        tokens
+        for tokens, after in zip(found, [*found[1:], ()], strict=True)
+        if after[: len(tokens)] != tokens
+    ]
+    return sorted(longest, key=len)

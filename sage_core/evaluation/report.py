@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sage_core.corpus.records import FunnelStep
+from sage_core.evaluation.annotations import AnnotationFigures
 from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
 from sage_core.evaluation.quality import MEASURES, Quality
 from sage_core.evaluation.steering import DoseResponse, SteeringEvidence
@@ -69,6 +70,7 @@ class ReportData:
     Attributes:
         facts: the table on top: base model, seed, number of dialogues, ...
         notes: limits of this run that a reader must know before the numbers.
+        annotation: what can be said of the annotated states.
         models: in the order of their making: m0, raw, m1, m2, ..., dpo.
         lineage: model -> one line on how it was made.
         losses: model -> (optimiser step, training loss), in order of step.
@@ -87,6 +89,7 @@ class ReportData:
     facts: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     funnel: Sequence[FunnelStep] = ()
+    annotation: AnnotationFigures | None = None
     models: tuple[ModelMetrics, ...] = ()
     lineage: dict[str, str] = field(default_factory=dict)
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from sage_core.config import EMBEDDED_MODEL, PipelineConfig
 from sage_core.corpus.records import FunnelStep
+from sage_core.evaluation.annotations import AnnotationFigures
 from sage_core.evaluation.metrics import ModelMetrics, Rate
 from sage_core.evaluation.quality import Quality
 from sage_core.evaluation.report import HealthReport, ReportData
@@ -29,6 +30,7 @@ def report_data(
     *,
     funnel: Sequence[FunnelStep],
     dialogues: int,
+    annotation: Any,
     probe: Mapping[str, Any],
     searches: Sequence[SearchFigures],
     search_tree: Sequence[SearchNode],
@@ -48,6 +50,7 @@ def report_data(
         facts=_facts(config, dialogues, rollouts),
         notes=_notes(config),
         funnel=funnel,
+        annotation=TypeAdapter(AnnotationFigures).validate_python(annotation),
         models=tuple(TypeAdapter(list[ModelMetrics]).validate_python(metrics)),
         lineage={name: lineage(name, parents.get(name, "")) for name in rollouts},
         losses=losses,

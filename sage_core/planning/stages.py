@@ -7,13 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sage_core import annotation, mixture
+from sage_core import annotation, labels, mixture
 from sage_core.config import EngineConfig, PipelineConfig, SelfPlayConfig
 from sage_core.errors import ConfigError
 from sage_core.evaluation import judge
 from sage_core.planning.costs import Costs, StagePlan, Use
 from sage_core.planning.counting import CountingEngine, Text
-from sage_core.schema import Dialogue, Message, Situation, Split, Trajectory
+from sage_core.schema import (
+    AnnotatedDialogue,
+    AnnotatedTurn,
+    Dialogue,
+    Message,
+    Situation,
+    Split,
+    Trajectory,
+)
 from sage_core.search import selfplay
 from sage_core.search.dialogue import Speaker
 from sage_core.search.selector import RandomSelector
@@ -98,10 +106,19 @@ class _Planner:
         settings = self.config.annotation
         engine = self._engine(self.settings.utterance_tokens)
         dialogue = self._dialogue()
-        (annotated,) = annotation.annotate([dialogue], engine, settings, self.config.seed)
-        use = self._use("annotator", settings.engine, engine, self.dialogues)
+        if settings.method == "score":
+            labels.score([dialogue], engine, settings, self.config.seed)
+            annotated = self._annotated(dialogue)
+        else:
+            (annotated,) = annotation.annotate([dialogue], engine, settings, self.config.seed)
+        uses = [self._use("annotator", settings.engine, engine, self.dialogues)]
+        if settings.compares_situations:
+            compared = self._engine(0)
+            labels.score_situations([self._situation()], compared, settings, self.config.seed)
+            number = self._situations("search", labels.REFERENCE)
+            uses.append(self._use("annotator, situations", settings.engine, compared, number))
         return annotated, self.costs.generation(
-            "annotate-shard", "", [use], f"{self.dialogues:,} dialogues of "
+            "annotate-shard", "", uses, f"{self.dialogues:,} dialogues of "
             f"{len(dialogue.messages)} turns", self.config.model.batch_size,
         )  # fmt: skip
 
@@ -268,6 +285,15 @@ class _Planner:
             for turn in range(turns)
         )
         return Dialogue("plan", "plan", "plan", messages)
+
+    def _annotated(self, dialogue: Dialogue) -> AnnotatedDialogue:
+        """The dialogue with states of the planned length."""
+        state = self.text.state()
+        turns = tuple(
+            AnnotatedTurn(each.role, each.content, state.motivation, state.emotion, state.topics)
+            for each in dialogue.messages
+        )
+        return AnnotatedDialogue(dialogue.dialogue_id, turns)
 
     def _situation(self) -> Situation:
         return Situation("plan", self.text.of(self.settings.situation_tokens), "joyful", "search")

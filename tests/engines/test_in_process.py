@@ -238,9 +238,32 @@ def test_many_options_are_scored_in_parts(
     prompt = engine._resident.prompts.fit(request)[0]
     scored = sum(engine.token_counts(options)) - len(options)
     assert engine.usage.prompt_tokens - before == len(prompt) + scored
-    monkeypatch.setattr(in_process, "_SCORED_TOKENS", most)
+    monkeypatch.setattr(in_process, "_OPTION_TOKENS", most)
     monkeypatch.setattr(engine._resident, "shares_prompts", shares)
     assert engine.choose([request], [options])[0] == pytest.approx(expected[0], abs=1e-3)
+
+
+@pytest.mark.parametrize("together", [1, 7, 10_000])
+def test_options_are_scored_alike_however_many_are_read_together(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    requests = [asked(text, system=SYSTEM) for text in TEXTS]
+    options = [[*MULTI, "An", "An ox is", "zz top zz"][: 3 + n] for n in range(len(TEXTS))]
+    alone = [engine.choose([r], [o])[0] for r, o in zip(requests, options, strict=True)]
+    monkeypatch.setattr(in_process, "_OPTION_TOKENS", together)
+    for row, expected in zip(engine.choose(requests, options), alone, strict=True):
+        assert row == pytest.approx(expected, abs=1e-3)
+
+
+def test_prompts_are_read_together_whatever_their_options(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = engine._resident.model
+    passes: list[int] = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda *a, **k: (passes.append(1), forward(*a, **k))[1])
+    engine.choose([asked(text) for text in TEXTS], [MULTI] * len(TEXTS))
+    assert len(passes) == 2  # the prompts, and their options
 
 
 def test_an_empty_option_is_refused(engine: TransformersEngine) -> None:

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sage_core.corpus.build import FunnelStep
+from sage_core.evaluation.annotations import AnnotationFigures
 from sage_core.evaluation.metrics import Mean, ModelMetrics, Rate, model_metrics
 from sage_core.evaluation.report import ReportData, render_report, render_steering, verdict
 from sage_core.evaluation.steering import (
@@ -89,6 +90,14 @@ def full() -> ReportData:
         funnel=(
             FunnelStep(step="read", kept=1200, dropped=0, quarantined=3),
             FunnelStep(step="min_turns", kept=300, dropped=900),
+        ),
+        annotation=AnnotationFigures(
+            80,
+            {"motivation": 2, "emotion": 3, "topics": 1, "all": 0},
+            4,
+            6,
+            Rate.of(57, 70),
+            Rate.of(99, 120),
         ),
         models=(m0, model_metrics("m1", [said] * 3, states=True)),
         lineage={"m0": "as downloaded", "m1": "m0 + LoRA"},

@@ -1,0 +1,119 @@
+"""``make bench-annotation``: how well are emotions annotated by calibrated scoring?
+
+The situations of EmpatheticDialogues' validation part (Rashkin et al., 2019), each with one of 32
+emotions, scored by the embedded model as ``annotation.method: score`` does it
+(:mod:`sage_core.labels`). The baseline is the same scores without the calibration. The calibration
+uses no label.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmarks.harness import Benchmark, timed
+from sage_core.config import load_config
+from sage_core.corpus.readers.empathetic_dialogues import read_situations
+from sage_core.evaluation.annotations import sign_of_emotion
+from sage_core.evaluation.metrics import Rate
+from sage_core.labels import calibrated, margins, score_field
+from sage_core.schema import Dialogue, Message
+
+TOP_1, TOP_5 = 0.16, 0.40
+SHARES = (0.5, 0.25)  # of the situations, those with the widest margins
+
+
+def main(
+    data: Annotated[
+        Path,
+        typer.Option(
+            envvar="EMPATHETIC_DIALOGUES", help="valid.csv of EmpatheticDialogues, or its folder."
+        ),
+    ],
+    limit: Annotated[int, typer.Option(help="Situations, from the start; 0 = all.")] = 0,
+    dtype: Annotated[
+        str, typer.Option(help="bfloat16 is faster on processors with instructions for it.")
+    ] = "float32",
+) -> None:
+    """Accuracy of annotated emotions, with and without calibration."""
+    path = data / "valid.csv" if data.is_dir() else data
+    found = [(text, emotion) for _, text, emotion in read_situations(path)][: limit or None]
+    emotions = sorted({emotion for _, emotion in found})
+    seconds, scores = timed(score, [text for text, _ in found], emotions, dtype)
+    report(scores, [emotions.index(emotion) for _, emotion in found], emotions, seconds)
+
+
+def score(texts: Sequence[str], emotions: Sequence[str], dtype: str) -> np.ndarray:
+    """Log-probabilities (U, V) of the emotions."""
+    from sage_core.engines.in_process import TransformersEngine  # imports torch
+    from tasks import stages
+    from tasks.home import store
+
+    config = load_config("demo", [f"model.dtype={dtype}", "annotation.context_turns=0"])
+    base = stages.base_model.local("m0", model=config.model)
+    engine = TransformersEngine(store().folder(base), None, config.model)
+    dialogues = [
+        Dialogue(str(number), "", "", (Message("user", text),)) for number, text in enumerate(texts)
+    ]
+    return np.asarray(
+        score_field("emotion", emotions, dialogues, engine, config.annotation, config.seed)
+    )
+
+
+def report(
+    scores: np.ndarray, labels: Sequence[int], emotions: Sequence[str], seconds: float
+) -> None:
+    """Print and write the table; exits."""
+    label = np.asarray(labels)
+    table = calibrated(scores)
+    benchmark = Benchmark("annotation")
+
+    def add(what: str, ours: Rate, raw: Rate, target: str, met: bool) -> None:
+        assert ours.value is not None and raw.value is not None  # noqa: PT018
+        points = f"{100 * (ours.value - raw.value):+.1f} points"
+        benchmark.add(what, _share(ours), f"{_share(raw)} (uncalibrated)", points, target, met)
+
+    for most, target in ((1, TOP_1), (5, TOP_5)):
+        ours, raw = (_among_best(each, label, most) for each in (table, scores))
+        met = ours.value is not None and ours.value >= target
+        add(f"top-{most} of {len(emotions)} emotions", ours, raw, f"≥ {target:.0%}", met)
+    signs = np.asarray([sign_of_emotion(emotion) for emotion in emotions])
+    ours, raw = (_same_sign(each, label, signs) for each in (table, scores))
+    higher = ours.value is not None and raw.value is not None and ours.value > raw.value
+    add("polarity, of emotions with one", ours, raw, "> uncalibrated", higher)
+    by_margin = np.argsort(-margins(table), kind="stable")
+    notes = []
+    for share in SHARES:
+        rows = by_margin[: round(share * len(label))]
+        notes.append(
+            f"the {share:.0%} that are at least {margins(table)[rows[-1]]:.2f} nats ahead: "
+            f"{_share(_among_best(table[rows], label[rows], 1))}"
+        )
+    benchmark.note = (
+        f"{len(label):,} situations in {seconds / 60:.0f} minutes; 95% Wilson intervals. Top-1 by "
+        f"the margin to the second emotion: {'; '.join(notes)}. Chance is {1 / len(emotions):.0%}."
+    )
+    benchmark.finish()
+
+
+def _among_best(scores: np.ndarray, label: np.ndarray, most: int) -> Rate:
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :most]
+    return Rate.of(int((best == label[:, None]).any(axis=1).sum()), len(label))
+
+
+def _same_sign(scores: np.ndarray, label: np.ndarray, signs: np.ndarray) -> Rate:
+    """Of the situations whose emotion has a sign, how many get an emotion of the same sign."""
+    told, given = signs[label], signs[scores.argmax(axis=1)]
+    return Rate.of(int(((told == given) & (told != 0)).sum()), int((told != 0).sum()))
+
+
+def _share(rate: Rate) -> str:
+    if rate.value is None:
+        return "none"
+    return f"{rate.value:.1%} [{rate.ci_low:.1%}, {rate.ci_high:.1%}] of {rate.n:,}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,87 @@
+"""The joining stage of annotation, on shards as both methods leave them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sage_core.config import AnnotationConfig
+from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, ScoredDialogue, ScoredTurn
+from sage_core.storage import ArtifactRef, read_json, read_rows, write_json, write_rows
+from tasks import stages
+from tasks.home import store
+
+SCORED = AnnotationConfig(
+    method="score",
+    topics="extracted",
+    motivations=("sharing", "question"),
+    emotions=("sad", "joyful"),
+)
+UTTERANCES = ("I love my garden!", "I hate the cold.", "I love the lake!")
+SCORES = ((-1.0, -3.0), (-1.0, -4.0), (-2.0, -3.0))  # sad, joyful; their means: -4/3, -10/3
+
+
+def scored_shard(number: int) -> ArtifactRef:
+    turn = ScoredTurn("user", UTTERANCES[number], (0.0, float(number)), SCORES[number])
+    rows = [ScoredDialogue(f"d{number}", (turn,))]
+    return store().build(
+        f"shard/{number}",
+        lambda folder: write_rows(folder / stages.SCORES, rows, ScoredDialogue),
+        {},
+    )
+
+
+def joined(
+    parts: list[ArtifactRef], settings: AnnotationConfig, compared: ArtifactRef | None = None
+) -> tuple[list[AnnotatedDialogue], Any]:
+    ref = stages.annotated_dialogues.local(parts=parts, situations=compared, settings=settings)
+    folder = store().folder(ref)
+    return read_rows(folder / stages.SAC, AnnotatedDialogue), read_json(folder / stages.ANNOTATION)
+
+
+def test_scored_shards_are_calibrated_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAGE_HOME", str(tmp_path))
+    parts = [scored_shard(number) for number in range(3)]
+    rows, figures = joined(parts, SCORED)
+    turns = [turn for row in rows for turn in row.turns]
+    assert [turn.utterance for turn in turns] == list(UTTERANCES)
+    assert [turn.emotion for turn in turns] == ["joyful", "sad", "joyful"]
+    assert [turn.motivation for turn in turns] == ["sharing", None, "question"]
+    assert [turn.topics for turn in turns] == [("garden",), ("cold",), ("lake",)]
+    agreement = figures["sentiment_agreement"]
+    assert (agreement["hits"], agreement["n"]) == (3, 3)
+    assert figures["empty"] == {"motivation": 1, "emotion": 0, "topics": 0, "all": 0}
+
+    compared = store().build(
+        "situations/0", lambda folder: write_json(folder / stages.SITUATION_SCORES, [[-0.5, -9.0]]),
+        {},
+    )  # fmt: skip
+    rows, figures = joined(parts, SCORED, compared)
+    assert [turn.emotion for row in rows for turn in row.turns] == ["joyful"] * 3
+    assert figures["sentiment_agreement"]["hits"] == 2
+
+
+def test_written_shards_are_joined_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAGE_HOME", str(tmp_path))
+    written = [
+        AnnotatedDialogue(f"d{n}", (AnnotatedTurn("user", text, None, "joyful", ("jazz",)),))
+        for n, text in enumerate(UTTERANCES)
+    ]
+
+    def shard(number: int) -> ArtifactRef:
+        rows = [written[number]]
+        return store().build(
+            f"shard/{number}",
+            lambda folder: write_rows(folder / stages.SAC, rows, AnnotatedDialogue),
+            {},
+        )
+
+    parts = [shard(number) for number in range(3)]
+    rows, figures = joined(parts, AnnotationConfig())
+    assert rows == written
+    assert (figures["sentiment_agreement"]["hits"], figures["sentiment_agreement"]["n"]) == (2, 3)
+    assert (figures["topics_said"]["hits"], figures["topics_said"]["n"]) == (0, 3)
