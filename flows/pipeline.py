@@ -94,8 +94,14 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         ):
             break
 
-    # 4.5 Preference learning on chosen against rejected candidates.
-    pairs, trained["dpo"] = prefer(config, list(searched.values()), trained[last], base)
+    # 4.5 Preference learning on chosen against rejected candidates: those of all rounds, or of one
+    # more search with the model that it starts from.
+    compared = list(searched.values())
+    if config.dpo.pairs_from == "last":
+        if last not in searched:
+            searched[last] = search(config, last, trained[last], user, base, openings)
+        compared = [searched[last]]
+    pairs, trained["dpo"] = prefer(config, compared, trained[last], base)
     parents["dpo"] = last
     tracker.checkpoint("dpo", trained["dpo"], parent=last, data=pairs)
 

@@ -471,6 +471,11 @@ class DPOConfig(Section):
     learning_rate: float = Field(1e-5, gt=0)
     beta: float = Field(0.1, gt=0)
     sft_weight: float = Field(1.0, ge=0, description="Weight of the SFT term on the chosen.")
+    pairs_from: Literal["rounds", "last"] = Field(
+        "rounds",
+        description="'rounds': the candidates of all rounds, of which none are of the model that "
+        "DPO starts from; 'last': those of one more search, with that model.",
+    )
     rejected: Literal["random", "lowest"] = Field(
         "random",
         description="One of the other candidates at random, as in the paper, or the one with the "

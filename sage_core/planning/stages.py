@@ -90,6 +90,8 @@ class _Planner:
             settings = config.refine.sft
             found.append(self.costs.training("sft", name, self.openings, "trajectories", dialogue,
                                              settings.epochs, settings))  # fmt: skip
+        if config.dpo.pairs_from == "last":
+            found.append(replace(search, label=self.chain[-1]))
         found.append(self.preference(selected))
         found += [stage for _, stage in rollouts.values()]
         played = {name: trajectory for name, (trajectory, _) in rollouts.items()}
@@ -172,7 +174,7 @@ class _Planner:
         config = self.config.dpo
         profile = self.config.conversation.agent
         pairs = data.preference_pairs([selected], profile, self.config.seed, config.rejected)
-        rounds = len(self.chain) - 1
+        rounds = 1 if config.pairs_from == "last" else len(self.chain) - 1
         number = len(pairs) * self.openings * rounds
         if config.max_pairs:
             number = min(number, config.max_pairs)
