@@ -1,6 +1,7 @@
 """`sage ui` and `sage deploy`: runs that are started through the server's API, as the form does."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -117,9 +118,22 @@ def test_one_more_round_goes_on_from_the_last_finished_run(
 
 
 def test_the_servers_log_has_no_error(home: Path, servers: tuple[str, str]) -> None:
-    log = (home / "logs" / "prefect.log").read_text()
-    assert "Traceback" not in log
-    assert "| ERROR" not in log
+    assert errors((home / "logs" / "prefect.log").read_text()) == []
+
+
+def errors(log: str) -> list[str]:
+    """The entries of the server's log that are errors or hold a traceback.
+
+    One kind does not count: Prefect 3.8 reads and then writes in one transaction for a heartbeat of
+    the worker, which SQLite refuses at once if another write came between; the next one gets in.
+    """
+    entries = re.split(r"^(?=\d\d:\d\d:\d\d\.\d{3} \|)", log, flags=re.MULTILINE)
+    return [
+        entry
+        for entry in entries
+        if ("| ERROR" in entry or "Traceback" in entry)
+        and not ("heartbeat persistence failed" in entry and "database is locked" in entry)
+    ]
 
 
 def scheduled(api: str, deployment: str) -> list[dict[str, Any]]:
