@@ -22,6 +22,7 @@ from sage_core.labels import calibrated, margins, score_field
 from sage_core.schema import Dialogue, Message
 
 TOP_1, TOP_5 = 0.16, 0.40
+CHANCE_OF_SIGN = 0.5
 SHARES = (0.5, 0.25)  # of the situations, those with the widest margins
 
 
@@ -81,8 +82,8 @@ def report(
         add(f"top-{most} of {len(emotions)} emotions", ours, raw, f"≥ {target:.0%}", met)
     signs = np.asarray([sign_of_emotion(emotion) for emotion in emotions])
     ours, raw = (_same_sign(each, label, signs) for each in (table, scores))
-    higher = ours.value is not None and raw.value is not None and ours.value > raw.value
-    add("polarity, of emotions with one", ours, raw, "> uncalibrated", higher)
+    beyond_chance = ours.ci_low is not None and ours.ci_low > CHANCE_OF_SIGN
+    add("polarity, of emotions with one", ours, raw, "interval > 50%", beyond_chance)
     by_margin = np.argsort(-margins(table), kind="stable")
     notes = []
     for share in SHARES:

@@ -47,9 +47,9 @@ from sage_core.topics import extract
 class Question:
     """What is asked of an utterance; the answer starts with ``opening``, and a value follows.
 
-    A started sentence gets words of the right kind: on EmpatheticDialogues the embedded model finds
-    twice as many emotions behind "This person feels" as in an answer of its own making. And most
-    values are one token there, where they would be several at the start of an answer.
+    A started sentence gets words of the right kind, and most values are one token behind it, where
+    they would be several at the start of an answer. On 160 situations of EmpatheticDialogues the
+    embedded model found 31% of the emotions so, against 16% in an answer of one word.
     """
 
     text: str

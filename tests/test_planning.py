@@ -71,7 +71,8 @@ def test_costs_grow_with_what_they_are_for() -> None:
         for n in (1, 2)
     )
     assert twice["sft", "m1"].trained == pytest.approx(4 * once["sft", "m1"].trained)
-    assert twice["annotate-shard", ""].read == 2 * once["annotate-shard", ""].read
+    annotators = [each["annotate-shard", ""].uses[0].read for each in (once, twice)]
+    assert annotators[1] == 2 * annotators[0]
     assert twice["rollout-shard", "m0"].written == 2 * once["rollout-shard", "m0"].written
     assert twice["judge-pair", "m0 m0-m1"].read == 2 * once["judge-pair", "m0 m0-m1"].read
 
@@ -200,12 +201,10 @@ def test_lengths_are_settable() -> None:
 @pytest.mark.parametrize(
     ("preset", "stage", "kind", "used"),
     [
-        ("demo", ("annotate-shard", ""), "read", 55_242),
-        ("demo", ("annotate-shard", ""), "written", 2_325),
+        ("demo", ("annotate-shard", ""), "read", 9_730),
         ("demo", ("sft", "raw"), "trained", 2 * 20 * 149.6),
         ("demo", ("sft", "m1"), "trained", 2 * 20 * 249.3),
-        ("tiny", ("annotate-shard", ""), "read", 9_188),
-        ("tiny", ("annotate-shard", ""), "written", 428),
+        ("tiny", ("annotate-shard", ""), "read", 2_942),
         ("tiny", ("grammar-probe", ""), "read", 254),
         ("tiny", ("rollout-shard", "m1"), "read", 129),
     ],

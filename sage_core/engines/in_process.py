@@ -231,7 +231,7 @@ def _beginnings(options: list[list[int]]) -> list[tuple[int, ...]]:
     found = sorted({tuple(option[:-1]) for option in options if len(option) > 1})
     longest = [
         tokens
-        for tokens, after in zip(found, [*found[1:], ()], strict=True)
+        for tokens, after in zip(found, [*found[1:], ()], strict=False)  # none: no pair
         if after[: len(tokens)] != tokens
     ]
     return sorted(longest, key=len)

@@ -18,7 +18,7 @@ SCORED = AnnotationConfig(
     emotions=("sad", "joyful"),
 )
 UTTERANCES = ("I love my garden!", "I hate the cold.", "I love the lake!")
-SCORES = ((-1.0, -3.0), (-1.0, -4.0), (-2.0, -3.0))  # sad, joyful; their means: -4/3, -10/3
+SCORES = ((-2.0, -3.0), (-1.0, -4.0), (-2.0, -3.0))  # sad, joyful; their means: -5/3, -10/3
 
 
 def scored_shard(number: int) -> ArtifactRef:
