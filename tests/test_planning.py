@@ -42,13 +42,13 @@ def test_every_stage_of_the_demo_is_there() -> None:
 
 
 def test_measurements_are_planned_for_every_model() -> None:
-    """Twelve situations, each read once for its likelihood and once with the others' replies; the
-    second replies' likelihood comes on top."""
+    """Twelve situations, each read once for the likelihood of its first reply and once with the
+    replies to others."""
     found = stages("evaluation.situations=12")
     models = ["m0", "raw", "m1", "m2", "m3", "dpo"]
     assert [label for stage, label in found if stage == "measurements"] == models
     uses = {use.role: use.requests for use in found["measurements", "m1"].uses}
-    assert uses == {"m0, likelihood": 24, "m0, matching": 12}
+    assert uses == {"m0, likelihood": 12, "m0, matching": 12}
     most = stages("evaluation.situations=32")["measurements", "m1"]
     fewer = stages("evaluation.situations=32", "evaluation.quality.alternatives=3")
     assert fewer["measurements", "m1"].read < most.read
