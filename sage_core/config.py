@@ -732,10 +732,10 @@ class QualityConfig(Section):
         11, description="Other situations that each reply is matched with; 0 = all."
     )
     matched_words: NonNegative = Field(
-        24, description="Words at the start of a reply that m0 matches it by; 0 = all."
+        16, description="Words at the start of a reply that m0 matches it by; 0 = all."
     )
     likelihood_replies: NonNegative = Field(
-        24, description="Replies whose likelihood under m0 is measured, first ones first; 0 = none."
+        12, description="Replies whose likelihood under m0 is measured, first ones first; 0 = none."
     )
 
 

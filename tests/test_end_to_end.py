@@ -175,6 +175,11 @@ print(json.dumps({{
     assert {"report.html", "win_rates.json", "dialogues.json"} <= set(seen["files"])
     assert seen["metrics"]["m1"]["steering.emotion.boost_8"] >= 0
     assert 0 <= seen["metrics"]["m1"]["annotation_sentiment_agreement"] <= 1
+    assert 0 <= seen["metrics"]["m1"]["well_formed_without_grammar"] <= 1
+    for name in spoke:
+        assert {"cut_share", "stray_braces", "loglik_m0"} <= set(seen["metrics"][name])
+    for name in set(spoke) - {"m0", "raw", "m1"}:
+        assert "stray_braces.vs_m1.ci_low" in seen["metrics"][name]
     for name in MODELS[1:]:
         assert seen["inputs"][name] == 1
         assert "train.loss" in seen["metrics"][name]
@@ -199,7 +204,7 @@ def test_damaged_and_deleted_artefacts_are_made_again_with_what_they_feed(
     verdicts.write_bytes(verdicts.read_bytes()[:-1] + b"x")
     again = run_tiny(home)
     assert set(again["made"]) == {
-        "dpo", "rollout-shard dpo 1/1", "trajectories rollout dpo", "judge-pair m0 m3-dpo",
-        "judge-pair m0 m0-dpo", "judgements", "figures", "report",
+        "dpo", "rollout-shard dpo 1/1", "trajectories rollout dpo", "measurements dpo", "quality",
+        "judge-pair m0 m3-dpo", "judge-pair m0 m0-dpo", "judgements", "figures", "report",
     }  # fmt: skip
     assert again["artifacts"] == result["artifacts"]  # the same bytes again

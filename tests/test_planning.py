@@ -14,6 +14,9 @@ MIXTRAL = MODELS["mistralai/Mixtral-8x7B-Instruct-v0.1"]
 SMOLLM2 = MODELS["smollm2-135m-instruct"]
 
 
+LLM = ("search.selector.relevance=false",)
+
+
 def stages(*overrides: str, preset: str = "demo") -> dict[tuple[str, str], StagePlan]:
     return {(stage.stage, stage.label): stage for stage in plan(load_config(preset, overrides))}
 
@@ -38,9 +41,28 @@ def test_every_stage_of_the_demo_is_there() -> None:
     ]  # fmt: skip
 
 
+def test_measurements_are_planned_for_every_model() -> None:
+    """Twelve situations, each read once for the likelihood of its first reply and once with the
+    replies to others."""
+    found = stages("evaluation.situations=12")
+    models = ["m0", "raw", "m1", "m2", "m3", "dpo"]
+    assert [label for stage, label in found if stage == "measurements"] == models
+    uses = {use.role: use.requests for use in found["measurements", "m1"].uses}
+    assert uses == {"m0, likelihood": 12, "m0, matching": 12}
+    most = stages("evaluation.situations=32")["measurements", "m1"]
+    fewer = stages("evaluation.situations=32", "evaluation.quality.alternatives=3")
+    assert fewer["measurements", "m1"].read < most.read
+
+
+def test_relevance_reads_each_history_once_and_nothing_once() -> None:
+    settings = "search.selector.relevance=true", "search.situations=8"
+    uses = {use.role: use.requests for use in stages(*settings)["search-shard", "m1"].uses}
+    assert uses["selector"] == 8 * 2 * 2
+
+
 def test_a_prompt_counts_once_for_all_its_candidates() -> None:
     few, many = (
-        {use.role: use for use in stages(f"search.candidates={n}")["search-shard", "m1"].uses}
+        {use.role: use for use in stages(*LLM, f"search.candidates={n}")["search-shard", "m1"].uses}
         for n in (4, 8)
     )
     assert many["agent"].read == few["agent"].read
@@ -51,7 +73,7 @@ def test_a_prompt_counts_once_for_all_its_candidates() -> None:
 def test_requests_of_a_search_follow_from_turns_and_situations() -> None:
     """With 4 turns the agent speaks twice and the user once, whose first state is asked for
     apart; the selector is shown each of the agent's turns in 3 orders."""
-    found = stages("search.selector.shuffles=3", "search.situations=8")["search-shard", "m1"]
+    found = stages(*LLM, "search.selector.shuffles=3", "search.situations=8")["search-shard", "m1"]
     requests = {use.role: use.requests for use in found.uses}
     assert requests == {"agent": 8 * 2, "user": 8 * 2, "selector": 8 * 2 * 3}
 

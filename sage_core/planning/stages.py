@@ -13,6 +13,7 @@ from sage_core.errors import ConfigError
 from sage_core.evaluation import judge
 from sage_core.planning.costs import Costs, StagePlan, Use
 from sage_core.planning.counting import CountingEngine, Text
+from sage_core.sac import utterance_of
 from sage_core.schema import (
     AnnotatedDialogue,
     AnnotatedTurn,
@@ -210,17 +211,25 @@ class _Planner:
         number = min(settings.situations or self.held_out, self.held_out)
         matched = min(settings.alternatives or self.held_out, number - 1) + 1
         rows = [
-            replace(played, situation_id=f"plan{n}", situation=f"{played.situation} {n}")
+            replace(
+                played,
+                situation_id=f"plan{n}",
+                situation=f"{played.situation} {n}",
+                turns=tuple(  # other words in each, since equal replies are scored once
+                    replace(turn, content=f"{n} {utterance_of(turn.content)}")
+                    for turn in played.turns
+                ),
+            )
             for n in range(matched)
         ]
         replies = sum(turn.role == "assistant" for turn in played.turns)
         scored = min(settings.likelihood_replies, replies * self.held_out)
         likelihood, matching = self._engine(0), self._engine(0)
         every = settings.model_copy(update={"likelihood_replies": replies})
-        quality.measure(name, rows[:1], likelihood, every, self.config.seed, states=True,
+        quality.measure(name, rows[:1], likelihood, every, self.config.seed, states=False,
                         embed=_no_embedding)  # fmt: skip
         none = settings.model_copy(update={"likelihood_replies": 0})
-        quality.measure(name, rows, matching, none, self.config.seed, states=True,
+        quality.measure(name, rows, matching, none, self.config.seed, states=False,
                         embed=_no_embedding)  # fmt: skip
         engine = self.config.evaluation.selfplay.agent_engine
         uses = [

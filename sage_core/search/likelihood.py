@@ -13,8 +13,10 @@ from sage_core.engines.base import Engine, Request
 from sage_core.errors import ContextError
 from sage_core.schema import Message
 from sage_core.search.dialogue import answered
+from sage_core.storage import shards
 
 _NOTHING = (Message("user", ""),)
+_MOST_REPLIES = 64  # in one request: a vLLM server scores 128 different first tokens at most
 
 
 @dataclass(frozen=True)
@@ -34,45 +36,47 @@ def log_likelihoods(
     engine: Engine, asked: Sequence[Asked], seed: int
 ) -> list[dict[str, float] | ContextError]:
     """For each of ``asked``, reply -> log-probability in nats, the end of the reply not counted.
-    Each history is read once. One that is too long for the context loses its oldest turns after
-    the situation; the error stands where that is not enough.
+    Each history is read once for every 64 replies. One that is too long for the context loses its
+    oldest turns after the situation; the error stands where that is not enough.
 
     Raises:
         EngineError: the engine cannot score replies, or one of them is empty.
     """
     texts = list(dict.fromkeys(reply for each in asked for reply in each.replies))
     tokens = dict(zip(texts, engine.token_counts(texts), strict=True))
+    parts = [
+        (number, part)
+        for number, each in enumerate(asked)
+        for part in shards(each.replies, _MOST_REPLIES)
+    ]
     items = [
         (
             Request(
                 request_id=f"score/{number}",
-                messages=context(each.history),
+                messages=context(asked[number].history),
                 sampling=SamplingConfig(
                     temperature=0,
                     top_k=0,
                     repetition_penalty=1,
                     # The room that the replies need behind the prompt.
-                    max_new_tokens=max(1, *(tokens[reply] for reply in each.replies)),
+                    max_new_tokens=max(1, *(tokens[reply] for reply in part)),
                 ),
                 seed=seed,
                 pinned=1,
             ),
-            each.replies,
+            part,
         )
-        for number, each in enumerate(asked)
-        if each.replies
+        for number, part in parts
     ]
-    answers = iter(
-        answered(
-            lambda part: engine.choose([r for r, _ in part], [options for _, options in part]),
-            items,
-        )
+    answers = answered(
+        lambda some: engine.choose([request for request, _ in some], [part for _, part in some]),
+        items,
     )
-    found: list[dict[str, float] | ContextError] = []
-    for each in asked:
-        answer = next(answers) if each.replies else []
+    found: list[dict[str, float] | ContextError] = [{} for _ in asked]
+    for (number, part), answer in zip(parts, answers, strict=True):
+        so_far = found[number]
         if isinstance(answer, ContextError):
-            found.append(answer)
-        else:
-            found.append(dict(zip(each.replies, answer, strict=True)))
+            found[number] = answer
+        elif not isinstance(so_far, ContextError):
+            so_far.update(zip(part, answer, strict=True))
     return found

@@ -11,8 +11,10 @@ import pytest
 from sage_core.corpus.build import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
 from sage_core.evaluation.metrics import Mean, ModelMetrics, Rate, model_metrics
+from sage_core.evaluation.quality import Measurements, Quality, compare
 from sage_core.evaluation.report import ReportData, render_report, render_steering, verdict
 from sage_core.evaluation.steering import (
+    ActionEffect,
     Contrast,
     Dose,
     DoseResponse,
@@ -21,6 +23,7 @@ from sage_core.evaluation.steering import (
     ForcedReply,
     SteeringEvidence,
 )
+from sage_core.evaluation.variance import Decided
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.schema import Candidate, NodeKind, SearchNode, Showing, Trajectory, TrajectoryTurn
 from sage_core.search.figures import search_figures
@@ -108,9 +111,28 @@ def full() -> ReportData:
         dialogues=({"m0": trajectory("I see."), "m1": said}, {}),
         searches=(search_figures("m1", [said], SHOWINGS),),
         search_tree=tree(),
+        quality=measured(),
         steering=steered(),
         config_yaml="seed: 17\n",
     )
+
+
+def measured(model: str = "m2") -> Quality:
+    """m1 found in 1 of 4 situations and m2 in all; m2's replies are likelier in each."""
+    names = [f"s{number}" for number in range(4)]
+    found = [
+        Measurements(
+            name, "all-MiniLM-L6-v2", 12, notes,
+            {
+                "situation_recovery": {each: [float(each in right)] for each in names},
+                "loglik_m0": {each: [level + 0.25 * number] for number, each in enumerate(names)},
+            },
+        )
+        for name, right, level, notes in (
+            ("m1", names[:1], -4.0, {}), (model, names, -3.0, {"no_first_reply": 2})
+        )
+    ]  # fmt: skip
+    return compare(found, 1000, 0)
 
 
 def steered(evil: str = "playful") -> SteeringEvidence:
@@ -128,7 +150,16 @@ def steered(evil: str = "playful") -> SteeringEvidence:
         dose_responses=(DoseResponse("emotion", evil, doses),),
         faithfulness=(
             Faithfulness(
-                "motivation", ("humor", "concern"), (humor,), Mean.of([0.5]), Rate.of(9, 16)
+                "motivation",
+                ("humor", "concern"),
+                (humor,),
+                Mean.of([0.5]),
+                Rate.of(9, 16),
+                (
+                    ActionEffect("embedding", Decided(8, 0.4, 0.25, 0.125, 0.5, 0.0123)),
+                    ActionEffect("question", Decided(8, None, None, None, None, None)),
+                ),
+                3,
             ),
         ),
         forced=(
@@ -284,6 +315,29 @@ def test_steering_is_told_with_its_numbers() -> None:
     assert "Table 3" in text
     assert "Table 5" not in text  # of the tables, the emotions only
     assert "Does the state follow" not in words(render_report(replace(full(), steering=None)))
+
+
+def test_measures_without_a_judge_have_their_n_interval_and_difference() -> None:
+    """1 of 4 (Wilson: 4.6 to 69.9) against 4 of 4 (51.0 to 100); the likelihoods differ by 1 in
+    every situation, whatever is drawn."""
+    text = words(render_report(full()))
+    assert "matched with 12 situations" in text
+    assert "by chance it is found in 8.3%" in text
+    assert "all-MiniLM-L6-v2" in text
+    assert "25.0% 4.6 to 69.9, n = 4" in text
+    assert "100.0% 51.0 to 100.0, n = 4" in text
+    assert "+1.00 (+1.00 to +1.00)" in text
+    assert "m2: 2 no first reply." in text
+    assert "Without a judge" not in words(render_report(replace(full(), quality=None)))
+
+
+def test_what_the_action_decides_is_told() -> None:
+    text = words(render_report(full()))
+    assert (
+        "motivation: 2 actions, 3 wordings embedding 0.400 0.250 0.125 to 0.500, n = 8 0.012"
+        in text
+    )
+    assert "does not vary" in text
 
 
 def test_the_page_of_steering_alone() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sage_core.config import (
@@ -210,6 +211,49 @@ def test_nothing_differs_but_the_action() -> None:
     assert first == replace(second, prefix=first.prefix)
     assert second.prefix == f"{USER} {OWN.replace('sympathy', 'concern')}"
     assert first.prefix == f"{USER} {OWN.replace('sympathy', 'humor')}"
+
+
+# How much of the reply does the action decide?
+
+
+@pytest.mark.parametrize(("obeys", "omega"), [(True, 1.0), (False, None)])
+def test_the_share_that_the_action_decides(obeys: bool, omega: float | None) -> None:
+    """Wordings that are the action alone, or always the same; of the first, replies differ by
+    nothing else. The first wording is the one that is scored."""
+
+    def reply(request: Request, candidate: int) -> str:
+        if not request.prefix:
+            return f"{USER} {OWN} Oh no."
+        return f" {set_to(request)}" if obeys else " Hm."
+
+    engine = ScriptedEngine(reply, lambda request, option: 0.0)
+    model = steered(engine)
+    embed = lambda texts: np.array([[float(len(text)), 1.0] for text in texts])  # noqa: E731
+    found = faithfulness(
+        scenes(openings(3), model), model, "motivation", PAIR, wordings=2, embed=embed
+    )
+    assert [effect.score for effect in found.effects] == [
+        "embedding", "sentiment", "words", "question",
+    ]  # fmt: skip
+    assert found.effects[0].decided.omega_squared == omega
+    assert found.effects[0].decided.n == 3
+    assert found.effects[2].decided.omega_squared is None  # all of one word
+    once = faithfulness(scenes(openings(3), model), model, "motivation", PAIR)
+    assert once.effects == ()
+    assert (once.contrasts, once.recovered) == (found.contrasts, found.recovered)
+
+
+def test_a_situation_with_an_empty_reply_is_left_out() -> None:
+    def reply(request: Request, candidate: int) -> str:
+        if not request.prefix:
+            return f"{USER} {OWN} Oh no."
+        return (
+            " " if "/s1/" in request.request_id and candidate else f" {set_to(request)} {candidate}"
+        )
+
+    model = steered(ScriptedEngine(reply, lambda request, option: 0.0))
+    found = faithfulness(scenes(openings(3), model), model, "motivation", PAIR, wordings=2)
+    assert {effect.decided.n for effect in found.effects} == {2}
 
 
 # All of it

@@ -14,6 +14,7 @@ from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, ContextError
 from sage_core.schema import Message
+from sage_core.search.likelihood import Asked, log_likelihoods
 from sage_core.search.scorers import (
     RelevanceSelector,
     ScoreSelector,
@@ -252,6 +253,21 @@ def test_a_turn_of_all_dialogues_is_one_call_and_each_history_is_read_once() -> 
          reply_ballot("c", HISTORY, ["y", "z"])]
     )  # fmt: skip
     assert calls == [[("",), (HISTORY[0].content,), ("It rains.",)]]
+
+
+def test_many_replies_are_asked_in_parts() -> None:
+    sizes: list[int] = []
+
+    class Counting(ScriptedEngine):
+        def choose(self, requests, options):  # type: ignore[no-untyped-def]
+            sizes.extend(len(choices) for choices in options)
+            return super().choose(requests, options)
+
+    replies = tuple(f"reply {number}" for number in range(130))
+    asked = [Asked((), replies), Asked(HISTORY, ()), Asked(HISTORY, replies[:2])]
+    found = log_likelihoods(Counting(lambda r, c: "", likelihood), asked, 0)
+    assert sizes == [64, 64, 2, 2]
+    assert found == [dict.fromkeys(replies, -4.0), {}, dict.fromkeys(replies[:2], -4.0)]
 
 
 def test_equal_replies_have_equal_votes_and_courses_the_mean_of_theirs() -> None:
