@@ -47,7 +47,11 @@ class ModelConfig(Section):
         EMBEDDED_MODEL,
         description=f"'{EMBEDDED_MODEL}' (embedded), a model folder, or a hub name ORG/NAME.",
     )
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto",
+        description="'auto': bfloat16 on a GPU and on processors with instructions for it (AMX, "
+        "AVX-512 BF16), else float32, which is several times faster on the others.",
+    )
     quantization: Literal["none", "4bit"] = Field(
         "none",
         description="'4bit': the base in NF4 (QLoRA), which needs bitsandbytes and a GPU.",

@@ -8,7 +8,7 @@ beside it (the embedded model, dequantised once), in another folder, or on the h
 import importlib.util
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sage_core.config import EMBEDDED_MODEL, ModelConfig
 from sage_core.engines import prompts
@@ -53,7 +53,7 @@ def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":
 
 
 def load_model(base: Path, config: ModelConfig) -> "PreTrainedModel":
-    """The weights of a base folder, in ``config.dtype`` on ``config.device``, in eval mode.
+    """The weights of a base folder, in :func:`dtype_of` on ``config.device``, in eval mode.
 
     Raises:
         ConfigError: ``config.quantization`` is not possible on this machine.
@@ -64,7 +64,7 @@ def load_model(base: Path, config: ModelConfig) -> "PreTrainedModel":
 
     check_quantization(config)
     weights = read_json(base / BASE)["weights"]
-    dtype = getattr(torch, config.dtype)
+    dtype = getattr(torch, dtype_of(config))
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             base if weights == "." else weights,
@@ -133,6 +133,22 @@ def device_of(config: ModelConfig) -> str:
     if config.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return config.device
+
+
+def dtype_of(config: ModelConfig) -> Literal["bfloat16", "float32"]:
+    """``config.dtype``, with 'auto' resolved for the device.
+
+    A processor without instructions for bfloat16 converts every number: on one with AVX2 only, a
+    product of 512 rows took 6.5 times as long as in float32.
+    """
+    import torch
+
+    if config.dtype != "auto":
+        return config.dtype
+    if device_of(config).startswith("cuda"):
+        return "bfloat16"
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if fast else "float32"
 
 
 def stop_tokens(model: Any, tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -35,7 +35,7 @@ import psutil
 import sage_core
 from sage_core.config import EngineConfig, ModelConfig
 from sage_core.engines import leash
-from sage_core.engines.loading import BASE, load_tokenizer
+from sage_core.engines.loading import BASE, dtype_of, load_tokenizer
 from sage_core.engines.prompts import Prompts
 from sage_core.errors import EngineError
 from sage_core.keys import redact
@@ -281,7 +281,7 @@ def command(python: Path, base: Path, model: ModelConfig, max_rank: int, port: i
         *("--tokenizer", str(base)),
         *(("--chat-template", str(template)) if template.is_file() else ()),
         *("--served-model-name", BASE_NAME),
-        *("--dtype", model.dtype, "--max-model-len", str(model.max_context)),
+        *("--dtype", dtype_of(model), "--max-model-len", str(model.max_context)),
         *("--max-num-seqs", str(model.batch_size), "--enable-prefix-caching"),
         *("--enable-lora", "--max-lora-rank", str(max_rank)),
         *("--max-loras", str(model.resident_adapters)),

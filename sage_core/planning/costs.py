@@ -257,7 +257,7 @@ class Costs:
 
     @property
     def _bytes(self) -> int:
-        return _BYTES[self.config.model.dtype]
+        return _BYTES[self.config.model.dtype.replace("auto", "bfloat16")]
 
     def _weights_gb(self) -> float:
         total, small = parameters(self.size), 0

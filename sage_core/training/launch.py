@@ -29,7 +29,7 @@ from sage_core.config import (
     TrainingConfig,
 )
 from sage_core.engines import leash
-from sage_core.engines.loading import device_of
+from sage_core.engines.loading import device_of, dtype_of
 from sage_core.errors import ConfigError, EngineError, SageError
 from sage_core.schema import PreferencePair, TrainingDialogue
 from sage_core.storage import read_json, read_rows, write_json, write_rows
@@ -126,7 +126,7 @@ def train(
         write_json(kept / _SPEC, spec)
         for old in kept.glob(_ERROR.format("*")):
             old.unlink()
-        command = _command(job.training.launcher, job.model.dtype, kept / _SPEC)
+        command = _command(job.training.launcher, dtype_of(job.model), kept / _SPEC)
         with (kept / _LOG).open("wb") as log, _leashed(command) as process:
             assert process.stdout is not None
             for line in process.stdout:

@@ -25,7 +25,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from sage_core.config import DPOConfig as DPOSettings
 from sage_core.config import SegmentWeights
 from sage_core.config import SFTConfig as SFTSettings
-from sage_core.engines.loading import device_of
+from sage_core.engines.loading import device_of, dtype_of
 from sage_core.errors import DataError
 from sage_core.storage import read_json, write_json
 from sage_core.training.chain import (
@@ -429,7 +429,7 @@ def _arguments(
         "gradient_checkpointing": job.training.gradient_checkpointing,
         # The paper's loss is the tokens' alone; Mixtral's load balancing would be added to it.
         "router_aux_loss_coef": 0.0,
-        "bf16": job.model.dtype == "bfloat16",
+        "bf16": dtype_of(job.model) == "bfloat16",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps" if job.training.save_steps else "no",

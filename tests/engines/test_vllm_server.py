@@ -60,7 +60,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 port = int(arguments[arguments.index("--port") + 1])
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
-MODEL = ModelConfig(max_context=512, batch_size=16, resident_adapters=3)
+MODEL = ModelConfig(dtype="bfloat16", max_context=512, batch_size=16, resident_adapters=3)
 
 pytestmark = pytest.mark.integration  # real processes; `make test` has a quarter of an hour
 

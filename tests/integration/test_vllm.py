@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
+from processor import needs_vllm_cpu
 
 from sage_core.config import (
     EngineConfig,
@@ -57,6 +58,7 @@ def _missing() -> str:
 
 
 pytestmark = [
+    needs_vllm_cpu,
     pytest.mark.integration,
     pytest.mark.skipif(bool(_missing()), reason=_missing() or "vLLM is here"),
 ]
