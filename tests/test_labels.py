@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.annotation import chains
 from sage_core.config import AnnotationConfig, load_config
+from sage_core.conversation import of_annotated
 from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, DataError
@@ -129,7 +129,7 @@ def test_shards_are_scored_on_their_own_and_chosen_together() -> None:
         "joyful", "proud", "sad", "proud",
     ]  # fmt: skip
     for each in pick(whole, SETTINGS):
-        chains(each)  # the format carries all of it
+        of_annotated(each)  # the format carries all of it
     assert [turn.topics for turn in pick(whole, SETTINGS)[1].turns][1] == ("bus",)
 
 

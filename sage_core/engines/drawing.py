@@ -95,9 +95,19 @@ class Rows:
             followed.feed(steerer.vocabulary.texts[token])
         if self._open_groups[row] > 0:
             self._open_groups[row] -= self._resident.closing_braces[token]
-            if self._open_groups[row] <= 0:
+            if self._speaks_at_once(at):
+                self._open_groups[row] = 0
+                self._limits[at] = self._sampling.max_new_tokens
+            elif self._open_groups[row] <= 0:
                 self._limits[at] = len(self._tokens[at]) + self._sampling.max_new_tokens
         self._cut[at] = len(self._tokens[at]) >= self._limits[at]
+
+    def _speaks_at_once(self, at: int) -> bool:
+        """Whether a reply that was to open with states does not (without the grammar only)."""
+        if self._matchers or len(self._tokens[at]) > 1:
+            return False
+        text = self._resident.tokenizer.decode(self._tokens[at]).lstrip()
+        return bool(text) and not text.startswith("{")
 
     def _ended(self, at: Any) -> Any:
         return self._stopped[at] | self._cut[at]

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sage_core.annotation import annotate, chains, without_states
-from sage_core.config import AnnotationConfig, CorpusConfig
+from sage_core.annotation import annotate
+from sage_core.config import AnnotationConfig, ConversationConfig, CorpusConfig
+from sage_core.conversation import of_annotated, view
 from sage_core.corpus.build import (
     DIALOGUES,
     FUNNEL,
@@ -310,8 +311,12 @@ def test_an_opening_of_the_assistant_goes_through_to_training_text(
     write_rows(tmp_path / "sac", annotate([kept], engine, AnnotationConfig(), 0), AnnotatedDialogue)
     (annotated,) = read_rows(tmp_path / "sac", AnnotatedDialogue)
     assert [(turn.role, turn.utterance) for turn in annotated.turns] == talk
-    assert without_states(annotated).messages == kept.messages
-    assert [(m.role, utterance_of(m.content)) for m in chains(annotated).messages] == talk
+    profile = ConversationConfig().agent
+    for states in (True, False):
+        seen = view(of_annotated(annotated), profile, states=states)
+        said = [(m.role, utterance_of(m.content)) for m in seen.messages]
+        assert said == [("user", profile.ask), *talk]  # the assistant opens: there is no consent
+        assert seen.loss[:2] == ("none", "none")
 
 
 def test_the_sample_depends_on_the_seed(tmp_path: Path) -> None:
