@@ -5,17 +5,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tiny_run import ROOT, SAGE, environment, run_tiny
+from tiny_run import ROOT, SAGE, environment, run_tiny, small_base
 
 pytestmark = pytest.mark.integration
 
 
 def test_two_first_runs_at_once_and_a_third(tmp_path: Path) -> None:
+    home, base = tmp_path / "home", small_base(tmp_path / "base")
     runs = [
         subprocess.Popen(
-            [*SAGE, "run", "--preset", "tiny", "--json"],
+            [*SAGE, "run", "--preset", "tiny", "--json", "--set", f"model.base={base}"],
             cwd=ROOT,
-            env=environment(tmp_path),
+            env=environment(home),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -27,11 +28,13 @@ def test_two_first_runs_at_once_and_a_third(tmp_path: Path) -> None:
     first, second = sorted(
         (json.loads(result) for result, _ in said), key=lambda result: len(result["cached"])
     )
-    assert first["cached"] == second["made"] == []
+    # The held-out situations are asked for twice, by the rollouts and by steering.
+    assert first["cached"] == ["situations evaluation"]
+    assert second["made"] == []
     assert first["artifacts"] == second["artifacts"]
     (waited,) = [errors for _, errors in said if "is in use by" in errors]
     assert f"process {runs[0].pid} " in waited or f"process {runs[1].pid} " in waited
 
-    third = run_tiny(tmp_path)
+    third = run_tiny(home, f"model.base={base}")
     assert third["made"] == []
     assert third["artifacts"] == first["artifacts"]
