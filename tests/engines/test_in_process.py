@@ -285,7 +285,7 @@ CHAIN = regex.compile(
 def test_under_the_grammar_every_reply_is_a_chain_or_the_start_of_one(
     engine: TransformersEngine,
 ) -> None:
-    how = sampling(temperature=1.0, max_new_tokens=600)
+    how = sampling(temperature=1.0, max_new_tokens=200, max_state_tokens=600)
     requests = [
         asked(text, how=how, n=8, constraint=sac_grammar(), opens_with_states=True)
         for text in TEXTS
@@ -332,7 +332,7 @@ def test_the_penalty_spares_the_states(
     back, but not inside the two state groups, which end with the second closing brace."""
     resident = resident_model(tiny_base, CONFIG)
     encode = resident.tokenizer.encode
-    (old,), (brace,), (new,) = (encode(text, add_special_tokens=False) for text in "Q}Z")
+    (old,), (opens,), (brace,), (new,) = (encode(each, add_special_tokens=False) for each in "Q{}Z")
     how = sampling(repetition_penalty=1.5, penalise_states=penalise_states)
     request = asked("hi", how=how, n=2, opens_with_states=True)
     rows = Rows(resident, [request], [[old, old]])
@@ -348,14 +348,45 @@ def test_the_penalty_spares_the_states(
         return tokens
 
     inside = new if penalise_states else old
-    assert drawn(0) == [inside, inside]
-    assert drawn(1, brace, -1)[0] == brace
+    assert drawn(0, opens, opens) == [opens, opens]
+    assert drawn(1) == [inside, inside]
+    assert drawn(2, brace, -1)[0] == brace
     # One group of row 0 is closed, none of row 1.
     if not penalise_states:
-        assert drawn(2) == [old, old]
-        assert drawn(3, brace, -1) == [brace, old]
+        assert drawn(3) == [old, old]
+        assert drawn(4, brace, -1) == [brace, old]
         # Row 0 speaks now; row 1 is still in its states. Both have seen old.
-        assert drawn(4) == [new, old]
+        assert drawn(5) == [new, old]
+
+
+@pytest.mark.parametrize("speaks", [True, False])
+def test_states_and_utterance_have_limits_of_their_own(
+    tiny_base: Path, engine: TransformersEngine, speaks: bool
+) -> None:
+    """Three tokens for the states, two for the utterance: "{", "}", "}", then two of the utterance;
+    a reply that does not open with a state has two."""
+    resident = resident_model(tiny_base, CONFIG)
+    ids = {each: resident.tokenizer.encode(each, add_special_tokens=False)[0] for each in "Q{}Z"}
+    how = sampling(max_state_tokens=3, max_new_tokens=2)
+    rows = Rows(resident, [asked("hi", how=how, opens_with_states=True)], [[ids["Q"]]])
+    written = "ZZZZ" if speaks else "{}}ZZZ"
+    for step, each in enumerate(written):
+        if rows.finished():
+            break
+        logits = torch.zeros(1, resident.vocabulary)
+        logits[0, ids[each]] = 100.0
+        rows.draw(logits, step)
+    (completion,) = rows.completions()
+    assert (completion.text, completion.finish_reason) == (
+        ("ZZ", "length") if speaks else ("{}}ZZ", "length")
+    )
+    never = Rows(resident, [asked("hi", how=how, opens_with_states=True)], [[ids["Q"]]])
+    for step in range(3):
+        assert not never.finished()
+        logits = torch.zeros(1, resident.vocabulary)
+        logits[0, ids["{"]] = 100.0
+        never.draw(logits, step)
+    assert never.finished()  # states that never close end at their own limit
 
 
 def test_a_plain_reply_is_penalised_from_its_start(

@@ -419,7 +419,8 @@ def test_no_text_gets_around_a_ban(random: Any, keyword: str) -> None:
 
 
 def sampling(**more: Any) -> SamplingConfig:
-    plain = {"temperature": 1, "top_k": 0, "repetition_penalty": 1, "max_new_tokens": 300}
+    plain = {"temperature": 1, "top_k": 0, "repetition_penalty": 1, "max_new_tokens": 300,
+             "max_state_tokens": 600}  # fmt: skip
     return SamplingConfig.model_validate({**plain, **more})
 
 
