@@ -44,6 +44,18 @@ class Estimate(NamedTuple):
         return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
 
+class Noise(NamedTuple):
+    """Standard deviations of a difference, in nats: between situations (the same in all seeds),
+    between seeds (the same in all situations), and of the rest."""
+
+    situation: float
+    seed: float
+    rest: float
+
+    def __str__(self) -> str:
+        return f"{self.situation:.2f}, {self.seed:.2f} and {self.rest:.2f}"
+
+
 @dataclass(frozen=True)
 class Claim:
     """Something that the proof says of two models, and whether it holds.
@@ -79,6 +91,20 @@ def estimate(differences: Scores, confidence: float = CONFIDENCE) -> Estimate:
     freedom = total**2 / (by_seed**2 / (seeds - 1) + by_situation**2 / (situations - 1))
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * (total / differences.size) ** 0.5
     return Estimate(mean, mean - reach, mean + reach)
+
+
+def noise(differences: Scores) -> Noise:
+    """What varies, by the mean squares of a two-way table (negative estimates are 0)."""
+    seeds, situations = differences.shape
+    by_seed = differences.mean(axis=1, keepdims=True)
+    by_situation = differences.mean(axis=0, keepdims=True)
+    left = differences - by_seed - by_situation + differences.mean()
+    rest = float((left**2).sum()) / ((seeds - 1) * (situations - 1))
+    return Noise(
+        situation=max(0.0, float(by_situation.var(ddof=1)) - rest / seeds) ** 0.5,
+        seed=max(0.0, float(by_seed.var(ddof=1)) - rest / situations) ** 0.5,
+        rest=rest**0.5,
+    )
 
 
 def claims(models: Models) -> list[Claim]:

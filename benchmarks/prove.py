@@ -9,8 +9,11 @@ measured on the sets of m1 (:mod:`benchmarks.preference`) and compared with anot
 (:mod:`benchmarks.claims`). :mod:`benchmarks.prove_simulation` says how often each claim would hold
 if the step that it is about did nothing, and if it did what we expect.
 
-Settings are chosen on one half of the held-out situations (``--half tune``); the claims are tested
-on the other half.
+Settings are chosen on one half of the held-out situations (``--half tune``), with seeds of its own;
+the claims are tested on the other half and with other seeds.
+
+What this does not show: whether another m1 would do as well, and whether dpo moves by its preference
+loss or by the SFT term on the chosen replies that the pipeline adds to it (``dpo.sft_weight``).
 
 Every step is a cached stage in SAGE_HOME: kill it and start it again, and it goes on.
 """
@@ -21,10 +24,10 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from benchmarks.claims import Claim, Models, claims
+from benchmarks.claims import Claim, Models, claims, noise
 from benchmarks.harness import Benchmark
 from benchmarks.preference import Part, Preference
-from benchmarks.prove_settings import SEEDS, Half
+from benchmarks.prove_settings import Half, seeds_of
 from flows import environment
 from sage_core.errors import DataError
 from tasks import home
@@ -44,7 +47,7 @@ def main(
         from flows.run import name_stages
 
         name_stages()
-        measured = prove_flow.prove(half, (), range(1, SEEDS + 1))
+        measured = prove_flow.prove(half, (), seeds_of(half))
         found = {
             name: [prove_flow.read_preference(ref) for ref in refs]
             for name, refs in measured.items()
@@ -54,20 +57,23 @@ def main(
     benchmark = Benchmark("prove" if half is Half.test else f"prove-{half}")
     for claim in claims(models):
         benchmark.add(*row(claim, models))
-    benchmark.note = note(half, found["m1"][0], len(kept), minutes)
+    benchmark.note = note(half, found["m1"][0], models, minutes)
     benchmark.finish()
 
 
-def note(half: Half, sets: Preference, situations: int, minutes: float) -> str:
+def note(half: Half, sets: Preference, models: Models, minutes: float) -> str:
     """How to read the table."""
+    seeds, situations = models["m1"][Part.reply].shape
     chosen_for = "the claims" if half is Half.test else "the choice of settings"
+    noises = "; ".join(f"{part}: {noise(models['m2'][part] - models['m1'][part])}" for part in Part)
     return (
-        f"Values are log p(chosen) - log p(rejected) in nats: means over {SEEDS} seeds of all that "
+        f"Values are log p(chosen) - log p(rejected) in nats: means over {seeds} seeds of all that "
         f"follows one m1 and {situations} held-out situations (the half for {chosen_for}), on "
         f"{sets.pairs} pairs of replies that m1 drew once. The chosen one ends with a question and "
         f"is {sets.longer:+.1f} tokens longer on average. Intervals (95%; 90% for the equivalence) "
-        "take seeds and situations as two crossed random factors. The stages took "
-        f"{minutes:.0f} min together, whenever they were made. How often each claim holds by "
+        "take seeds and situations as two crossed random factors. From m1 to m2, standard "
+        f"deviations between situations, between seeds and of the rest are {noises}. The stages "
+        f"took {minutes:.0f} min together, whenever they were made. How often each claim holds by "
         "chance: prove-simulation.md."
     )
 

@@ -48,6 +48,13 @@ class Half(StrEnum):
     test = "test"
 
 
+def seeds_of(half: Half) -> list[int]:
+    """The seeds of a half: settings that suit the seeds which they were chosen on are not shown by
+    the same ones again. m1 has seed 0."""
+    first = 1 if half is Half.test else 1 + SEEDS
+    return list(range(first, first + SEEDS))
+
+
 def configs(overrides: Sequence[str] = ()) -> dict[str, PipelineConfig]:
     """The configuration of each arm; they differ in the selector only."""
     return {

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 
 from benchmarks import preference, properties, prove, prove_simulation
-from benchmarks.claims import EQUIVALENCE_CONFIDENCE, MARGIN, Models, Scores, claims, estimate
+from benchmarks.claims import (
+    EQUIVALENCE_CONFIDENCE,
+    MARGIN,
+    Models,
+    Scores,
+    claims,
+    estimate,
+    noise,
+)
 from benchmarks.preference import Part, ReplyLikelihood, likelihoods
-from benchmarks.prove_settings import Half, configs, halved, sets_config
+from benchmarks.prove_settings import SEEDS, Half, configs, halved, seeds_of, sets_config
 from sage_core.config import ModelConfig, ProfileConfig, SelfPlayConfig
 from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
@@ -186,6 +194,15 @@ def test_the_interval_covers_whatever_varies(situation: float, seed: float, rest
     assert np.mean([estimate(draw).low > 0 for draw in draws]) < 0.04
 
 
+def test_what_varies_is_found_again() -> None:
+    """A table of 200 x 300, in which each standard deviation is known within some percent."""
+    rng = np.random.default_rng(2)
+    table = rng.normal(0, 0.5, (1, 300)) + rng.normal(0, 0.2, (200, 1))
+    found = noise(table + rng.normal(0, 0.4, (200, 300)) + 7)
+    assert found == pytest.approx((0.5, 0.2, 0.4), rel=0.1)
+    assert noise(np.full((3, 4), 2.0)) == (0, 0, 0)
+
+
 # --- the claims ----------------------------------------------------------------------------------
 
 HELD = {"m1": 0, "m2": 1, "m3": 2, "dpo": 3, "dpo swapped": 1, "m2 turned around": -1,
@@ -316,6 +333,12 @@ def test_halves_are_disjoint_equal_and_depend_on_ids_only() -> None:
     assert halves[Half.tune] != rows[:16]
 
 
+def test_settings_are_chosen_with_other_seeds() -> None:
+    seeds = [seed for half in Half for seed in seeds_of(half)]
+    assert len(set(seeds)) == 2 * SEEDS >= 6
+    assert 0 not in seeds  # m1's
+
+
 def test_a_swapped_pair_prefers_the_other_reply() -> None:
     from benchmarks.prove_flow import swapped
 
@@ -336,6 +359,7 @@ def test_scores_are_by_seed_and_situation() -> None:
     assert kept == ["s0", "s1"]
     assert models["m2"][Part.reply].tolist() == [[2, 4], [3, 5], [4, 6]]
     assert models["m1"][Part.words].shape == (3, 2)
+    assert "reply: 0.71, 1.00 and 0.00;" in prove.note(Half.tune, found(1, 2), models, 3.0)
     with pytest.raises(DataError, match="raise the candidates"):
         prove.scores({"m1": [found(1)] * 3})
 
