@@ -140,7 +140,7 @@ def _alike(models: Models, what: str, after: str, before: str, *, moved: str) ->
     met = all(
         estimate(margin + sign * difference, EQUIVALENCE_CONFIDENCE).low > 0 for sign in (-1, 1)
     )
-    most = float(margin.mean())
+    most = max(0.0, float(margin.mean()))
     return Claim(
         what,
         part,

@@ -64,11 +64,13 @@ class Preference:
         by_part: part -> situation id -> mean over the situation's pairs of log p(chosen) - log
             p(rejected), in nats.
         pairs: how many there were.
+        unpaired: situations that have none, since all their replies are of one kind.
         longer: mean over the pairs of the chosen reply's tokens less those of the rejected one.
     """
 
     by_part: dict[Part, dict[str, float]]
     pairs: int
+    unpaired: int
     longer: float
 
 
@@ -143,6 +145,7 @@ def preference(rows: Sequence[ReplyLikelihood], has: Callable[[str], float]) -> 
             for part in Part
         },
         len(longer),
+        len({row.situation_id for row in rows}) - len(differences),
         float(np.mean(longer)) if longer else 0.0,
     )
 

@@ -12,8 +12,8 @@ if the step that it is about did nothing, and if it did what we expect.
 Settings are chosen on one half of the held-out situations (``--half tune``), with seeds of its own;
 the claims are tested on the other half and with other seeds.
 
-What this does not show: whether another m1 would do as well, and whether dpo moves by its preference
-loss or by the SFT term on the chosen replies that the pipeline adds to it (``dpo.sft_weight``).
+What this does not show: whether another m1 would do as well, and whether dpo moves by its
+preference loss or by the SFT term on the chosen replies that is part of it (``dpo.sft_weight``).
 
 Every step is a cached stage in SAGE_HOME: kill it and start it again, and it goes on.
 """
@@ -53,7 +53,7 @@ def main(
             for name, refs in measured.items()
         }
         minutes = prove_flow.seconds(ref for refs in measured.values() for ref in refs) / 60
-    models, kept = scores(found)
+    models, _ = scores(found)
     benchmark = Benchmark("prove" if half is Half.test else f"prove-{half}")
     for claim in claims(models):
         benchmark.add(*row(claim, models))
@@ -68,9 +68,10 @@ def note(half: Half, sets: Preference, models: Models, minutes: float) -> str:
     noises = "; ".join(f"{part}: {noise(models['m2'][part] - models['m1'][part])}" for part in Part)
     return (
         f"Values are log p(chosen) - log p(rejected) in nats: means over {seeds} seeds of all that "
-        f"follows one m1 and {situations} held-out situations (the half for {chosen_for}), on "
-        f"{sets.pairs} pairs of replies that m1 drew once. The chosen one ends with a question and "
-        f"is {sets.longer:+.1f} tokens longer on average. Intervals (95%; 90% for the equivalence) "
+        f"follows one m1 and {situations} held-out situations (the half for {chosen_for}; "
+        f"{sets.unpaired} more have replies of one kind only), on {sets.pairs} "
+        "pairs of replies that m1 drew once. The chosen one ends with a question and is "
+        f"{sets.longer:+.1f} tokens longer on average. Intervals (95%; 90% for the equivalence) "
         "take seeds and situations as two crossed random factors. From m1 to m2, standard "
         f"deviations between situations, between seeds and of the rest are {noises}. The stages "
         f"took {minutes:.0f} min together, whenever they were made. How often each claim holds by "
@@ -88,7 +89,7 @@ def scores(found: Mapping[str, Sequence[Preference]]) -> tuple[Models, list[str]
     if len(kept) < 2:
         raise DataError(
             f"only {len(kept)} held-out situations have a reply that ends with a question and one "
-            "that does not, of like tokens; raise the candidates of SETS"
+            "that does not; raise the candidates of SETS in benchmarks/prove_settings.py"
         )
     return {
         name: {

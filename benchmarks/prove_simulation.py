@@ -130,13 +130,11 @@ def pass_rates(
 ) -> np.ndarray:
     """How often each claim holds, in [0, 1]; (claims,)."""
     rng = np.random.default_rng(0)
-    return np.mean(
-        [
-            [claim.met for claim in claims(simulate(world, noise, seeds, situations, rng))]
-            for _ in range(repeats)
-        ],
-        axis=0,
-    )
+    met = [
+        [claim.met for claim in claims(simulate(world, noise, seeds, situations, rng))]
+        for _ in range(repeats)
+    ]
+    return np.asarray(np.mean(met, axis=0))
 
 
 def largest_false(worlds: Sequence[World], rates: Sequence[np.ndarray]) -> float:

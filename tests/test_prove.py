@@ -115,8 +115,9 @@ def test_pairs_are_of_one_set_and_situations_of_one_kind_have_none() -> None:
         likelihood("So.", 2, -2, situation="b"),
     ]
     found = preference.preference(rows, properties.question)
-    assert found.by_part[Part.reply] == {"b": 1.0}
+    assert (found.by_part[Part.reply], found.unpaired) == ({"b": 1.0}, 1)
     nothing = preference.preference(rows[:2], properties.question)
+    assert nothing.unpaired == 1
     assert (nothing.pairs, nothing.by_part[Part.reply]) == (0, {})
 
 
@@ -349,7 +350,7 @@ def test_a_swapped_pair_prefers_the_other_reply() -> None:
 
 def found(*levels: float) -> preference.Preference:
     by_situation = {f"s{n}": level for n, level in enumerate(levels)}
-    return preference.Preference(dict.fromkeys(Part, by_situation), len(levels), 0.0)
+    return preference.Preference(dict.fromkeys(Part, by_situation), len(levels), 0, 0.0)
 
 
 def test_scores_are_by_seed_and_situation() -> None:
