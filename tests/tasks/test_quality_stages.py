@@ -7,7 +7,14 @@ import pytest
 from rich.console import Console
 
 from flows.run import quality_table
-from sage_core.config import EngineConfig, GatesConfig, ModelConfig, QualityConfig, SelfPlayConfig
+from sage_core.config import (
+    ConversationConfig,
+    EngineConfig,
+    GatesConfig,
+    ModelConfig,
+    QualityConfig,
+    SelfPlayConfig,
+)
 from sage_core.evaluation import embedding
 from sage_core.evaluation.quality import key_figures
 from sage_core.schema import Trajectory, TrajectoryTurn
@@ -88,7 +95,7 @@ def test_rollouts_are_measured_compared_and_gated(
     health = stages.model_health.local(
         "m0", agent_name="m0", agent=None, rollouts=spoken["m0"], measured=measured["m0"],
         settings=GatesConfig(kl_replies=0, min_action_entropy=0, max_malformed=0),
-        selfplay=SelfPlayConfig(), **common,
+        selfplay=SelfPlayConfig(), profile=ConversationConfig().agent, **common,
     )  # fmt: skip
     assert stages.read_health(health)["collapsed"] == [
         "cut_share is 1, over 0.5",

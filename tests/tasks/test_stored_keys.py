@@ -108,13 +108,14 @@ def test_a_key_that_cannot_be_sent_stops_a_run_before_it_starts(
     role = f"{{kind: openai, model: x, base_url: '{address}/401/v1', api_key_env: {variable}}}"
     for command in (["run"], ["doctor"]):
         done = subprocess.run(
-            [*SAGE, *command, "--preset", "tiny", "--set", f"annotation.engine={role}"],
+            [*SAGE, *command, "--preset", "tiny", "--set", f"annotation.engine={role}",
+             "--set", "annotation.method=write"],
             cwd=ROOT,
             env={**environment(home), **KEYS, "COLUMNS": "400"},
             capture_output=True,
             text=True,
             timeout=300,
-        )
+        )  # fmt: skip
         assert f"the environment variable {variable} holds a key with" in done.stdout + done.stderr
         assert done.returncode == (2 if command == ["run"] else 1)
         assert MARK not in done.stdout + done.stderr
