@@ -229,8 +229,6 @@ RECORDS: dict[type, st.SearchStrategy[Any]] = {
         st.integers(0, 2**40),
     ),
     SearchNode: st.builds(
-        ScoredDialogue,
-        ScoredTurn,
         SearchNode,
         texts,
         st.integers(0, 9),
