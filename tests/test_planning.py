@@ -34,7 +34,7 @@ def test_every_stage_of_the_demo_is_there() -> None:
     found = stages()
     models = ["m0", "raw", "m1", "m2", "m3", "dpo"]
     assert [label for stage, label in found if stage == "rollout-shard"] == models
-    assert [label for stage, label in found if stage == "search-shard"] == ["m1", "m2"]
+    assert [label for stage, label in found if stage == "search-shard"] == ["m1", "m2", "m3"]
     assert [label for stage, label in found if stage == "sft"] == ["raw", "m1", "m2", "m3"]
     assert [label for stage, label in found if stage == "judge-pair"] == [
         "m0 m0-m1", "m0 raw-m1", "m0 m1-m2", "m0 m2-m3", "m0 m3-dpo", "m0 m0-dpo",
@@ -100,15 +100,15 @@ def test_costs_grow_with_what_they_are_for() -> None:
 
 
 def test_scoring_asks_twice_of_each_utterance_and_once_of_each_situation() -> None:
-    """The demo has 20 dialogues of 4 turns; 32 embedded situations are in the search half."""
+    """The demo has 24 dialogues of 4 turns; 32 embedded situations are in the search half."""
     scored = stages()["annotate-shard", ""]
     requests = {use.role: use.requests for use in scored.uses}
-    assert requests == {"annotator": 20 * 4 * 2, "annotator, situations": 32}
+    assert requests == {"annotator": 24 * 4 * 2, "annotator, situations": 32}
     assert scored.written == 0
     own = stages("annotation.calibration=corpus")["annotate-shard", ""]
     assert {use.role for use in own.uses} == {"annotator"}
     written = stages("annotation.method=write")["annotate-shard", ""]
-    assert [use.requests for use in written.uses] == [20 * 4]
+    assert [use.requests for use in written.uses] == [24 * 4]
     assert written.written > 0
 
 
@@ -223,12 +223,9 @@ def test_lengths_are_settable() -> None:
 @pytest.mark.parametrize(
     ("preset", "stage", "kind", "used"),
     [
-        ("demo", ("annotate-shard", ""), "read", 9_730),
-        ("demo", ("sft", "raw"), "trained", 2 * 20 * 149.6),
-        ("demo", ("sft", "m1"), "trained", 2 * 20 * 249.3),
-        ("tiny", ("annotate-shard", ""), "read", 2_942),
-        ("tiny", ("grammar-probe", ""), "read", 254),
-        ("tiny", ("rollout-shard", "m1"), "read", 129),
+        ("tiny", ("annotate-shard", ""), "read", 1_622),
+        ("tiny", ("grammar-probe", ""), "read", 426),
+        ("tiny", ("rollout-shard", "m1"), "read", 430),
     ],
 )
 def test_the_estimate_is_near_what_a_real_run_used(
