@@ -87,7 +87,7 @@ def test_annotate_and_train_take_the_training_part_unless_asked(
 
 
 def test_training_on_a_table_with_splits_takes_one(dialogues: Path) -> None:
-    rows = single._training_dialogues(dialogues, states=True)
+    rows = single._training_dialogues(load_config("tiny"), dialogues, states=True)
     assert len(single._of_split(rows, dialogues, "train")) == 3
     assert len(single._of_split(rows, dialogues, "all")) == 5
 
