@@ -154,7 +154,9 @@ def check_tokens(tokenizer: Any) -> None:
                 ids, _ = prompts.fit(asked)
                 assert ids == example.ids[:start]
                 reply = whole.messages[place].content
-                written = tokenizer.decode(example.ids[start : trained[-1]])
+                end = start + len(prompts.option("", reply))  # the end of the turn follows
+                assert end <= trained[-1]
+                written = tokenizer.decode(example.ids[start:end])
                 assert written.strip().replace("< /s>", "</s>") == shielded(reply, tokenizer)
                 if not with_states:
                     continue
@@ -166,9 +168,9 @@ def check_tokens(tokenizer: Any) -> None:
                 assert behind == example.ids[: len(behind)]
                 assert len(behind) > start
                 words = prompts.option(prefix, f" {utterance}")
-                assert [*behind, *words] == example.ids[: trained[-1]]
+                assert [*behind, *words] == example.ids[:end]
                 for constraint, tokens in (
-                    (prompts.led(sac_grammar()), example.ids[start : trained[-1]]),
+                    (prompts.led(sac_grammar()), example.ids[start:end]),
                     (utterance_grammar(), words),
                 ):
                     matcher = xgrammar.GrammarMatcher(
