@@ -57,7 +57,7 @@ def run_tiny(home: Path, *settings: str) -> dict[str, Any]:
         env=environment(home),
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1500,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     result: dict[str, Any] = json.loads(done.stdout)

@@ -174,10 +174,10 @@ def run_through(
 
 def finished(api: str, run: str, home: Path) -> dict[str, Any]:
     """Wait for the end of a run, which has to go through."""
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 900
     found: dict[str, Any] = {"state_type": ""}
     while found["state_type"] not in ("COMPLETED", "FAILED", "CRASHED"):
-        assert time.monotonic() < deadline, f"the run is still {found['state_type']} after 400 s"
+        assert time.monotonic() < deadline, f"the run is still {found['state_type']} after 900 s"
         time.sleep(2)
         found = call(f"{api}/flow_runs/{run}")
     assert found["state_type"] == "COMPLETED", (home / "logs" / "worker.log").read_text()[-4000:]

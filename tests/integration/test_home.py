@@ -23,7 +23,7 @@ def test_two_first_runs_at_once_and_a_third(tmp_path: Path) -> None:
         )
         for _ in range(2)
     ]
-    said = [run.communicate(timeout=900) for run in runs]
+    said = [run.communicate(timeout=1500) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], [errors[-2000:] for _, errors in said]
     first, second = sorted(
         (json.loads(result) for result, _ in said), key=lambda result: len(result["cached"])
