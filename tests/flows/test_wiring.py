@@ -209,7 +209,7 @@ def is_cut(request: Request) -> bool:
 
 def written(request: Request) -> str:
     if request.request_id.endswith("/opening"):
-        return "user's state"
+        return "user's"
     return "states" if request.opens_with_states or "{u_" in request.prefix else "words"
 
 
@@ -334,22 +334,24 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorder]:
         yield run(patch, tmp_path_factory.mktemp("home"))
 
 
-ALL = "m0 raw m1 m2 m3 dpo"
-WITH_STATES = "m1 m2 m3 dpo"
-
-
-def expanded(table: dict[str, dict[str, str]]) -> dict[str, str]:
-    """The rows of a table for each of the models that they are for, in place of X."""
-    return {
-        stage.replace("X", model): given.replace("X", model)
-        for models, rows in table.items()
-        for model in models.split()
-        for stage, given in rows.items()
-    }
+PAIRS = (("m0", "m1"), ("raw", "m1"), ("m1", "m2"), ("m2", "m3"), ("m3", "dpo"), ("m0", "dpo"))
+MODELS = {
+    "all": ("m0", "raw", "m1", "m2", "m3", "dpo"),
+    "plain": ("m0", "raw"),
+    "chains": ("m1", "m2", "m3", "dpo"),
+    "sft": ("raw", "m1", "m2", "m3"),
+    "rounds": ("m1", "m2", "m3"),
+    "searched": ("m1", "m2"),
+    "m0": ("m0",),
+    "m1": ("m1",),
+    "dpo": ("dpo",),
+    "pairs": tuple(f"{a}-{b}" for a, b in PAIRS),
+}
+"""Whom a row of the tables is for: each of these in place of its X."""
 
 
 GIVEN = {
-    "-": {
+    "m1": {
         "base-model m0": "",
         "training-dialogues": "corpora: corpus",
         "situations search": "",
@@ -358,36 +360,14 @@ GIVEN = {
         "situation-scores": "situations: situations search",
         "annotated-dialogues": "parts: annotate-shard; situations: situation-scores",
         "grammar-probe": "agent: sft m1; situations: situations search",
-    },
-    "raw m1": {
-        "chain-text X": "annotated: annotated-dialogues",
-        "sft X": "dialogues: chain-text X",
-    },
-    "m1 m2": {
-        "search-shard X": "agent: sft X; user: sft m1; situations: situations search",
-        "searched X": "parts: search-shard [X]",
-        "selected-dialogues X": "trajectories: searched X",
-    },
-    "m2": {"sft X": "dialogues: selected-dialogues m1; parent: sft m1"},
-    "m3": {"sft X": "dialogues: selected-dialogues m2; parent: sft m2"},
-    "dpo": {
+        "chain-text raw": "annotated: annotated-dialogues",
+        "chain-text m1": "annotated: annotated-dialogues",
+        "sft raw": "dialogues: chain-text raw",
+        "sft m1": "dialogues: chain-text m1",
+        "sft m2": "dialogues: selected-dialogues m1; parent: sft m1",
+        "sft m3": "dialogues: selected-dialogues m2; parent: sft m2",
         "preferences": "trajectories: searched [m1, m2]",
         "dpo": "pairs: preferences; parent: sft m3",
-        "rollout-shard X": "agent: dpo; user: sft m1; situations: situations evaluation",
-    },
-    "m0": {"rollout-shard X": "user: sft m1; situations: situations evaluation"},
-    "raw m1 m2 m3": {
-        "rollout-shard X": "agent: sft X; user: sft m1; situations: situations evaluation",
-    },
-    ALL: {
-        "trajectories rollout X": "parts: rollout-shard [X]",
-        "measurements X": "rollouts: trajectories rollout X",
-    },
-    "m1 m2 m3": {
-        "model-health X": "agent: sft X; rollouts: trajectories rollout X; "
-        "measured: measurements X",
-    },
-    "--": {
         "judgements": "parts: judge-pair m0 [m0-m1, raw-m1, m1-m2, m2-m3, m3-dpo, m0-dpo]",
         "quality": "measured: measurements [m0, raw, m1, m2, m3, dpo]",
         "steering-evidence m1": "agent: sft m1; situations: situations evaluation",
@@ -399,6 +379,22 @@ GIVEN = {
         "rollouts: trajectories rollout [m0, raw, m1, m2, m3, dpo]; "
         "figures: figures; quality: quality; steering: steering-evidence m1",
     },
+    "searched": {
+        "search-shard X": "agent: sft X; user: sft m1; situations: situations search",
+        "searched X": "parts: search-shard [X]",
+        "selected-dialogues X": "trajectories: searched X",
+    },
+    "m0": {"rollout-shard X": "user: sft m1; situations: situations evaluation"},
+    "sft": {"rollout-shard X": "agent: sft X; user: sft m1; situations: situations evaluation"},
+    "dpo": {"rollout-shard X": "agent: dpo; user: sft m1; situations: situations evaluation"},
+    "all": {
+        "trajectories rollout X": "parts: rollout-shard [X]",
+        "measurements X": "rollouts: trajectories rollout X",
+    },
+    "rounds": {
+        "model-health X": "agent: sft X; rollouts: trajectories rollout X; "
+        "measured: measurements X",
+    },
 }
 
 
@@ -406,41 +402,44 @@ def test_what_each_stage_is_given(found: Recorder) -> None:
     judged = {
         f"judge-pair m0 {a}-{b}": f"rollouts_a: trajectories rollout {a}; "
         f"rollouts_b: trajectories rollout {b}"
-        for a, b in (("m0", "m1"), ("raw", "m1"), ("m1", "m2"), ("m2", "m3"), ("m3", "dpo"),
-                     ("m0", "dpo"))
-    }  # fmt: skip
-    assert found.given == {**expanded(GIVEN), **judged}
+        for a, b in PAIRS
+    }
+    given = {
+        stage.replace("X", model): inputs.replace("X", model)
+        for models, rows in GIVEN.items()
+        for model in MODELS[models]
+        for stage, inputs in rows.items()
+    }
+    assert found.given == {**given, **judged}
 
 
-# For these models | stage | who is asked | what | about | profile | sees | writes | draws
-ASKED = f"""
--             | annotate-shard       | m0 | scores annotate | -        | -     | -      | words        | -
--             | situation-scores     | m0 | scores annotate | search   | -     | -      | words        | -
--             | grammar-probe        | m1 | writes agent    | search   | agent | states | states       | 1 at 1.1
-m1 m2         | search-shard X       | X  | writes agent    | search   | agent | states | states       | 3 at 1.1
-m1 m2         | search-shard X       | m1 | writes user     | search   | agent | states | user's state | 1 at 1.1
-m1 m2         | search-shard X       | m1 | writes user     | search   | user  | states | states       | 1 at 1.1
-m1 m2         | search-shard X       | m0 | scores score    | -        | -     | -      | words        | -
-m0 raw        | rollout-shard X      | X  | writes agent    | held-out | agent | words  | words        | 1 at 0.9
-{WITH_STATES} | rollout-shard X      | X  | writes agent    | held-out | agent | states | states       | 1 at 0.9
-{ALL}         | rollout-shard X      | m1 | writes user     | held-out | agent | states | user's state | 1 at 0.9
-{ALL}         | rollout-shard X      | m1 | writes user     | held-out | user  | states | states       | 1 at 0.9
-{ALL}         | measurements X       | m0 | scores score    | -        | -     | -      | words        | -
-m1 m2 m3      | model-health X       | m0 | scores agent    | held-out | agent | states | states       | 1 at 0.9
-m1 m2 m3      | model-health X       | X  | scores agent    | held-out | agent | states | states       | 1 at 0.9
-m0-m1 raw-m1  | judge-pair m0 X      | m0 | writes judge    | held-out | -     | -      | words        | -
-m1-m2 m2-m3   | judge-pair m0 X      | m0 | writes judge    | held-out | -     | -      | words        | -
-m3-dpo m0-dpo | judge-pair m0 X      | m0 | writes judge    | held-out | -     | -      | words        | -
--             | steering-evidence m1 | m1 | writes steer    | held-out | agent | states | states       | 1 at 0.9
--             | steering-evidence m1 | m1 | scores steer    | held-out | agent | states | states       | 1 at 0.9
-"""  # noqa: E501
+ASKED = """
+for       stage                who  what             about     profile  sees    writes  draws
+m1        annotate-shard       m0   scores annotate  -         -        -       words   -
+m1        situation-scores     m0   scores annotate  search    -        -       words   -
+m1        grammar-probe        m1   writes agent     search    agent    states  states  1 at 1.1
+searched  search-shard X       X    writes agent     search    agent    states  states  3 at 1.1
+searched  search-shard X       m1   writes user      search    agent    states  user's  1 at 1.1
+searched  search-shard X       m1   writes user      search    user     states  states  1 at 1.1
+searched  search-shard X       m0   scores score     -         -        -       words   -
+plain     rollout-shard X      X    writes agent     held-out  agent    words   words   1 at 0.9
+chains    rollout-shard X      X    writes agent     held-out  agent    states  states  1 at 0.9
+all       rollout-shard X      m1   writes user      held-out  agent    states  user's  1 at 0.9
+all       rollout-shard X      m1   writes user      held-out  user     states  states  1 at 0.9
+all       measurements X       m0   scores score     -         -        -       words   -
+rounds    model-health X       m0   scores agent     held-out  agent    states  states  1 at 0.9
+rounds    model-health X       X    scores agent     held-out  agent    states  states  1 at 0.9
+pairs     judge-pair m0 X      m0   writes judge     held-out  -        -       words   -
+m1        steering-evidence X  m1   writes steer     held-out  agent    states  states  1 at 0.9
+m1        steering-evidence X  m1   scores steer     held-out  agent    states  states  1 at 0.9
+"""
 
 
 def rows_of(table: str) -> set[tuple[str, ...]]:
     found = set()
-    for line in table.strip().splitlines():
-        models, *row = [cell.strip() for cell in line.split("|")]
-        found |= {tuple(cell.replace("X", model) for cell in row) for model in models.split()}
+    for line in table.strip().splitlines()[1:]:
+        models, *row = re.split(r" {2,}", line)
+        found |= {tuple(cell.replace("X", model) for cell in row) for model in MODELS[models]}
     return found
 
 
@@ -481,12 +480,13 @@ def test_states_are_measured_of_models_that_write_them(found: Recorder) -> None:
     refs = {name: ref for ref, name in found.names.items()}
     measured = [
         name
-        for name in ALL.split()
+        for name in MODELS["all"]
         if "emotion_accuracy" in stages.read_measurements(refs[f"measurements {name}"]).values
     ]
     _, metrics = stages.read_figures(refs["figures"])
-    assert measured == WITH_STATES.split()
-    assert [each["model"] for each in metrics if each["motivations"]] == WITH_STATES.split()
+    assert tuple(measured) == MODELS["chains"]
+    found_in = [each["model"] for each in metrics if each["motivations"]]
+    assert tuple(found_in) == MODELS["chains"]
 
 
 def test_other_settings_change_only_what_they_name(
