@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.config import EMBEDDED_MODEL, ModelConfig, ProfileConfig
+from sage_core.conversation import consent
 from sage_core.engines.loading import load_model, load_tokenizer
 from sage_core.errors import ConfigError, EngineError
 from sage_core.keys import check_key, redact
@@ -125,6 +126,7 @@ def card(told: Exported) -> str:
         metadata,
         template_str=template.read_text("utf-8"),
         told=told,
+        consent=consent(told.profile, states=told.states),
         base_name=on_hub or told.base,
         base_licence=_LICENCES.get(told.base),
         data_licence=data_licence,

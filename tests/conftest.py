@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from small_models import small_llama
 
 import sage_core  # noqa: F401 - before PyTorch: it sets how OpenMP's threads wait
 
@@ -68,26 +69,9 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory, chatml_tokenizer: Any) -
     """A base folder: two Llama layers with random weights wide enough to give varied text, and
     with replies that end after some thirty tokens."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(chatml_tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=2048,
-            initializer_range=0.3,
-            bos_token_id=chatml_tokenizer.bos_token_id,
-            eos_token_id=chatml_tokenizer.eos_token_id,
-            pad_token_id=chatml_tokenizer.pad_token_id,
-            tie_word_embeddings=False,
-        )
-    )
+    model = small_llama(chatml_tokenizer)
     with torch.no_grad():
         model.lm_head.weight[chatml_tokenizer.eos_token_id] *= 1.6
     model.save_pretrained(folder)

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 
 from sage_core import export as exporting
 from sage_core.config import ModelConfig, ProfileConfig
+from sage_core.conversation import Said, view
 from sage_core.errors import ConfigError
 from sage_core.export import DATA_CARD, Exported, Step, card
 
@@ -27,6 +28,15 @@ def told(**changes: Any) -> Exported:
         "profile": ProfileConfig(), "data_card": "", "lineage": (), "figures": (), "win_rates": (),
     }  # fmt: skip
     return Exported(**{**fields, **changes})
+
+
+@pytest.mark.parametrize("states", [True, False])
+def test_the_card_gives_the_opening_that_the_model_was_trained_on(states: bool) -> None:
+    said = [Said("user", "hi", "hi")]
+    asked, consented, _ = view(said, ProfileConfig(), states=states).messages
+    text = card(told(states=states, name="m1" if states else "raw"))
+    for message in (asked, consented):
+        assert f"```\n{message.content}\n```" in text
 
 
 def logits(model: Any, tokenizer: Any) -> torch.Tensor:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from small_models import small_llama
+
 SAGE = [sys.executable, "-m", "flows.cli"]
 ROOT = Path(__file__).parents[1]
 
@@ -19,31 +21,14 @@ def environment(home: Path) -> dict[str, str]:
 def small_base(folder: Path) -> Path:
     """A base model of two random layers with the embedded model's tokenizer: every stage is real,
     and none takes long. For tests of what lies around the stages."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer
 
     from sage_core.engines.loading import embedded_gguf
 
     gguf = embedded_gguf()
     assert gguf is not None
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=2048,
-            initializer_range=0.3,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    model.save_pretrained(folder)
+    small_llama(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -126,7 +126,8 @@ def test_homes_do_not_share_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with holder():
         monkeypatch.setenv("SAGE_HOME", str(tmp_path / "other"))
         with held(wait=False):
-            pass
+            assert not can_be_taken()
+            assert (tmp_path / "other" / "lock.json").exists()
 
 
 def test_a_home_keeps_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
