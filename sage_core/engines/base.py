@@ -172,6 +172,43 @@ def open_groups(request: Request) -> int:
     return max(0, STATE_GROUPS - request.prefix.count("}"))
 
 
+class ReplyLimits:
+    """Where a reply under way has to end: its states have a token limit of their own, and the
+    utterance's starts where they end. A reply that was to open with states and does not (without
+    the grammar) is all utterance."""
+
+    def __init__(self, request: Request) -> None:
+        self._utterance = request.sampling.max_new_tokens
+        self._groups = open_groups(request)
+        self._limit = request.sampling.max_state_tokens if self._groups else self._utterance
+        self._tokens = 0
+        self._opened = False
+
+    @property
+    def in_states(self) -> bool:
+        """Whether the next token is one of the states."""
+        return self._groups > 0
+
+    @property
+    def reached(self) -> bool:
+        """Whether no further token may be drawn."""
+        return self._tokens >= self._limit
+
+    def feed(self, text: bytes) -> None:
+        """Go on by one token, not the one that ends the reply."""
+        self._tokens += 1
+        if not self.in_states:
+            return
+        if not self._opened and text.strip():
+            self._opened = True
+            if not text.lstrip().startswith(b"{"):
+                self._groups, self._limit = 0, self._utterance
+                return
+        self._groups -= text.count(b"}")
+        if self._groups <= 0:
+            self._limit = self._tokens + self._utterance
+
+
 def draw_seed(request: Request, candidate: int) -> int:
     """A 63-bit seed for one candidate of one request."""
     text = f"{request.seed}|{request.request_id}|{candidate}"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sage_core.config import SamplingConfig
-from sage_core.engines.base import Completion, Request, draw_seed, open_groups
+from sage_core.engines.base import Completion, ReplyLimits, Request, draw_seed
 from sage_core.engines.resident import Kept, Resident
 from sage_core.engines.steerer import Row, Steerer, apply
 
@@ -25,6 +25,7 @@ class Rows:
         self._tokens: list[list[int]] = [[] for _ in range(self._rows)]
         self._stopped = np.zeros(self._rows, dtype=bool)
         self._cut = np.zeros(self._rows, dtype=bool)
+        self._limits = [ReplyLimits(request) for request in requests for _ in range(n)]
         self._live = np.arange(self._rows)  # row of the batch -> row of the request list
         self._uniforms = torch.tensor(
             np.stack(
@@ -39,11 +40,6 @@ class Rows:
             device=device,
         )
         self._exempt = requests[0].opens_with_states and not sampling.penalise_states
-        self._open_groups = np.repeat([open_groups(request) for request in requests], n)
-        # The states have a limit of their own; the utterance's starts where they end.
-        self._limits = np.where(
-            self._open_groups > 0, sampling.max_state_tokens, sampling.max_new_tokens
-        )
         self._seen: torch.Tensor | None = None
         if sampling.repetition_penalty != 1:
             self._seen = torch.zeros(
@@ -93,21 +89,8 @@ class Rows:
         if (steered := self._steered[row]) is not None:
             steerer, followed = steered
             followed.feed(steerer.vocabulary.texts[token])
-        if self._open_groups[row] > 0:
-            self._open_groups[row] -= self._resident.closing_braces[token]
-            if self._speaks_at_once(at):
-                self._open_groups[row] = 0
-                self._limits[at] = self._sampling.max_new_tokens
-            elif self._open_groups[row] <= 0:
-                self._limits[at] = len(self._tokens[at]) + self._sampling.max_new_tokens
-        self._cut[at] = len(self._tokens[at]) >= self._limits[at]
-
-    def _speaks_at_once(self, at: int) -> bool:
-        """Whether a reply that was to open with states does not (without the grammar only)."""
-        if self._matchers or len(self._tokens[at]) > 1:
-            return False
-        text = self._resident.tokenizer.decode(self._tokens[at]).lstrip()
-        return bool(text) and not text.startswith("{")
+        self._limits[at].feed(self._resident.token_texts[token])
+        self._cut[at] = self._limits[at].reached
 
     def _ended(self, at: Any) -> Any:
         return self._stopped[at] | self._cut[at]
@@ -126,8 +109,15 @@ class Rows:
     def _penalise(self, logits: torch.Tensor) -> None:
         """Repetition penalty (Keskar et al. 2019) over prompt and reply, but not in states."""
         assert self._seen is not None
-        free = self._open_groups <= 0 if self._exempt else np.full(len(self._open_groups), True)
-        speaking = torch.tensor(np.flatnonzero(free), device=logits.device)
+        speaking = torch.tensor(
+            [
+                row
+                for row, at in enumerate(self._live)
+                if not (self._exempt and self._limits[at].in_states)
+            ],
+            dtype=torch.long,
+            device=logits.device,
+        )
         penalty = self._sampling.repetition_penalty
         scores = logits[speaking]
         penalised = torch.where(scores > 0, scores / penalty, scores * penalty)
@@ -146,7 +136,6 @@ class Rows:
         rows = np.flatnonzero(np.repeat(~done, n))
         kept = Kept(torch.tensor(prompts, device=device), torch.tensor(rows, device=device))
         self._live = self._live[rows]
-        self._open_groups = self._open_groups[rows]
         self._uniforms = self._uniforms[kept.rows]
         if self._seen is not None:
             self._seen = self._seen[kept.rows]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sage_core.config import EngineConfig, ModelConfig
 from sage_core.engines import memory
 from sage_core.engines.answers import AnswerStore
-from sage_core.engines.base import Completion, Request, open_groups
+from sage_core.engines.base import Completion, ReplyLimits, Request, open_groups
 from sage_core.engines.memory import droppable
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.engines.plugin_arguments import Asked
@@ -114,20 +114,18 @@ class VllmEngine(OpenAIEngine):
             completion = replace(
                 completion, text=completion.text.removeprefix(self._server.prompts.lead)
             )
-        groups, ids = open_groups(request), completion.token_ids
-        sampling, texts = request.sampling, self._server.vocabulary.texts
-        limit = sampling.max_state_tokens
-        if not groups:
+        if not request.opens_with_states:
             return completion
+        limits, texts = ReplyLimits(request), self._server.vocabulary.texts
+        ids = completion.token_ids
+        if completion.finish_reason == "stop" and ids and not texts[ids[-1]]:
+            ids = ids[:-1]  # the token that ends the reply
         for number, token in enumerate(ids, start=1):
-            if groups > 0:
-                groups -= texts[token].count(b"}")
-                if groups <= 0:
-                    limit = number + sampling.max_new_tokens
-            if number >= limit:
-                text = self._server.tokenizer.decode(ids[:limit], skip_special_tokens=True)
+            limits.feed(texts[token])
+            if limits.reached:
+                text = self._server.tokenizer.decode(ids[:number], skip_special_tokens=True)
                 return replace(completion, text=text, finish_reason="length",
-                               completion_tokens=limit, token_ids=ids[:limit])  # fmt: skip
+                               completion_tokens=number, token_ids=ids[:number])  # fmt: skip
         return completion
 
     def _rules(self, request: Request) -> str:

@@ -171,12 +171,10 @@ class Resident:
 
         return shared_prefix.supports(DynamicCache(config=self.model.config))
 
-    @cached_property
-    def closing_braces(self) -> list[int]:
-        """How many closing braces each token of the vocabulary holds."""
-        texts = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
-        counts = [text.count("}") for text in texts]
-        return counts + [0] * (self.vocabulary - len(counts))
+    @property
+    def token_texts(self) -> list[bytes]:
+        """The text of each token of the vocabulary; special tokens have none."""
+        return self._vocabulary.texts
 
     def steerer(self, request: Request) -> Steerer:
         """What carries out the request's steering.
