@@ -158,7 +158,9 @@ def test_what_only_vllm_can_do_reaches_it(server: Server) -> None:
     body = server.bodies[0]
     assert (body["top_k"], body["repetition_penalty"]) == (7, 1.3)
     assert (body["top_p"], body["min_p"]) == (1.0, 0.0)
-    assert body["structured_outputs"] == {"grammar": sac_grammar().text}
+    # The tokenizer behind the server may join a space to the first word of a reply.
+    allowed = sac_grammar().text.replace("root ::= ", 'root ::= " "? reply\nreply ::= ', 1)
+    assert body["structured_outputs"] == {"grammar": allowed}
 
 
 def test_what_llama_cpp_can_do_reaches_it(server: Server) -> None:

@@ -157,7 +157,7 @@ def test_what_is_measured_already_is_in_the_figures_and_the_gates() -> None:
     measured = Measurements("m2", "TF-IDF", 2, {}, values)
     own, _ = engine(-1.0)
     found = health(
-        TRAJECTORIES, Speaker("m2", own, True), own, SelfPlayConfig(), 0, 7, measured=measured
+        TRAJECTORIES, speaker("m2", own), own, SelfPlayConfig(), 0, 7, measured=measured
     )
     assert found.figures()["cut_share"] == 0.5
     assert found.figures()["stray_braces"] == 0.2
@@ -176,6 +176,6 @@ def test_values_of_states_differ_by_more_than_case() -> None:
     """'Cheer' and 'cheer' are one action: no entropy, and one count."""
     own, _ = engine(-1.0)
     mixed = [trajectory("a", chain("Cheer", "one"), chain("cheer", "two"), chain("CHEER", "three"))]
-    found = health(mixed, Speaker("m2", own, True), own, SelfPlayConfig(), 0, 7)
+    found = health(mixed, speaker("m2", own), own, SelfPlayConfig(), 0, 7)
     assert found.action_entropy == 0
     assert model_metrics("m2", mixed, states=True).motivations == {"cheer": 3}

@@ -13,6 +13,7 @@ import pytest
 from sage_core.config import (
     ConversationConfig,
     ModelConfig,
+    SamplingConfig,
     SelfPlayConfig,
     SteeringReportConfig,
 )
@@ -323,8 +324,11 @@ def test_the_tiny_model_end_to_end(tiny: TransformersEngine) -> None:
         max_new_tokens=150,
     )
 
+    # A random model writes long words: at the default of 96 tokens a third of its states are cut.
+    unhurried = SelfPlayConfig(sampling=SamplingConfig(max_state_tokens=300))
+
     def measure() -> steering.SteeringEvidence:
-        return evidence(openings(3), speaking(tiny), settings, SelfPlayConfig(), 0)
+        return evidence(openings(3), speaking(tiny), settings, unhurried, 0)
 
     found = measure()
     for response in found.dose_responses:
