@@ -24,6 +24,7 @@ from sage_core.evaluation.metrics import Rate
 from sage_core.labels import calibrated, margins, score_field
 from sage_core.schema import Dialogue, Message
 from sage_core.search.situations import situations
+from sage_core.states import EMOTION
 
 TOP_1, TOP_5 = 0.16, 0.40
 CHANCE_OF_SIGN = 0.5
@@ -69,7 +70,7 @@ def score(texts: Sequence[str], emotions: Sequence[str], dtype: str) -> np.ndarr
         Dialogue(str(number), "", "", (Message("user", text),)) for number, text in enumerate(texts)
     ]
     return np.asarray(
-        score_field("emotion", emotions, dialogues, engine, config.annotation, config.seed)
+        score_field(EMOTION, emotions, dialogues, engine, config.annotation, config.seed)
     )
 
 

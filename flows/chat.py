@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 /boost motivation=humor:1.0  add a value to the logits of a word; 0 takes the boost back
-/force emotion=playful       set a field of the state; topics: /force topic=cats,dogs
+/force emotion=playful       set a field of the state; a list: /force topic=cats,dogs
 /ban emotion=angry           never this value
                              user.emotion=... is the user's state; `off` drops all of a kind,
                              nothing behind the command shows what is asked for
@@ -155,7 +155,9 @@ def show(turn: "Turn", name: str, out: Console) -> None:
 
 
 def _state(state: "StateAction") -> str:
-    return f"{state.motivation or '-'} | {state.emotion or '-'} | {', '.join(state.topics) or '-'}"
+    from sage_core.states import FIELDS
+
+    return " | ".join(", ".join(field.of(state)) or "-" for field in FIELDS)
 
 
 def _lines(out: Console) -> Iterator[str]:

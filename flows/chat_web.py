@@ -6,25 +6,23 @@ page needs no other host.
 
 import importlib.util
 import socket
-from collections.abc import Iterable
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from sage_core.errors import ConfigError, SageError
+from sage_core.states import FIELDS
 
 if TYPE_CHECKING:
     from sage_core.chat import Chat, Turn
     from sage_core.sac import StateAction
 
 HOST = "127.0.0.1"
-# The sliders that are always there: words of the demo's vocabulary that sound unlike each other.
-SLIDERS = (
-    *(f"agent.motivation={word}" for word in ("humor", "sympathy", "question", "suggestion")),
-    *(f"agent.emotion={word}" for word in ("caring", "joyful", "surprised", "sad")),
-)
+# The sliders that are always there.
+SLIDERS = tuple(f"agent.{field.name}={value}" for field in FIELDS for value in field.sliders)
 STRONGEST = 8.0  # logits; a value the model hardly ever writes is frequent at this boost
-_COLOURS = {"motivation": "blue-1", "emotion": "pink-1", "topic": "green-1"}
+_COLOURS = ("blue-1", "pink-1", "green-1", "purple-1", "amber-1")  # of the fields, in their order
 
 
 def check(port: int) -> None:
@@ -219,17 +217,12 @@ def _show(utterance: str, name: str = "", turn: "Turn | None" = None) -> None:
 def _chips(label: str, state: "StateAction") -> None:
     from nicegui import ui
 
-    values: Iterable[tuple[str, str | None]] = (
-        ("motivation", state.motivation),
-        ("emotion", state.emotion),
-        *(("topic", topic) for topic in state.topics),
-    )
     with ui.row().classes("items-center gap-1"):
         ui.label(label).classes("text-xs text-grey-7 w-9")
-        for field, value in values:
-            if value:
-                chip = ui.chip(value, color=_COLOURS[field]).props("dense")
-                chip.classes("text-xs").tooltip(field).mark(f"{label}-{field}")
+        for field, colour in zip(FIELDS, cycle(_COLOURS), strict=False):
+            for value in field.of(state):
+                chip = ui.chip(value, color=colour).props("dense")
+                chip.classes("text-xs").tooltip(field.name).mark(f"{label}-{field.name}")
 
 
 def _note(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Annotation: an LLM writes down the motivation, emotion and topics of every utterance.
+"""Annotation: an LLM writes down the state (:mod:`sage_core.states`) behind every utterance.
 
 Departures from the paper's release: one request per utterance, with the turns before it as
 context, instead of one per dialogue, and the answer is decoded under a JSON schema, so that a
@@ -8,56 +8,22 @@ separate requests and off by default. How values are chosen from closed lists in
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sage_core.config import AnnotationConfig, SamplingConfig
 from sage_core.engines.base import Constraint, Engine, Request
 from sage_core.engines.grammar import json_schema
 from sage_core.errors import StateFormatError
-from sage_core.sac import EMPTY, StateAction, render_state
+from sage_core.sac import AGENT, USER, StateAction, render_state
 from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, Message
+from sage_core.states import EMPTY, EXAMPLES, FIELDS, SINGLE, TOPIC, StateField
 from sage_core.topics import stand_in
 
 _INSTRUCTIONS = (
-    "You label utterances of conversations. For the last utterance, write what its speaker wants "
-    "to do with it (motivation), what the speaker feels (emotion), and the one to {topics} things "
-    "it is about (topics). Use one or two lower-case words for each."
-)
-# Several examples that differ in every label: a small model copies the labels of a single one.
-_EXAMPLES = (
-    (
-        "A: I waited an hour for the bus again!",
-        {"motivation": "complaint", "emotion": "annoyed", "topics": ["bus", "waiting"]},
-    ),
-    (
-        "A: My interview is tomorrow.\nB: You have prepared so well. I am sure they will like you!",
-        {"motivation": "encouragement", "emotion": "confident", "topics": ["interview"]},
-    ),
-    (
-        "B: What a lovely photo! Where did you take it?",
-        {"motivation": "question", "emotion": "impressed", "topics": ["photo"]},
-    ),
-    (
-        "A: My dog ran away last night.\nB: Oh no, I am so sorry. That must hurt.",
-        {"motivation": "sympathy", "emotion": "sad", "topics": ["dog", "loss"]},
-    ),
-    (
-        "A: Guess what, I won the spelling contest!",
-        {"motivation": "sharing", "emotion": "excited", "topics": ["contest", "winning"]},
-    ),
-    (
-        "B: I only run when the ice cream van is leaving. What do you like to cook?",
-        {"motivation": "humor", "emotion": "joyful", "topics": ["running", "ice cream"]},
-    ),
-    (
-        "A: As kids we spent every summer at the lake.",
-        {"motivation": "reminiscing", "emotion": "nostalgic", "topics": ["childhood", "lake"]},
-    ),
-    (
-        "A: I like jazz more than rock.\nB: Me too, it is so much warmer.",
-        {"motivation": "agreement", "emotion": "content", "topics": ["jazz", "music"]},
-    ),
+    "You label utterances of conversations. For the last utterance, write {fields}. Use one or two "
+    "lower-case words for each."
 )
 _REWRITE = (
     "Correct the spelling and grammar of the message, and keep its meaning, tone and length. "
@@ -103,13 +69,10 @@ def annotate(
         for message in dialogue.messages:
             state = read_state(next(answers)[0].text)
             if config.topics == "extracted":
-                state = replace(state, topics=stand_in(state.topics, message.content, before))
+                said = stand_in(TOPIC.of(state), message.content, before)
+                state = TOPIC.put(state, said)
             before = message.content
-            turns.append(
-                AnnotatedTurn(
-                    message.role, message.content, state.motivation, state.emotion, state.topics
-                )
-            )
+            turns.append(AnnotatedTurn.of(message.role, message.content, state))
         annotated.append(AnnotatedDialogue(dialogue.dialogue_id, tuple(turns)))
         on_progress(1)
     return annotated
@@ -130,44 +93,45 @@ def read_state(text: str) -> StateAction:
     """An annotator's answer as a state that the text format can carry.
 
     An answer cut off by its length limit, or in another shape, gives no state at all; values that
-    the format cannot carry, and repeated topics, are left out.
+    the format cannot carry, and values that a list repeats, are left out.
     """
     try:
         answer = json.loads(text)
-        motivation, emotion = answer["motivation"], answer["emotion"]
-        listed = answer["topics"]
+        written = {field.name: answer[field.column] for field in FIELDS}
     except (ValueError, KeyError, TypeError):
         return EMPTY
-    if not isinstance(listed, list):
+    if not all(isinstance(written[field.name], list) for field in FIELDS if field.many):
         return EMPTY
-    topics: list[str] = []
-    for topic in dict.fromkeys(str(topic) for topic in listed):
-        # Among the others, since a topic harmless alone may spell a key behind their comma.
-        if _carried(topic, lambda value: replace(EMPTY, topics=(*topics, value))):
-            topics.append(topic)
-    return StateAction(
-        _carried(motivation, lambda value: replace(EMPTY, motivation=value)),
-        _carried(emotion, lambda value: replace(EMPTY, emotion=value)),
-        tuple(topics),
-    )
+    state = EMPTY
+    for field in FIELDS:
+        state = field.put(state, _carried_values(field, written[field.name]))
+    return state
 
 
 def is_carried(value: str) -> bool:
-    """Whether the text format can carry a motivation or emotion."""
-    return _carried(value, lambda each: replace(EMPTY, motivation=each)) is not None and (
-        _carried(value, lambda each: replace(EMPTY, emotion=each)) is not None
-    )
+    """Whether the text format can carry a value in every field of one value."""
+    return all(_is_carried(field, (value,)) for field in SINGLE)
 
 
-def _carried(value: object, as_state: Callable[[str], StateAction]) -> str | None:
-    if not isinstance(value, str):
-        return None
+def _carried_values(field: StateField, written: Any) -> tuple[str, ...]:
+    """What the format can carry of the annotator's answer for one field."""
+    if not field.many:
+        return (written,) if isinstance(written, str) and _is_carried(field, (written,)) else ()
+    values: tuple[str, ...] = ()
+    for value in dict.fromkeys(map(str, written)):
+        # Among the others, since a value harmless alone may spell a key behind their comma.
+        if _is_carried(field, (*values, value)):
+            values = (*values, value)
+    return values
+
+
+def _is_carried(field: StateField, values: tuple[str, ...]) -> bool:
     try:
-        for prefix in ("u", "a"):  # a value may spell a key of one role only
-            render_state(as_state(value), prefix)
+        for role in (USER, AGENT):  # a value may spell a key of one role only
+            render_state(field.put(EMPTY, values), role.written)
     except StateFormatError:
-        return None
-    return value
+        return False
+    return True
 
 
 def _sampling(config: AnnotationConfig, max_new_tokens: int) -> SamplingConfig:
@@ -180,40 +144,40 @@ def _sampling(config: AnnotationConfig, max_new_tokens: int) -> SamplingConfig:
 
 
 def _schema(config: AnnotationConfig) -> Constraint:
-    def value(allowed: tuple[str, ...]) -> dict[str, object]:
-        if allowed:
-            return {"type": "string", "enum": list(allowed)}
-        return {"type": "string", "pattern": _WORD}
+    def of(field: StateField) -> dict[str, object]:
+        word: dict[str, object] = {"type": "string", "pattern": _WORD}
+        if field.many:
+            return {"type": "array", "items": word, "minItems": 1, "maxItems": config.most(field)}
+        allowed = config.allowed(field)
+        return {"type": "string", "enum": list(allowed)} if allowed else word
 
-    return json_schema(
-        {
-            "motivation": value(config.motivations),
-            "emotion": value(config.emotions),
-            "topics": {
-                "type": "array",
-                "items": {"type": "string", "pattern": _WORD},
-                "minItems": 1,
-                "maxItems": config.max_topics,
-            },
-        }
-    )
+    return json_schema({field.column: of(field) for field in FIELDS})
+
+
+def _instructions(config: AnnotationConfig) -> str:
+    asked = [f"{field.asked.format(most=config.most(field))} ({field.column})" for field in FIELDS]
+    lists = [
+        f" {field.plural.capitalize()}: {', '.join(config.allowed(field))}."
+        for field in FIELDS
+        if config.allowed(field)
+    ]
+    fields = f"{', '.join(asked[:-1])}, and {asked[-1]}"
+    return _INSTRUCTIONS.format(fields=fields) + "".join(lists)
 
 
 def _state_prompt(dialogue: Dialogue, turn: int, config: AnnotationConfig) -> tuple[Message, ...]:
-    instructions = _INSTRUCTIONS.format(topics=config.max_topics)
-    if config.motivations:
-        instructions += f" Motivations: {', '.join(config.motivations)}."
-    if config.emotions:
-        instructions += f" Emotions: {', '.join(config.emotions)}."
     return (
-        Message("system", instructions),
-        *(
-            message
-            for shown, labels in _EXAMPLES
-            for message in (Message("user", shown), Message("assistant", json.dumps(labels)))
-        ),
+        Message("system", _instructions(config)),
+        *_examples(),
         Message("user", transcript(dialogue.messages[: turn + 1], config.context_turns + 1)),
     )
+
+
+def _examples() -> Iterator[Message]:
+    for number, shown in enumerate(EXAMPLES):
+        yield Message("user", shown)
+        labels = {field.column: field.examples[number] for field in FIELDS}
+        yield Message("assistant", json.dumps(labels))
 
 
 def _rewrite(

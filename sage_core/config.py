@@ -17,7 +17,8 @@ from pydantic_core import PydanticCustomError
 
 from sage_core.errors import ConfigError
 from sage_core.keys import holds_credentials
-from sage_core.sac import is_well_formed
+from sage_core.sac import AGENT, USER, is_well_formed, render_state
+from sage_core.states import EMPTY, FIELDS, SCORED, TOPIC, StateField
 
 PRESETS = ("tiny", "demo", "paper")
 EMBEDDED_MODEL = "smollm2-135m-instruct"
@@ -328,7 +329,7 @@ class SamplingConfig(Section):
 
 
 class AnnotationConfig(Section):
-    """An LLM gives every utterance its motivation, emotion and topics (section 4.2)."""
+    """An LLM gives every utterance its state (section 4.2)."""
 
     engine: EngineConfig = EngineConfig()
     method: Literal["write", "score"] = Field(
@@ -344,7 +345,7 @@ class AnnotationConfig(Section):
         description="'written': as the model writes them; 'extracted': words of the dialogue only, "
         "of what it writes or, with method 'score', the utterance's most telling ones.",
     )
-    max_topics: Positive = 3
+    max_topics: Positive = TOPIC.most
     calibration: Literal["corpus", "situations"] = Field(
         "corpus",
         description="With method 'score': whose mean the emotions' scores are compared with: the "
@@ -364,6 +365,16 @@ class AnnotationConfig(Section):
     )
     shard_size: Positive = Field(32, description="Dialogues per cached task.")
 
+    def allowed(self, field: StateField) -> tuple[str, ...]:
+        """The values that a field of one value may have; empty = free text."""
+        values: tuple[str, ...] = () if field.many else getattr(self, field.plural, ())
+        return values
+
+    def most(self, field: StateField) -> int:
+        """How many values a list may have."""
+        most: int = getattr(self, f"max_{field.plural}", field.most)
+        return most
+
     @property
     def compares_situations(self) -> bool:
         return self.method == "score" and self.calibration == "situations"
@@ -372,12 +383,12 @@ class AnnotationConfig(Section):
     def _can_score(self) -> Self:
         if self.method == "write":
             return self
-        for name in ("motivations", "emotions"):
-            values = getattr(self, name)
+        for field in SCORED:
+            values = self.allowed(field)
             if len({value.casefold() for value in values}) < max(2, len(values)):
                 raise ValueError(
-                    f"method 'score' chooses from {name}; list two or more different values, or "
-                    "set method to 'write'"
+                    f"method 'score' chooses from {field.plural}; list two or more different "
+                    "values, or set method to 'write'"
                 )
         if self.topics != "extracted":
             raise ValueError(
@@ -502,6 +513,14 @@ class SituationsConfig(Section):
     )
 
 
+def _states_of_consent() -> str:
+    user = agent = EMPTY
+    for field in FIELDS:
+        seen, planned = field.consent
+        user, agent = field.put(user, (seen,)), field.put(agent, (planned,))
+    return f"{render_state(user, USER.written)} {render_state(agent, AGENT.written)}"
+
+
 class ProfileConfig(Section):
     """The exchange that opens a speaker's view of every conversation, in training as in use: what
     it is asked to be, and its consent."""
@@ -509,8 +528,7 @@ class ProfileConfig(Section):
     ask: str = "Be my companion: caring, playful, honest about being an AI, and brief."
     consent: str = "Gladly. I am here, and I am listening."
     states: str = Field(
-        "{u_motivation: request, u_emotion: hopeful, u_topic: [company]} "
-        "{a_motivation: agreement, a_emotion: caring, a_topic: [company]}",
+        _states_of_consent(),
         description="States before the consent, for models that write them.",
     )
 
@@ -518,9 +536,8 @@ class ProfileConfig(Section):
     @classmethod
     def _well_formed(cls, states: str) -> str:
         if not is_well_formed(f"{states} ."):
-            raise ValueError(
-                "is not both state groups of the format, each with motivation, emotion and topic"
-            )
+            names = ", ".join(field.name for field in FIELDS)
+            raise ValueError(f"is not both state groups of the format, each with {names}")
         return states
 
 
@@ -810,6 +827,16 @@ class SteeringReportConfig(Section):
     )  # fmt: skip
     max_new_tokens: Positive = Field(60, description="Of an utterance, or of the states alone.")
 
+    def pairs(self, field: StateField) -> tuple[tuple[str, str], ...]:
+        """The values of a field that replies are compared under."""
+        pairs: tuple[tuple[str, str], ...] = getattr(self, f"{field.name}_pairs", ())
+        return pairs
+
+    def forced(self, field: StateField) -> tuple[tuple[str, ...], ...]:
+        """What a field is set to in the replies that are shown."""
+        choices = getattr(self, field.plural, ())
+        return choices if field.many else tuple((value,) for value in choices)
+
 
 class ModelSizeConfig(Section):
     """The size of a base model, in the terms of its ``config.json``."""
@@ -884,7 +911,7 @@ class PlanConfig(Section):
     situation_tokens: Positive = 14
     utterance_tokens: Positive = Field(31, description="Of a human utterance.")
     annotation_tokens: Positive = Field(29, description="Of the annotator's answer, as JSON.")
-    state_tokens: Positive = Field(25, description="Of one state: motivation, emotion, topics.")
+    state_tokens: Positive = Field(25, description="Of one state, all its fields.")
     m0_reply_tokens: Positive = Field(91, description="Of a reply of m0.")
     raw_reply_tokens: Positive = Field(62, description="Of a reply of raw.")
     reply_tokens: Positive = Field(31, description="Of an utterance of m1 and later.")

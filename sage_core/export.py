@@ -18,6 +18,7 @@ from sage_core.conversation import consent
 from sage_core.engines.loading import load_model, load_tokenizer
 from sage_core.errors import ConfigError, EngineError
 from sage_core.keys import check_key, redact
+from sage_core.sac import outline
 from sage_core.storage import read_json, write_json
 
 CARD = "README.md"
@@ -127,6 +128,7 @@ def card(told: Exported) -> str:
         template_str=template.read_text("utf-8"),
         told=told,
         consent=consent(told.profile, states=told.states),
+        outline=outline(),
         base_name=on_hub or told.base,
         base_licence=_LICENCES.get(told.base),
         data_licence=data_licence,

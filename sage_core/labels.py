@@ -24,7 +24,7 @@ value's mean is over user and assistant turns alike.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -41,27 +41,9 @@ from sage_core.schema import (
     ScoredTurn,
     Situation,
 )
+from sage_core.states import EMOTION, EMPTY, SCORED, SINGLE, TOPIC, Question, StateField
 from sage_core.topics import extract
 
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of an utterance; the answer starts with ``opening``, and a value follows.
-
-    A started sentence gets words of the right kind, and most values are one token behind it, where
-    they would be several at the start of an answer. With the embedded model 31% of the emotions of
-    160 situations of EmpatheticDialogues were right so (35% of all 2,762); a trial of answers in
-    one word, on 160 others, had 16%.
-    """
-
-    text: str
-    opening: str
-
-
-QUESTIONS = {
-    "motivation": Question("What is the purpose of {whose} message?", "The purpose is"),
-    "emotion": Question("How does {who} feel?", "{who} feels"),
-}
 _SAMPLING = SamplingConfig(temperature=0, top_k=0, repetition_penalty=1, max_new_tokens=32)
 REFERENCE = 64
 """Situations whose mean stands for all, spread over the file."""
@@ -74,11 +56,11 @@ def check(settings: AnnotationConfig) -> None:
     Raises:
         ConfigError: it cannot; the message names all of them.
     """
-    values = (*settings.motivations, *settings.emotions)
-    if wrong := [value for value in values if not is_carried(value)]:
+    lists = {f"annotation.{field.plural}": settings.allowed(field) for field in SINGLE}
+    if wrong := [value for values in lists.values() for value in values if not is_carried(value)]:
         raise ConfigError(
-            f"annotation.motivations or annotation.emotions list {wrong}, which State-Action Chain "
-            "text cannot carry; give words without braces, keys of the format or spaces around them"
+            f"{' or '.join(lists)} list {wrong}, which State-Action Chain text cannot carry; give "
+            "words without braces, keys of the format or spaces around them"
         )
 
 
@@ -91,16 +73,17 @@ def score(
 ) -> list[ScoredDialogue]:
     """The log-probabilities of all listed values for every utterance."""
     dialogues = prepare(dialogues, engine, settings, seed)
-    emotions = iter(score_field("emotion", settings.emotions, dialogues, engine, settings, seed))
-    motivations = iter(
-        score_field("motivation", settings.motivations, dialogues, engine, settings, seed)
+    scores = zip(
+        *(
+            score_field(field, settings.allowed(field), dialogues, engine, settings, seed)
+            for field in SCORED
+        ),
+        strict=True,
     )
     scored = []
     for dialogue in dialogues:
         turns = tuple(
-            ScoredTurn(
-                message.role, message.content, tuple(next(motivations)), tuple(next(emotions))
-            )
+            ScoredTurn(message.role, message.content, *map(tuple, next(scores)))
             for message in dialogue.messages
         )
         scored.append(ScoredDialogue(dialogue.dialogue_id, turns))
@@ -109,7 +92,7 @@ def score(
 
 
 def score_field(
-    field: str,
+    field: StateField,
     values: Sequence[str],
     dialogues: Sequence[Dialogue],
     engine: Engine,
@@ -118,13 +101,15 @@ def score_field(
 ) -> list[list[float]]:
     """Log-probabilities (U, V) of ``values`` as the answer to the question about ``field``, for all
     U utterances of ``dialogues`` in their order."""
+    question = field.question
+    assert question is not None
     requests = [
         Request(
-            request_id=f"annotate/{dialogue.dialogue_id}/{turn}/{field}",
-            messages=_messages(dialogue, turn, QUESTIONS[field], settings.context_turns),
+            request_id=f"annotate/{dialogue.dialogue_id}/{turn}/{field.name}",
+            messages=_messages(dialogue, turn, question, settings.context_turns),
             sampling=_SAMPLING,
             seed=seed,
-            prefix=_addressed(QUESTIONS[field].opening, dialogue, turn, settings.context_turns),
+            prefix=_addressed(question.opening, dialogue, turn, settings.context_turns),
         )
         for dialogue in dialogues
         for turn in range(len(dialogue.messages))
@@ -156,7 +141,7 @@ def score_situations(
     dialogues = [
         Dialogue(each.situation_id, "", "", (Message("user", each.text),)) for each in situations
     ]
-    return score_field("emotion", settings.emotions, dialogues, engine, settings, seed)
+    return score_field(EMOTION, settings.emotions, dialogues, engine, settings, seed)
 
 
 def calibrated(
@@ -190,20 +175,24 @@ def pick(
         DataError: see :func:`calibrated`.
     """
     turns = [turn for dialogue in scored for turn in dialogue.turns]
-    margin = settings.margin
-    motivations = _best([turn.motivations for turn in turns], settings.motivations, margin)
-    emotions = _best([turn.emotions for turn in turns], settings.emotions, margin, situations)
     topics = extract(
         [[turn.utterance for turn in dialogue.turns] for dialogue in scored], settings.max_topics
     )
-    states = zip(motivations, emotions, topics, strict=True)
+    states = [TOPIC.put(EMPTY, said) for said in topics]
+    for field in SCORED:
+        scores = [getattr(turn, field.plural) for turn in turns]
+        compared = situations if field is EMOTION else None
+        best = _best(scores, settings.allowed(field), settings.margin, compared)
+        states = [
+            field.put(state, () if value is None else (value,))
+            for state, value in zip(states, best, strict=True)
+        ]
+    annotated = iter(
+        AnnotatedTurn.of(turn.role, turn.utterance, state)
+        for turn, state in zip(turns, states, strict=True)
+    )
     return [
-        AnnotatedDialogue(
-            dialogue.dialogue_id,
-            tuple(
-                AnnotatedTurn(turn.role, turn.utterance, *next(states)) for turn in dialogue.turns
-            ),
-        )
+        AnnotatedDialogue(dialogue.dialogue_id, tuple(islice(annotated, len(dialogue.turns))))
         for dialogue in scored
     ]
 

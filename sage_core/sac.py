@@ -11,23 +11,18 @@ and lost the user's own; this parser scans instead, accepts the long keys (``use
 ``assistant_topic``) beside the short ones, missing keys and ``null``, and never raises.
 
 White space around a value is not part of it, an empty value is read as ``null``, and ``null`` is
-no value: those, unbalanced braces, a comma in a topic and a value that spells the next key are
-what :func:`render` refuses.
+no value: those, unbalanced braces, a comma in a list's value and a value that spells the next key
+are what :func:`render` refuses. The fields are those of :mod:`sage_core.states`.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sage_core.errors import StateFormatError
-
-
-@dataclass(frozen=True)
-class StateAction:
-    """What a speaker wants, feels and speaks of; ``None`` or ``()`` where that is not known."""
-
-    motivation: str | None
-    emotion: str | None
-    topics: tuple[str, ...]
+from sage_core.states import EMPTY as EMPTY
+from sage_core.states import FIELDS, StateField
+from sage_core.states import StateAction as StateAction
 
 
 @dataclass(frozen=True)
@@ -39,8 +34,8 @@ class StateActionReply:
     utterance: str
 
 
-EMPTY = StateAction(None, None, ())
 _NULL = "null"
+_NAMES = "|".join(field.name for field in FIELDS)
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Role:
 
 def _role(written: str, *read: str) -> Role:
     prefixes = "|".join((written, *read))
-    return Role(written, re.compile(rf"(?:^|,)\s*(?:{prefixes})_(motivation|emotion|topic)s?\s*:"))
+    return Role(written, re.compile(rf"(?:^|,)\s*(?:{prefixes})_({_NAMES})s?\s*:"))
 
 
 USER = _role("u", "user")
@@ -88,18 +83,14 @@ def render_state(state: StateAction, prefix: str) -> str:
     Raises:
         StateFormatError: reading the group back would give another state.
     """
-    topics = ", ".join(state.topics)
-    group = (
-        f"{{{prefix}_motivation: {_value(state.motivation)}, "
-        f"{prefix}_emotion: {_value(state.emotion)}, {prefix}_topic: [{topics}]}}"
-    )
+    group = _group(prefix, (_written(field, state) for field in FIELDS))
     read, rest = _read_group(group, USER if prefix == USER.written else AGENT)
     if read != state or rest:
         raise StateFormatError(
             f"the state {state} cannot be written in the State-Action Chain format: it would be "
             f"read back as {read}. A value needs at least one character, no white space around "
             "it and balanced braces; it is not the word 'null' and holds no key of the format; a "
-            "topic holds no comma. Use None or an empty tuple for 'no value'."
+            "value of a list holds no comma. Use None or an empty tuple for 'no value'."
         )
     return group
 
@@ -119,21 +110,36 @@ def ends_of_states(text: str) -> tuple[int, int]:
 
 
 def is_well_formed(text: str) -> bool:
-    """Whether ``text`` opens with both groups, each with all three keys, and says something."""
+    """Whether ``text`` opens with both groups, each with all keys, and says something."""
     rest = text
     for role in (USER, AGENT):
         end = _group_end(rest)
         if end is None:
             return False
         keys = [match.group(1) for match in role.key.finditer(rest[rest.index("{") + 1 : end - 1])]
-        if keys != ["motivation", "emotion", "topic"]:
+        if keys != [field.name for field in FIELDS]:
             return False
         rest = rest[end:]
     return bool(rest.strip())
 
 
-def _value(value: str | None) -> str:
-    return _NULL if value is None else value
+def outline() -> str:
+    """The format, with dots in place of values and words, for a reader who has not seen it."""
+    dots = ["[...]" if field.many else "..." for field in FIELDS]
+    return f"{_group(USER.written, dots)} {_group(AGENT.written, dots)} what is said"
+
+
+def _group(prefix: str, values: Iterable[str]) -> str:
+    """A group with its values as they are written, in the order of the fields."""
+    written = zip(FIELDS, values, strict=True)
+    return f"{{{', '.join(f'{prefix}_{field.name}: {value}' for field, value in written)}}}"
+
+
+def _written(field: StateField, state: StateAction) -> str:
+    values = field.of(state)
+    if field.many:
+        return f"[{', '.join(values)}]"
+    return values[0] if values else _NULL
 
 
 def _group_end(text: str) -> int | None:
@@ -164,20 +170,16 @@ def _read_group(text: str, role: Role) -> tuple[StateAction | None, str]:
     for match, following in zip(matches, [*matches[1:], None], strict=True):
         value_end = following.start() if following else len(inner)
         values.setdefault(match.group(1), inner[match.end() : value_end].strip())
-    state = StateAction(
-        _read_value(values.get("motivation", "")),
-        _read_value(values.get("emotion", "")),
-        _read_topics(values.get("topic", "")),
-    )
+    state = EMPTY
+    for field in FIELDS:
+        state = field.put(state, _read(field, values.get(field.name, "")))
     return state, text[end:]
 
 
-def _read_value(text: str) -> str | None:
-    return None if text in ("", _NULL) else text
-
-
-def _read_topics(text: str) -> tuple[str, ...]:
-    if text.startswith("[") and text.endswith("]"):
-        text = text[1:-1]
-    topics = (_read_value(topic.strip()) for topic in text.split(","))
-    return tuple(topic for topic in topics if topic is not None)
+def _read(field: StateField, text: str) -> tuple[str, ...]:
+    values = [text]
+    if field.many:
+        if text.startswith("[") and text.endswith("]"):
+            text = text[1:-1]
+        values = [value.strip() for value in text.split(",")]
+    return tuple(value for value in values if value not in ("", _NULL))

@@ -7,11 +7,11 @@ template as it is.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import pyarrow as pa
 
-from sage_core.sac import StateAction
+from sage_core.states import FIELDS, SCORED, StateAction, one_for_each
 
 Role = Literal["user", "assistant"]
 Split = Literal["search", "evaluation"]
@@ -56,18 +56,23 @@ class Rejection:
 
 
 @dataclass(frozen=True)
-class AnnotatedTurn:
-    """An utterance with the state its speaker was in."""
-
+class _Utterance:
     role: str
     utterance: str
-    motivation: str | None
-    emotion: str | None
-    topics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AnnotatedTurn(StateAction, _Utterance):
+    """An utterance with the state its speaker was in: ``role``, ``utterance``, and the fields of
+    the state."""
+
+    @classmethod
+    def of(cls, role: str, utterance: str, state: StateAction) -> Self:
+        return cls(role, utterance, **vars(state))
 
     @property
     def state(self) -> StateAction:
-        return StateAction(self.motivation, self.emotion, self.topics)
+        return StateAction(**{field.column: getattr(self, field.column) for field in FIELDS})
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,13 @@ class AnnotatedDialogue:
 
 
 @dataclass(frozen=True)
+@one_for_each(SCORED, tuple[float, ...])
 class ScoredTurn:
-    """One utterance with the log-probabilities of the listed values, in the order of the lists."""
+    """One utterance with the log-probabilities of the listed values of each scored field, in the
+    order of the lists."""
 
     role: str
     utterance: str
-    motivations: tuple[float, ...]
-    emotions: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -286,10 +291,9 @@ def whole_exchanges(messages: Sequence[Message], max_turns: int = 0) -> tuple[Me
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _STATE_FIELDS = [
-    ("motivation", pa.string()),
-    ("emotion", pa.string()),
-    ("topics", pa.list_(pa.string())),
+    (field.column, pa.list_(pa.string()) if field.many else pa.string()) for field in FIELDS
 ]
+_SCORES = [(field.plural, pa.list_(pa.float64())) for field in SCORED]
 
 ARROW_SCHEMAS: dict[type, pa.Schema] = {
     Dialogue: pa.schema(
@@ -319,16 +323,7 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
             ("dialogue_id", pa.string()),
             (
                 "turns",
-                pa.list_(
-                    pa.struct(
-                        [
-                            ("role", pa.string()),
-                            ("utterance", pa.string()),
-                            ("motivations", pa.list_(pa.float64())),
-                            ("emotions", pa.list_(pa.float64())),
-                        ]
-                    )
-                ),
+                pa.list_(pa.struct([("role", pa.string()), ("utterance", pa.string()), *_SCORES])),
             ),
         ]
     ),

@@ -1,71 +1,55 @@
-"""Grammars and schemas for constrained decoding.
-
-Values are short on purpose: a small model left alone writes a paragraph into a field, or a word
-without an end. The longest word is longer than any word that is one token: where a token can pass
-the bound, xgrammar has to try thousands of them one by one, at each step of each row.
-"""
+"""Grammars and schemas for constrained decoding; how long values can be is
+:data:`sage_core.states.LIMITS`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sage_core.engines.base import Constraint
 from sage_core.engines.steering import Force
+from sage_core.sac import AGENT, USER
+from sage_core.states import FIELDS, LIMITS
 
 _RULES = r"""
 root ::= {root}
-value ::= word (" " word){{0,2}}
-topics ::= (topic (", " topic){{0,2}})?
-topic ::= word (" " word){{0,2}}
-word ::= [A-Za-z0-9] [A-Za-z0-9'-]{{0,23}}
+{values}
+word ::= [A-Za-z0-9] [A-Za-z0-9'-]{{0,{letters}}}
 utterance ::= [^ \t\r\n\0{{}}] [^\0{{}}]*
 """.strip()
-_GROUP = (
-    '"{{{prefix}_motivation: " {motivation} ", {prefix}_emotion: " {emotion} '
-    '", {prefix}_topic: [" {topic} "]}} "'
-)
+_VALUE = "value"
 
 
 def sac_grammar(forces: Sequence[Force] = ()) -> Constraint:
     """A State-Action Chain: both state groups well formed, then an utterance of at least one
     character and without braces, which are for states. ``null`` is among the values. A forced
     field holds its value as it is, also where no free value could have that form."""
-    groups = {}
-    for speaker, prefix in (("user", "u"), ("agent", "a")):
-        fields = {"motivation": "value", "emotion": "value", "topic": "topics"}
-        for force in forces:
-            if force.speaker == speaker:
-                text = ", ".join(force.values)
-                fields[force.field] = json.dumps(text, ensure_ascii=False)
-        groups[speaker] = _GROUP.format(prefix=prefix, **fields)
-    rules = _RULES.format(root="{user} {agent} utterance".format(**groups))
-    return Constraint("grammar", rules, tuple(forces))
+    user, agent = (
+        _group(prefix, (force for force in forces if force.speaker == speaker))
+        for speaker, prefix in (("user", USER.written), ("agent", AGENT.written))
+    )
+    return Constraint("grammar", _rules(f"{user} {agent} utterance"), tuple(forces))
 
 
 def action_grammar() -> Constraint:
     """The agent's state group alone, as it goes on behind the user's group in ``Request.prefix``
     (its closing brace the prefix's last character)."""
-    group = _GROUP.format(prefix="a", motivation="value", emotion="value", topic="topics")
-    return Constraint("grammar", _RULES.format(root=f'" " {group}'))
+    return Constraint("grammar", _rules(f'" " {_group(AGENT.written)}'))
 
 
 def user_grammar() -> Constraint:
     """The user's state group alone, as a reply opens with it."""
-    group = _GROUP.format(prefix="u", motivation="value", emotion="value", topic="topics")
-    return Constraint("grammar", _RULES.format(root=group))
+    return Constraint("grammar", _rules(_group(USER.written)))
 
 
 def states_grammar() -> Constraint:
     """Both state groups without an utterance."""
-    fields = {"motivation": "value", "emotion": "value", "topic": "topics"}
-    groups = (_GROUP.format(prefix=prefix, **fields) for prefix in ("u", "a"))
-    return Constraint("grammar", _RULES.format(root=" ".join(groups)))
+    return Constraint("grammar", _rules(f"{_group(USER.written)} {_group(AGENT.written)}"))
 
 
 def utterance_grammar() -> Constraint:
     """The utterance, as it goes on behind both groups in ``Request.prefix``; see
     :func:`action_grammar`."""
-    return Constraint("grammar", _RULES.format(root='" " utterance'))
+    return Constraint("grammar", _rules('" " utterance'))
 
 
 def json_schema(properties: dict[str, Any]) -> Constraint:
@@ -88,3 +72,26 @@ def one_of(options: Sequence[str]) -> Constraint:
 def led(rules: str, lead: str) -> str:
     """Rules that accept ``lead``, a term of the notation, before what ``rules`` accept."""
     return f"root ::= {lead} reply\n{rules.replace('root ::=', 'reply ::=', 1)}"
+
+
+def _rules(root: str) -> str:
+    words = f'word (" " word){{0,{LIMITS.words - 1}}}'
+    values = [f"{_VALUE} ::= {words}"]
+    for field in FIELDS:
+        if field.many:
+            more = f'(", " {field.name}){{0,{field.most - 1}}}'
+            values += [f"{field.plural} ::= ({field.name} {more})?", f"{field.name} ::= {words}"]
+    return _RULES.format(root=root, values="\n".join(values), letters=LIMITS.letters - 1)
+
+
+def _group(prefix: str, forces: Iterable[Force] = ()) -> str:
+    """A state group and the space behind it: terms of the notation for its keys and its values."""
+    forced = {force.field: json.dumps(", ".join(force.values), ensure_ascii=False)
+              for force in forces}  # fmt: skip
+    terms, before = [], "{"
+    for field in FIELDS:
+        opening, closing = ("[", "]") if field.many else ("", "")
+        terms.append(f'"{before}{prefix}_{field.name}: {opening}"')
+        terms.append(forced.get(field.name, field.plural if field.many else _VALUE))
+        before = f"{closing}, "
+    return " ".join([*terms, f'"{before.removesuffix(", ")}}} "'])

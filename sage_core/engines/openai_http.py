@@ -34,6 +34,7 @@ from sage_core.engines.steering import Steering
 from sage_core.errors import ConfigError, ContextError, EngineError
 from sage_core.keys import holds_credentials, read_key, redact
 from sage_core.sac import parse
+from sage_core.states import NAMED
 from sage_core.storage import digest
 
 if TYPE_CHECKING:
@@ -256,9 +257,8 @@ class OpenAIEngine:
         chain = parse(request.prefix + completion.text)
         speakers = {"user": chain.user, "agent": chain.agent}
         for ban in steering.bans:
-            state = speakers[ban.speaker]
-            values = state.topics if ban.field == "topic" else (getattr(state, ban.field),)
-            if ban.keyword.casefold() in [value.casefold() for value in values if value]:
+            values = NAMED[ban.field].of(speakers[ban.speaker])
+            if ban.keyword.casefold() in [value.casefold() for value in values]:
                 return True
         return False
 

@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 from sage_core import sac
 from sage_core.engines.steering import Field, Speaker
+from sage_core.states import NAMED
 
 _SPECIAL = re.compile(r"[{}:,]")
 
 
 class Position(NamedTuple):
     """Inside a value: ``value`` is its text since the key's colon, white space and the brackets of
-    a topic list included; ``prefix`` is how this group's keys begin, such as ``u`` or ``user``.
+    a list included; ``prefix`` is how this group's keys begin, such as ``u`` or ``user``.
 
     Whether a comma ends a value shows only at the next key's colon; until then it is part of it.
     """
@@ -27,9 +28,14 @@ class Position(NamedTuple):
     value: str
 
     @property
+    def many(self) -> bool:
+        """Whether the field holds a list."""
+        return NAMED[self.field].many
+
+    @property
     def item(self) -> str:
-        """The text of the value so far; of a topic list, of the current topic."""
-        if self.field != "topic":
+        """The text of the value so far; of a list, of its current value."""
+        if not self.many:
             return self.value
         _, comma, last = self.value.rpartition(",")
         if comma or not self.value.lstrip().startswith("["):
@@ -38,20 +44,20 @@ class Position(NamedTuple):
 
     @property
     def earlier(self) -> tuple[str, ...]:
-        """The topics before the current one."""
+        """The values of a list before the current one."""
         head, comma, _ = self.value.rpartition(",")
-        if self.field != "topic" or not comma:
+        if not self.many or not comma:
             return ()
-        return tuple(topic.strip() for topic in head.lstrip().removeprefix("[").split(","))
+        return tuple(value.strip() for value in head.lstrip().removeprefix("[").split(","))
 
     @property
     def expected(self) -> bool:
         """Whether the format as it is written has a value here; not before a list's opening
         bracket, nor after its closing one."""
-        if self.field != "topic":
+        if not self.many:
             return True
         return self.value.lstrip().startswith("[") and not any(
-            topic.endswith("]") for topic in self.earlier
+            value.endswith("]") for value in self.earlier
         )
 
 
@@ -139,7 +145,7 @@ class StateTracker:
     def _open_value(self, match: re.Match[str]) -> None:
         speaker: Speaker = "user" if self._role is sac.USER else "agent"
         prefix = match.group().lstrip(",").strip().partition("_")[0]
-        field: Field = match.group(1)  # type: ignore[assignment]  # the pattern's alternatives
+        field = match.group(1)
         self._key, self._value = (speaker, field, prefix), ""
         self._segment = ":"  # so that no key is seen before the next comma
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -19,13 +19,17 @@ import torch
 
 from sage_core.engines.state_tracker import Position, StateTracker
 from sage_core.engines.steering import Force, Steering
-from sage_core.engines.value_limits import fills_a_value
 from sage_core.errors import ConfigError
+from sage_core.sac import AGENT, USER
+from sage_core.states import FIELDS, LIMITS, NAMED
 
 _NEVER = -float("inf")
 _CACHED = 4096  # positions; a value seldom has more than ten tokens
-_NEXT = {"motivation": "emotion", "emotion": "topic"}
-_GROUPS = {"user": "{u_motivation:", "agent": " {a_motivation:"}
+_NEXT = {field.name: following.name for field, following in pairwise(FIELDS)}
+_GROUPS = {
+    "user": f"{{{USER.written}_{FIELDS[0].name}:",
+    "agent": f" {{{AGENT.written}_{FIELDS[0].name}:",
+}
 
 
 class Vocabulary:
@@ -147,8 +151,8 @@ class Steerer:
     *Boost.* A token is raised if it writes the next part of the keyword: value so far + token is a
     start of the keyword, or the keyword and then what the format writes behind a value; one space
     before it is no part of it. So the end of the value is raised like any other part, and ``humor``
-    is not drawn on into ``humorous``. A value that departed from the keyword is left alone, as is a
-    topic already in the list. Where two keywords share a token, the higher of two raises counts,
+    is not drawn on into ``humorous``. A value that departed from the keyword is left alone, as is
+    one already in the list. Where two keywords share a token, the higher of two raises counts,
     and a raise and a lowering add up.
 
     *Force.* The token that the tokenizer itself would write next is the only one possible, up to
@@ -220,12 +224,10 @@ class Steerer:
             # More space before the value than the format writes comes from a prefix only.
             written = " " if value.isspace() else value
             return f" {force.written}{end.removeprefix(']')}", written
-        if position.field == "topic":
-            if not value.strip():
-                return " [", value
-            return ("]}", "]") if value.endswith("]") else ("", "")
-        _, comma, behind = value.rpartition(",")
-        return (end, comma + behind) if comma else ("", "")
+        if position.many and not value.strip():
+            return " [", value
+        _, closing, behind = value.rpartition("]" if position.many else ",")
+        return (end, closing + behind) if closing else ("", "")
 
     def _edit_to_write(self, literal: str, written: bytes) -> Edit | None:
         """Only the token that goes on with ``literal``; None where the text has departed from it,
@@ -265,9 +267,9 @@ class Steerer:
         return starts[1:] if alone else starts
 
     def _banned(self, position: Position) -> list[int]:
-        """The tokens that would end the value, or the topic, where it is a banned one."""
+        """The tokens that would end the value, alone or in a list, where it is a banned one."""
         item = position.item.lstrip().casefold()
-        ends = ",}]" if position.field == "topic" else ",}"
+        ends = ",}]" if position.many else ",}"
         banned = []
         for speaker, field, keyword in self._bans:
             if (speaker, field) != (position.speaker, position.field) or not (
@@ -275,7 +277,7 @@ class Steerer:
             ):
                 continue
             # Where the grammar would let nothing but the end follow, the keyword itself is too far.
-            full = fills_a_value(keyword)
+            full = LIMITS.reached_by(keyword)
             vocabulary = self.vocabulary
             for token in range(len(vocabulary.texts)) if full else vocabulary.closing:
                 text = (item + vocabulary.folded[token]).lstrip()
@@ -302,7 +304,7 @@ class Steerer:
     def _unfit_for(self, field: str, end: str) -> dict[int, float]:
         """Where the skeleton is written: what may not stand in a free value. That is every token
         with a character of the format, unless from there on it writes the value's end."""
-        special = re.compile(rb"[{}\[\]:]" if field == "topic" else rb"[{},:]")
+        special = re.compile(rb"[{}\[\]:]" if NAMED[field].many else rb"[{},:]")
         unfit = {}
         for token, text in enumerate(self.vocabulary.texts):
             match = special.search(text)
@@ -335,6 +337,6 @@ def _edit(added: dict[int, float], *, alone: bool = False) -> Edit:
 
 def _follow(position: Position) -> tuple[str, ...]:
     """What the format writes behind a value; the last one ends the field."""
-    if position.field == "topic":
-        return ", ", "]}"
-    return (f", {position.prefix}_{_NEXT[position.field]}:",)
+    following = _NEXT.get(position.field)
+    end = f", {position.prefix}_{following}:" if following else "}"
+    return (", ", f"]{end}") if position.many else (end,)

@@ -13,22 +13,23 @@ from dataclasses import dataclass
 from typing import Literal, Self, TypeVar, cast, get_args
 
 from sage_core.errors import ConfigError, StateFormatError
-from sage_core.sac import StateAction, render_state
+from sage_core.sac import AGENT, USER, render_state
+from sage_core.states import EMPTY, NAMED
 
 T = TypeVar("T")
 
 Speaker = Literal["user", "agent"]
-Field = Literal["motivation", "emotion", "topic"]
+Field = str
+"""The name of one of :data:`sage_core.states.FIELDS`."""
 
 _SPEAKERS: tuple[Speaker, ...] = get_args(Speaker)
-_FIELDS: tuple[Field, ...] = get_args(Field)
 _NAME = re.compile(r"(?:(\w+)\.)?(\w+)")
 
 
 @dataclass(frozen=True)
 class Boost:
     """``value`` (finite, in logits; negative lowers, 0 does nothing) is added wherever a token
-    writes the next part of ``keyword`` as the field's value, or as one of its topics.
+    writes the next part of ``keyword`` as the field's value, or as one of a list's values.
 
     Raises:
         ConfigError: the value is not finite, or the format cannot carry the keyword.
@@ -50,10 +51,10 @@ class Boost:
 
 @dataclass(frozen=True)
 class Force:
-    """The field is exactly this value, or these topics in this order; any words.
+    """The field is exactly this value, or the list of these in this order; any words.
 
     Raises:
-        ConfigError: no value, several for motivation or emotion, or one the format cannot carry.
+        ConfigError: no value, several for a field of one, or one the format cannot carry.
     """
 
     speaker: Speaker
@@ -62,23 +63,24 @@ class Force:
 
     def __post_init__(self) -> None:
         _check_names(self.speaker, self.field)
-        if not self.values or (self.field != "topic" and len(self.values) > 1):
+        many = NAMED[self.field].many
+        if not self.values or (not many and len(self.values) > 1):
             raise ConfigError(
-                f"{self.speaker}.{self.field} is forced to {list(self.values)}; a topic list needs "
-                "at least one value, motivation and emotion exactly one"
+                f"{self.speaker}.{self.field} is forced to {list(self.values)}; it takes "
+                f"{'at least' if many else 'exactly'} one value"
             )
         _check(self.speaker, self.field, self.values)
 
     @property
     def written(self) -> str:
         """The value as the format writes it."""
-        return f"[{', '.join(self.values)}]" if self.field == "topic" else self.values[0]
+        return f"[{', '.join(self.values)}]" if NAMED[self.field].many else self.values[0]
 
 
 @dataclass(frozen=True)
 class Ban:
-    """The field's value, or one of its topics, is never ``keyword``, in upper or lower case; a
-    longer value that starts with it may be.
+    """The field's value, or one of a list's values, is never ``keyword``, in upper or lower case;
+    a longer value that starts with it may be.
 
     Raises:
         ConfigError: the format cannot carry the keyword.
@@ -185,13 +187,13 @@ def read_boost(text: str) -> Boost:
 
 
 def read_force(text: str) -> Force:
-    """``[user.|agent.]FIELD=VALUE``; topics are separated by commas.
+    """``[user.|agent.]FIELD=VALUE``; commas separate the values of a list.
 
     Raises:
         ConfigError: the text has another form, or the force is refused.
     """
     speaker, field, rest = _target(text, "emotion=playful")
-    values = rest.split(",") if field == "topic" else [rest]
+    values = rest.split(",") if NAMED[field].many else [rest]
     return Force(speaker, field, tuple(value.strip() for value in values))
 
 
@@ -225,27 +227,23 @@ def _target(text: str, example: str) -> tuple[Speaker, Field, str]:
         )
     speaker, field = match[1] or "agent", match[2]
     _check_names(speaker, field)
-    return cast(Speaker, speaker), cast(Field, field), rest
+    return cast(Speaker, speaker), field, rest
 
 
 def _check_names(speaker: str, field: str) -> None:
-    if speaker not in _SPEAKERS or field not in _FIELDS:
+    if speaker not in _SPEAKERS or field not in NAMED:
         raise ConfigError(
             f"'{speaker}.{field}' is no field of a state; the speakers are "
-            f"{', '.join(_SPEAKERS)}, the fields {', '.join(_FIELDS)}"
+            f"{', '.join(_SPEAKERS)}, the fields {', '.join(NAMED)}"
         )
 
 
 def _check(speaker: str, field: str, values: tuple[str, ...]) -> None:
     """That the State-Action Chain format carries these values of one field."""
     _check_names(speaker, field)
-    state = StateAction(
-        values[0] if field == "motivation" else None,
-        values[0] if field == "emotion" else None,
-        values if field == "topic" else (),
-    )
+    state = NAMED[field].put(EMPTY, values)
     try:
-        render_state(state, "u" if speaker == "user" else "a")
+        render_state(state, (USER if speaker == "user" else AGENT).written)
     except StateFormatError as error:
         quoted = ", ".join(f"'{value}'" for value in values)
         raise ConfigError(f"{quoted} cannot be the {field} of the {speaker}: {error}") from None

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from sage_core.corpus.sentiment import analyser
 from sage_core.evaluation.metrics import Rate
-from sage_core.schema import AnnotatedDialogue, AnnotatedTurn
+from sage_core.schema import AnnotatedDialogue
+from sage_core.states import EMPTY, FIELDS
 from sage_core.topics import stand_in
 
 NEUTRAL = 0.05
@@ -33,7 +34,7 @@ class AnnotationFigures:
 
     Attributes:
         utterances: how many there are.
-        empty: motivation, emotion, topics, and all (no state at all) -> utterances without.
+        empty: a field's column, and all (no state at all) -> utterances without.
         neutral: utterances to which VADER gives no sign; they are not in the agreement.
         unsigned: other utterances whose emotion is empty, has no sign or is not known to VADER;
             they are not in the agreement either.
@@ -58,10 +59,8 @@ def annotation_figures(dialogues: Sequence[AnnotatedDialogue]) -> AnnotationFigu
     return AnnotationFigures(
         utterances=len(turns),
         empty={
-            "motivation": sum(turn.motivation is None for turn in turns),
-            "emotion": sum(turn.emotion is None for turn in turns),
-            "topics": sum(not turn.topics for turn in turns),
-            "all": sum(_is_empty(turn) for turn in turns),
+            **{field.column: sum(not field.of(turn) for turn in turns) for field in FIELDS},
+            "all": sum(turn.state == EMPTY for turn in turns),
         },
         neutral=neutral,
         unsigned=len(turns) - neutral - len(signed),
@@ -86,7 +85,3 @@ def _sign_of_utterance(utterance: str) -> int:
 
 def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
-
-
-def _is_empty(turn: AnnotatedTurn) -> bool:
-    return turn.motivation is None and turn.emotion is None and not turn.topics

@@ -17,6 +17,7 @@ from sage_core.evaluation.quality import Measurements
 from sage_core.sac import is_well_formed, parse
 from sage_core.schema import Situation, Trajectory
 from sage_core.search.dialogue import Dialogue, Speaker, agent_request, answered
+from sage_core.states import MOTIVATION
 
 _NONE = Rate.of(0, 0)
 
@@ -78,7 +79,7 @@ def health(
     turns = [turn for each in trajectories for turn in each.turns if turn.role == "assistant"]
     unclosed = sum(each.ended == "states_never_closed" for each in trajectories)
     broken = sum(not is_well_formed(turn.content) for turn in turns)
-    counts = list(metrics.motivations.values())
+    counts = list(metrics.counts(MOTIVATION).values())
     return Health(
         model=agent.name,
         action_entropy=float(stats.entropy(counts, base=2)) if counts else None,

@@ -1,7 +1,7 @@
 """What the rollouts of one model say about it, each rate with its n and a 95% interval."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,6 +10,7 @@ from scipy import stats
 
 from sage_core.sac import parse
 from sage_core.schema import Trajectory
+from sage_core.states import SINGLE, StateField, one_for_each
 
 CONFIDENCE = 0.95
 TOP_SHARES = 12
@@ -56,8 +57,11 @@ class Mean:
 
 
 @dataclass(frozen=True)
+@one_for_each(SINGLE, dict[str, int])
 class ModelMetrics:
-    """Figures of one model's rollouts.
+    """Figures of one model's rollouts, with one attribute more for each field of one value, named
+    in plural: how often each value was the agent's action, letter case aside, in lower case, most
+    frequent first.
 
     Attributes:
         reply_words: words per agent reply, states not counted (paper: 86.2 for m0, 21.8 after).
@@ -65,8 +69,6 @@ class ModelMetrics:
         distinct_2: distinct word pairs over all word pairs of all replies; None without pairs.
         emotion_accuracy: dialogues whose first predicted user emotion is the situation's label,
             letter case aside; n counts the dialogues of models that predict states.
-        motivations, emotions: how often each value was the agent's action, most frequent first;
-            letter case aside, in lower case.
     """
 
     model: str
@@ -74,8 +76,11 @@ class ModelMetrics:
     questions: Rate
     distinct_2: float | None
     emotion_accuracy: Rate
-    motivations: dict[str, int]
-    emotions: dict[str, int]
+
+    def counts(self, field: StateField) -> dict[str, int]:
+        """How often each value of a field was the agent's action."""
+        counts: dict[str, int] = getattr(self, field.plural)
+        return counts
 
 
 def model_metrics(model: str, trajectories: Sequence[Trajectory], *, states: bool) -> ModelMetrics:
@@ -108,11 +113,13 @@ def model_metrics(model: str, trajectories: Sequence[Trajectory], *, states: boo
         ),
         distinct_2=len(set(pairs)) / len(pairs) if pairs else None,
         emotion_accuracy=Rate.of(right, len(labelled)),
-        motivations=_counts([reply.agent.motivation for reply in replies]),
-        emotions=_counts([reply.agent.emotion for reply in replies]),
+        **{
+            field.plural: _counts(value for reply in replies for value in field.of(reply.agent))
+            for field in SINGLE
+        },
     )
 
 
-def _counts(values: Sequence[str | None]) -> dict[str, int]:
-    counted = Counter(value.casefold() for value in values if value is not None)
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    counted = Counter(value.casefold() for value in values)
     return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))

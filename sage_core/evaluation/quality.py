@@ -33,6 +33,7 @@ from sage_core.evaluation.metrics import CONFIDENCE, Mean, Rate
 from sage_core.sac import parse
 from sage_core.schema import Message, Trajectory
 from sage_core.search.likelihood import Asked, log_likelihoods
+from sage_core.states import FIELDS
 
 Values = dict[str, list[float]]
 """Situation -> the values of its replies, utterances or dialogue; shares are of 0s and 1s."""
@@ -42,7 +43,8 @@ Embed = Callable[[Sequence[str], Sequence[str]], NDArray[np.float32]]
 
 BASELINE = "m1"
 _BOOTSTRAP_CELLS = 10**7  # numbers drawn together, as in winrate
-_STATE_LIKE = re.compile(r"[{}]|\b(?:u|a|user|assistant|agent)_(?:motivation|emotion|topic)s?\b")
+_NAMES = "|".join(field.name for field in FIELDS)
+_STATE_LIKE = re.compile(rf"[{{}}]|\b(?:u|a|user|assistant|agent)_(?:{_NAMES})s?\b")
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 
 

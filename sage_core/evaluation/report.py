@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import cycle
 from math import ceil
 from typing import Any
 
@@ -29,11 +30,13 @@ from sage_core.sac import parse
 from sage_core.schema import ENDINGS, SearchNode, Trajectory
 from sage_core.search.figures import SearchFigures
 from sage_core.search.tree import steps
+from sage_core.states import EMPTY, FIELDS, NAMED, SINGLE
 
 SIGNIFICANCE = 0.05
 _COLOURS = ("#8a94a6", "#d98c3f", "#3b7dd8", "#2a9d8f", "#8e5bb5", "#c4476a")
 _INK, _FAINT = "#27303f", "#d9dee7"
-_LABEL_LENGTH = 28  # characters of a motivation or emotion that fit beside a chart
+_TINTS = ("transparent", "#fbf3f6", "#f4f8f4", "#f3f5fb", "#fbf8f0")  # of a state's fields
+_LABEL_LENGTH = 28  # characters of a value that fit beside a chart
 _LOSS_COLUMNS = 3  # at most
 _WIDTH = 7.6  # inches; the page scales all charts to one width, so that their text is one size
 _RC: dict[Any, Any] = {
@@ -125,9 +128,17 @@ def _render(template: str, data: ReportData) -> str:
     )
     environment.filters |= {
         "chain": parse,
+        "field": NAMED.__getitem__,
         "share": _share,
         "p": _p,
         "verdict": verdict,
+    }
+    environment.globals |= {  # which macros see too
+        "fields": FIELDS,
+        "single": SINGLE,
+        "empty": EMPTY,
+        "tints": dict(zip(NAMED, cycle(_TINTS), strict=False)),
+        "shares": _shares(),
     }
     return environment.get_template(template).render(
         data=data,
@@ -158,19 +169,25 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def _shares() -> str:
+    """The heading of the charts of values: 'Motivations and emotions'."""
+    *names, last = (each.plural for each in SINGLE)
+    return f"{', '.join(names)} and {last}".capitalize()
+
+
 def _figures(data: ReportData) -> dict[str, Markup]:
     """The SVG charts that there are data for, by name."""
     figures = {}
     if any(model.reply_words.n for model in data.models):
         figures["reply_words"] = _svg("reply_words", _draw_reply_words, data.models)
-    for name in ("motivations", "emotions"):
+    for each in SINGLE:
         counts = [
             (model.model, counted, _colour(index))
             for index, model in enumerate(data.models)
-            if (counted := getattr(model, name))
+            if (counted := model.counts(each))
         ]
         if counts:
-            figures[name] = _svg(name, _draw_shares, counts)
+            figures[each.plural] = _svg(each.plural, _draw_shares, counts)
     if data.steering is not None and data.steering.dose_responses:
         curves = data.steering.dose_responses
         figures["dose_response"] = _svg("dose_response", _draw_dose_response, curves)

@@ -8,7 +8,7 @@ Three measurements on a model that writes State-Action Chains, through ``Engine.
   reply moves, how often the action can be recovered from the reply, and what share of the variance
   between replies to a situation the action decides, the rest being between wordings of one action
   (:mod:`sage_core.evaluation.variance`);
-- *forced replies*: the paper's Tables 3 (emotion), 4 (motivation) and 5 (topics).
+- *forced replies*: the paper's Tables 3 to 5.
 
 Each situation is read once: the user's state and the agent's own action that the model draws there
 stay fixed in all that follows (its :class:`Scene`), and so do the random numbers, so that replies
@@ -40,6 +40,7 @@ from sage_core.evaluation.variance import Decided, decided
 from sage_core.sac import AGENT, EMPTY, USER, StateAction, parse, render_state
 from sage_core.schema import Situation
 from sage_core.search.dialogue import Speaker
+from sage_core.states import FIELDS, NAMED, SINGLE
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 _GRAMMARS = {"chain": sac_grammar, "action": action_grammar, "utterance": utterance_grammar}
@@ -522,18 +523,12 @@ def _start(scene: Scene, field: Field, values: tuple[str, ...]) -> str:
     """Both state groups, with ``values`` in the agent's field; the model's own without values."""
     action = scene.action
     if values:
-        changed = {"topics": values} if field == "topic" else {field: values[0]}
-        action = replace(action, **changed)  # type: ignore[arg-type]
+        action = NAMED[field].put(action, values)
     return f"{scene.user} {render_state(action, AGENT.written)}"
 
 
 def _has(action: StateAction, field: Field, keyword: str) -> bool:
-    values = {
-        "motivation": (action.motivation,),
-        "emotion": (action.emotion,),
-        "topic": action.topics,
-    }[field]
-    return keyword.casefold() in ((value or "").casefold() for value in values)
+    return keyword.casefold() in (value.casefold() for value in NAMED[field].of(action))
 
 
 def _written(state: StateAction, prefix: str) -> str:
@@ -556,20 +551,13 @@ def _boosted(settings: SteeringReportConfig) -> list[Force]:
 
 
 def _pairs(settings: SteeringReportConfig) -> list[tuple[Field, tuple[tuple[str, str], ...]]]:
-    fields: list[tuple[Field, tuple[tuple[str, str], ...]]] = [
-        ("motivation", settings.motivation_pairs),
-        ("emotion", settings.emotion_pairs),
-    ]
-    return [(field, pairs) for field, pairs in fields if pairs]
+    return [(field.name, pairs) for field in SINGLE if (pairs := settings.pairs(field))]
 
 
 def _tables(
     settings: SteeringReportConfig,
 ) -> list[tuple[Field, tuple[tuple[str, ...], ...]]]:
-    """Tables 3, 4 and 5; a table without values is left out."""
-    tables: list[tuple[Field, tuple[tuple[str, ...], ...]]] = [
-        ("emotion", tuple((value,) for value in settings.emotions)),
-        ("motivation", tuple((value,) for value in settings.motivations)),
-        ("topic", settings.topics),
-    ]
-    return [(field, choices) for field, choices in tables if choices]
+    """In the paper's order (Tables 3 to 5), then fields that it has no table of; a table without
+    values is left out."""
+    fields = sorted(FIELDS, key=lambda field: field.table or math.inf)
+    return [(field.name, choices) for field in fields if (choices := settings.forced(field))]

@@ -18,13 +18,7 @@ from sage_core.conversation import Said, of_turns, opening_states, view
 from sage_core.engines.base import Completion, Engine, Request
 from sage_core.engines.grammar import sac_grammar, user_grammar
 from sage_core.errors import ContextError, StateFormatError
-from sage_core.sac import (
-    EMPTY,
-    StateAction,
-    is_well_formed,
-    parse,
-    utterance_of,
-)
+from sage_core.sac import is_well_formed, parse, utterance_of
 from sage_core.schema import (
     Message,
     NodeKind,
@@ -34,6 +28,7 @@ from sage_core.schema import (
     Situation,
     TrajectoryTurn,
 )
+from sage_core.states import EMPTY, FIELDS, StateAction
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 Item = TypeVar("Item")
@@ -288,19 +283,13 @@ def answered(
 
 def _opening(own: StateAction) -> tuple[str, tuple[str, ...]]:
     """The states before the situation, and a note on each value that they cannot carry."""
-    parts = {
-        "motivation": StateAction(own.motivation, None, ()),
-        "emotion": StateAction(None, own.emotion, ()),
-        "topic": StateAction(None, None, own.topics),
-    }
+    kept = EMPTY
     notes = []
-    for name, part in parts.items():
+    for each in FIELDS:
+        values = each.of(own)
         try:
-            opening_states(part)
+            opening_states(each.put(EMPTY, values))
+            kept = each.put(kept, values)
         except StateFormatError:
-            parts[name] = EMPTY
-            notes.append(f"user_state_not_set: {name}")
-    kept = StateAction(
-        parts["motivation"].motivation, parts["emotion"].emotion, parts["topic"].topics
-    )
+            notes.append(f"user_state_not_set: {each.name}")
     return opening_states(kept), tuple(notes)

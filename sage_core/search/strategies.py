@@ -28,6 +28,7 @@ from sage_core.search.dialogue import (
     user_turn,
 )
 from sage_core.search.selector import Ballot, Decision, Selector, reply_ballot
+from sage_core.states import SINGLE
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class Tree:
     :class:`sage_core.config.TreeConfig`).
 
     At each turn ``candidates`` states are drawn without words, and the first ``width`` whose action
-    (motivation and emotion) differs are kept; under each, ``wordings`` replies go on from them, of
+    (its fields of one value) differs are kept; under each, ``wordings`` replies go on from them, of
     which the selector keeps one. From these branches ``depth`` further exchanges are played with
     one candidate a turn, and the selector picks the course that went best.
     """
@@ -296,12 +297,13 @@ class Tree:
         for dialogue in dialogues:
             if dialogue.line not in drawn:
                 continue
-            distinct: dict[tuple[str, str], str] = {}
+            distinct: dict[tuple[tuple[str, ...], ...], str] = {}
             for completion in drawn[dialogue.line]:
                 states = completion.text.strip()
                 if is_well_formed(f"{states} ."):
                     action = parse(states).agent
-                    key = (action.motivation or "").casefold(), (action.emotion or "").casefold()
+                    values = (field.of(action) for field in SINGLE)
+                    key = tuple(tuple(map(str.casefold, each)) for each in values)
                     distinct.setdefault(key, states)
             if distinct:
                 found.append((dialogue, list(islice(distinct.values(), self.config.width))))

@@ -12,6 +12,7 @@ from rich.tree import Tree as RichTree
 
 from sage_core.sac import parse
 from sage_core.schema import SearchNode
+from sage_core.states import SINGLE
 
 _WIDTH = 96  # columns of a tree in text; Prefect's page shows a hundred at once
 
@@ -71,8 +72,6 @@ def _line(node: SearchNode) -> str:
     if node.role == "user":
         return f"{mark}{votes}Person: {' '.join(node.content.split())}"
     chain = parse(node.content)
-    action = " · ".join(
-        value for value in (chain.agent.motivation, chain.agent.emotion) if value is not None
-    )
+    action = " · ".join(value for field in SINGLE for value in field.of(chain.agent))
     said = " ".join(chain.utterance.split())
     return f"{mark}{votes}{f'({action}) ' if action else ''}{said}".rstrip()

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from sage_core import sac
 from sage_core.engines.state_tracker import Position, StateTracker
+from sage_core.engines.steering import Speaker
 from sage_core.errors import StateFormatError
 from sage_core.sac import StateAction, StateActionReply
+from sage_core.states import EMPTY, FIELDS
 
 fragments = st.sampled_from(
     [
@@ -37,14 +39,15 @@ def followed(pieces: list[str]) -> StateTracker:
 
 
 def read_by(tracker: StateTracker) -> list[StateAction]:
-    return [
-        StateAction(
-            sac._read_value(tracker.values.get((speaker, "motivation"), "")),
-            sac._read_value(tracker.values.get((speaker, "emotion"), "")),
-            sac._read_topics(tracker.values.get((speaker, "topic"), "")),
-        )
-        for speaker in ("user", "agent")
-    ]
+    states = []
+    speakers: tuple[Speaker, ...] = ("user", "agent")
+    for speaker in speakers:
+        state = EMPTY
+        for field in FIELDS:
+            text = tracker.values.get((speaker, field.name), "")
+            state = field.put(state, sac._read(field, text))
+        states.append(state)
+    return states
 
 
 @given(texts, st.randoms(use_true_random=False))

@@ -34,6 +34,7 @@ from sage_core.engines.steering import (
 from sage_core.errors import ConfigError, EngineError
 from sage_core.sac import StateAction, is_well_formed, parse
 from sage_core.schema import Message
+from sage_core.states import LIMITS, NAMED
 
 CONFIG = ModelConfig(base="tiny", dtype="float32", device="cpu", max_context=2048)
 USER = "{u_motivation: complaint, u_emotion: sad, u_topic: [bus, rain]} "
@@ -452,7 +453,7 @@ def test_no_steering_and_boosts_of_nothing_draw_the_same(engine: TransformersEng
     assert plain == empty == zero
 
 
-@pytest.mark.parametrize("field", ["motivation", "emotion", "topic"])
+@pytest.mark.parametrize("field", NAMED)
 def test_the_more_boost_the_more_often(engine: TransformersEngine, field: Any) -> None:
     """A random model hardly ever writes the word; with a large boost it writes nothing else, and
     the rest of the reply is drawn as before."""
@@ -461,16 +462,10 @@ def test_the_more_boost_the_more_often(engine: TransformersEngine, field: Any) -
     for row in engine.generate([asked(steering, n=20) for steering in steerings]):
         states = states_of(row)
         assert len(states) >= 15
-        hits = [
-            "self help" in agent.topics
-            if field == "topic"
-            else getattr(agent, field) == "self help"
-            for _, agent in states
-        ]
+        hits = ["self help" in NAMED[field].of(agent) for _, agent in states]
         shares.append(sum(hits) / len(hits))
         assert not any("self help" in str(user) for user, _ in states)
-        if field == "topic":
-            assert all(agent.topics.count("self help") <= 1 for _, agent in states)
+        assert all(NAMED[field].of(agent).count("self help") <= 1 for _, agent in states)
     assert shares[0] < 0.1
     assert shares[0] <= shares[1]
     assert shares[2] >= 0.95
@@ -510,7 +505,7 @@ def test_without_a_grammar_forced_values_are_there_too(engine: TransformersEngin
     assert all(is_well_formed(c.text) for c in row if c.finish_reason == "stop")
 
 
-@given(st.text(min_size=1, max_size=8), st.sampled_from(["motivation", "emotion", "topic"]))
+@given(st.text(min_size=1, max_size=8), st.sampled_from(list(NAMED)))
 def test_the_grammar_takes_every_value_that_can_be_forced(
     resident: Resident, value: str, field: Any
 ) -> None:
@@ -519,8 +514,8 @@ def test_the_grammar_takes_every_value_that_can_be_forced(
     except ConfigError:
         return
     compiled = resident._compiler.compile_grammar(sac_grammar([force]).text)
-    fields = {"motivation": "x", "emotion": "x", "topic": "[]", field: force.written}
-    group = ", ".join(f"a_{name}: {text}" for name, text in fields.items())
+    free = {name: "[]" if each.many else "x" for name, each in NAMED.items()}
+    group = ", ".join(f"a_{name}: {text}" for name, text in (free | {field: force.written}).items())
     assert GrammarMatcher(compiled).accept_string(f"{USER}{{{group}}} Hi")
 
 
@@ -550,8 +545,9 @@ def test_a_banned_value_is_never_chosen(engine: TransformersEngine, free: bool) 
 
 
 def test_a_ban_of_the_longest_value_leaves_a_way_on(engine: TransformersEngine) -> None:
-    """Behind three words, the last of 16 letters, the grammar lets nothing but the end follow."""
-    longest = "a b cccccccccccccccc"
+    """Behind as many words as a value has, the last of the longest, the grammar lets nothing but
+    the end follow."""
+    longest = " ".join(["a"] * (LIMITS.words - 1) + ["c" * LIMITS.letters])
     boosts = (Boost("agent", "emotion", longest, 30.0),)
     (row,) = engine.generate([asked(Steering(boosts))])
     assert [agent.emotion for _, agent in states_of(row)].count(longest) >= 8
@@ -559,6 +555,21 @@ def test_a_ban_of_the_longest_value_leaves_a_way_on(engine: TransformersEngine) 
     emotions = [str(agent.emotion) for _, agent in states_of(row)]
     assert longest not in emotions
     assert sum(emotion.startswith(longest[:-1]) for emotion in emotions) >= 8
+
+
+@pytest.mark.parametrize("letters", [16, LIMITS.letters - 1])
+def test_a_ban_of_a_long_value_forbids_no_longer_one(
+    engine: TransformersEngine, letters: int
+) -> None:
+    """One letter fewer than the limit is enough for a value to go on."""
+    banned = " ".join(["a"] * (LIMITS.words - 1) + ["c" * letters])
+    longer = f"{banned}d"
+    boosts = (Boost("agent", "emotion", longer, 30.0),)
+    steering = Steering(boosts, (), (Ban("agent", "emotion", banned),))
+    (row,) = engine.generate([asked(steering)])
+    emotions = [agent.emotion for _, agent in states_of(row)]
+    assert banned not in emotions
+    assert emotions.count(longer) >= 8
 
 
 def test_each_request_is_steered_as_it_asks_beside_others(engine: TransformersEngine) -> None:

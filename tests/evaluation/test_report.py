@@ -278,7 +278,7 @@ def test_judges_come_in_order_of_first_appearance_and_are_never_merged() -> None
 
 def test_states_stand_beside_utterances_not_in_them() -> None:
     html = render_report(full())
-    assert '<span class="chip">sympathy</span>' in html
+    assert '<span class="chip motivation">sympathy</span>' in html
     assert "cats &amp; dogs" in html
     assert "a_motivation" not in html
 
