@@ -108,6 +108,13 @@ def read_state(text: str) -> StateAction:
     return state
 
 
+def write_state(state: StateAction) -> str:
+    """The annotator's answer for a state, such as :func:`read_state` reads."""
+    values = {field.column: field.of(state) for field in FIELDS}
+    single = {field.column: next(iter(values[field.column]), None) for field in SINGLE}
+    return json.dumps(values | single)
+
+
 def is_carried(value: str) -> bool:
     """Whether the text format can carry a value in every field of one value."""
     return all(_is_carried(field, (value,)) for field in SINGLE)
@@ -175,9 +182,11 @@ def _state_prompt(dialogue: Dialogue, turn: int, config: AnnotationConfig) -> tu
 
 def _examples() -> Iterator[Message]:
     for number, shown in enumerate(EXAMPLES):
+        state = EMPTY
+        for field in FIELDS:
+            state = field.put(state, field.examples[number])
         yield Message("user", shown)
-        labels = {field.column: field.examples[number] for field in FIELDS}
-        yield Message("assistant", json.dumps(labels))
+        yield Message("assistant", write_state(state))
 
 
 def _rewrite(

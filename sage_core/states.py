@@ -61,7 +61,7 @@ class StateField:
         name: in the keys of the text format (``u_topic``), in steering and in reports.
         plural: in settings, in figures and in headings.
         asked: what the annotator is asked for; ``{most}`` is how many values it may give.
-        examples: the labels of :data:`EXAMPLES`, in their order.
+        examples: the values for :data:`EXAMPLES`, in their order.
         consent: the value in the user's state, and in the agent's action, before the consent that
             opens a conversation.
         most: values under the grammar, and by default of an annotation; more than one is a list.
@@ -74,7 +74,7 @@ class StateField:
     name: str
     plural: str
     asked: str
-    examples: tuple[str | tuple[str, ...], ...]
+    examples: tuple[tuple[str, ...], ...]
     consent: tuple[str, str]
     most: int = 1
     question: Question | None = None
@@ -122,8 +122,8 @@ MOTIVATION = StateField(
     plural="motivations",
     asked="what its speaker wants to do with it",
     examples=(
-        "complaint", "encouragement", "question", "sympathy", "sharing", "humor", "reminiscing",
-        "agreement",
+        ("complaint",), ("encouragement",), ("question",), ("sympathy",), ("sharing",), ("humor",),
+        ("reminiscing",), ("agreement",),
     ),
     consent=("request", "agreement"),
     question=Question("What is the purpose of {whose} message?", "The purpose is"),
@@ -135,7 +135,8 @@ EMOTION = StateField(
     plural="emotions",
     asked="what the speaker feels",
     examples=(
-        "annoyed", "confident", "impressed", "sad", "excited", "joyful", "nostalgic", "content",
+        ("annoyed",), ("confident",), ("impressed",), ("sad",), ("excited",), ("joyful",),
+        ("nostalgic",), ("content",),
     ),
     consent=("hopeful", "caring"),
     question=Question("How does {who} feel?", "{who} feels"),
