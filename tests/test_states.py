@@ -65,17 +65,18 @@ def test_the_published_format() -> None:
 
 def test_the_grammar_of_the_published_format() -> None:
     """Servers compile it, and stored answers are found by it: to the letter."""
-    assert (
-        sac_grammar().text
-        == r"""
-root ::= "{u_motivation: " value ", u_emotion: " value ", u_topic: [" topics "]} " "{a_motivation: " value ", a_emotion: " value ", a_topic: [" topics "]} " utterance
-value ::= word (" " word){0,2}
-topics ::= (topic (", " topic){0,2})?
-topic ::= word (" " word){0,2}
-word ::= [A-Za-z0-9] [A-Za-z0-9'-]{0,23}
-utterance ::= [^ \t\r\n\0{}] [^\0{}]*
-""".strip()
-    )  # noqa: E501
+    root, *rules = sac_grammar().text.splitlines()
+    assert root == (
+        'root ::= "{u_motivation: " value ", u_emotion: " value ", u_topic: [" topics "]} " '
+        '"{a_motivation: " value ", a_emotion: " value ", a_topic: [" topics "]} " utterance'
+    )
+    assert rules == [
+        'value ::= word (" " word){0,2}',
+        'topics ::= (topic (", " topic){0,2})?',
+        'topic ::= word (" " word){0,2}',
+        "word ::= [A-Za-z0-9] [A-Za-z0-9'-]{0,23}",
+        r"utterance ::= [^ \t\r\n\0{}] [^\0{}]*",
+    ]
 
 
 INTENSITY = """
