@@ -18,7 +18,7 @@ from sage_core.engines.grammar import json_schema
 from sage_core.errors import StateFormatError
 from sage_core.sac import AGENT, USER, StateAction, render_state
 from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, Message
-from sage_core.states import EMPTY, EXAMPLES, FIELDS, SINGLE, TOPIC, StateField
+from sage_core.states import EMPTY, EXAMPLES, FIELDS, REQUIRED, SINGLE, TOPIC, StateField
 from sage_core.topics import stand_in
 
 _INSTRUCTIONS = (
@@ -97,14 +97,15 @@ def read_state(text: str) -> StateAction:
     """
     try:
         answer = json.loads(text)
-        written = {field.name: answer[field.column] for field in FIELDS}
+        given = [field for field in FIELDS if field in REQUIRED or field.column in answer]
+        written = [answer[field.column] for field in given]
     except (ValueError, KeyError, TypeError):
         return EMPTY
-    if not all(isinstance(written[field.name], list) for field in FIELDS if field.many):
-        return EMPTY
     state = EMPTY
-    for field in FIELDS:
-        state = field.put(state, _carried_values(field, written[field.name]))
+    for field, value in zip(given, written, strict=True):
+        if field.many and not isinstance(value, list):
+            return EMPTY
+        state = field.put(state, _carried_values(field, value))
     return state
 
 

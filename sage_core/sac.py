@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from sage_core.errors import StateFormatError
 from sage_core.states import EMPTY as EMPTY
-from sage_core.states import FIELDS, StateField
+from sage_core.states import FIELDS, REQUIRED, StateField
 from sage_core.states import StateAction as StateAction
 
 
@@ -110,14 +110,14 @@ def ends_of_states(text: str) -> tuple[int, int]:
 
 
 def is_well_formed(text: str) -> bool:
-    """Whether ``text`` opens with both groups, each with all keys, and says something."""
+    """Whether ``text`` opens with both groups, each with its keys in order, and says something."""
     rest = text
     for role in (USER, AGENT):
         end = _group_end(rest)
         if end is None:
             return False
         keys = [match.group(1) for match in role.key.finditer(rest[rest.index("{") + 1 : end - 1])]
-        if keys != [field.name for field in FIELDS]:
+        if keys != [each.name for each in FIELDS if each in REQUIRED or each.name in keys]:
             return False
         rest = rest[end:]
     return bool(rest.strip())

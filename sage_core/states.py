@@ -6,13 +6,13 @@ search, the figures of the report, the model card and both chats. A module that 
 about that field alone; ``tests/test_states.py`` holds the list of those, each with its reason.
 
 To add a field, declare it below, name it in :data:`FIELDS`, and give :class:`StateAction` an
-attribute: the last one, with a default, so that tables and code from before still make states. Its
-settings, such as the values that an annotator may use, are attributes in :mod:`sage_core.config`
-named after it; without them the field is free text.
+attribute: the last one, with a default, so that text, tables and code from before are still read.
+Its settings, such as the values that an annotator may use, are attributes of sections in
+:mod:`sage_core.config`, named after it; without them the field is free text.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -171,6 +171,9 @@ FIELDS = (MOTIVATION, EMOTION, TOPIC)
 EMPTY = StateAction(None, None, ())
 
 NAMED = {field.name: field for field in FIELDS}
+_WITH_DEFAULT = {each.name for each in fields(StateAction) if each.default is not MISSING}
+REQUIRED = tuple(field for field in FIELDS if field.column not in _WITH_DEFAULT)
+"""Fields that no text is without; the others were added later."""
 SINGLE = tuple(field for field in FIELDS if not field.many)
 SCORED = tuple(field for field in SINGLE if field.question)
 

@@ -67,7 +67,8 @@ def text_format() -> None:
         == StateAction("a", "b", ("c",))
         == replace(USER, motivation="a", emotion="b", topics=("c",), intensity=None)
     )
-    assert not is_well_formed(f"{BEFORE} hi")
+    assert is_well_formed(f"{BEFORE} hi")
+    assert not is_well_formed(TEXT.replace("u_topic: [rain, bus], ", ""))
     assert is_well_formed(f"{ProfileConfig().states} {ProfileConfig().consent}")
     assert parse(ProfileConfig().states).agent.intensity == "gentle"
     assert _STATE_LIKE.search("a_intensity")
@@ -101,6 +102,8 @@ def annotating() -> None:
     assert "(topics), and how strongly it is felt (intensity). Use" in asked.content
     assert json.loads(label.content)["intensity"] == "strong"
     assert annotation.read_state(annotation.write_state(USER)) == USER
+    before = '{"motivation": "a", "emotion": "b", "topics": ["c"]}'
+    assert annotation.read_state(before) == StateAction("a", "b", ("c",))
     listed = AnnotationConfig(
         method="score", topics="extracted", motivations=("a", "b"), emotions=("c", "d")
     )

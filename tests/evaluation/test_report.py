@@ -28,6 +28,7 @@ from sage_core.evaluation.winrate import PairSummary
 from sage_core.schema import Candidate, NodeKind, SearchNode, Showing, Trajectory, TrajectoryTurn
 from sage_core.search.figures import search_figures
 from sage_core.search.tree import as_text, steps
+from sage_core.states import SINGLE
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 GOOD = PairSummary("the judge", "m0", "m1", 200, 60, 40, 100, 7, 0.0019, 0.0038, 0.08, 0.32)
@@ -85,7 +86,9 @@ def full() -> ReportData:
         Candidate(chain("Oh no! When?"), 4.5, True),
     )
     said = trajectory("Oh no! When?", candidates)
-    m0 = ModelMetrics("m0", Mean.of([80, 90]), Rate.of(1, 2), 0.9, Rate.of(0, 0), {}, {})
+    m0 = ModelMetrics(
+        "m0", Mean.of([80, 90]), Rate.of(1, 2), 0.9, Rate.of(0, 0), *({} for _ in SINGLE)
+    )
     return ReportData(
         title="Report of a test",
         facts={"Base model": "tiny-model", "Seed": "17"},
