@@ -7,8 +7,9 @@ about that field alone; ``tests/test_states.py`` holds the list of those, each w
 
 To add a field, declare it below, name it in :data:`FIELDS`, and give :class:`StateAction` an
 attribute: the last one, with a default, so that text, tables and code from before are still read.
-Its settings, such as the values that an annotator may use, are attributes of sections in
-:mod:`sage_core.config`, named after it; without them the field is free text.
+Its settings in :mod:`sage_core.config` are optional: ``annotation.PLURAL``, the values that the
+annotator chooses from (without it the field is free text), ``annotation.max_PLURAL`` of a list,
+``steering_report.PLURAL`` and ``steering_report.NAME_pairs``.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,11 +62,12 @@ class StateField:
         name: in the keys of the text format (``u_topic``), in steering and in reports.
         plural: in settings, in figures and in headings.
         asked: what the annotator is asked for; ``{most}`` is how many values it may give.
-        examples: the values for :data:`EXAMPLES`, in their order.
+        examples: the values for each of :data:`EXAMPLES`, in their order.
         consent: the value in the user's state, and in the agent's action, before the consent that
             opens a conversation.
         most: values under the grammar, and by default of an annotation; more than one is a list.
-        question: how its values are scored (``annotation.method: score``); None: they are not.
+        question: how its values are scored, which needs ``annotation.PLURAL``; without a question
+            the field stays empty under ``annotation.method: score``.
         sliders: values that the chat page has a slider for: words of the demo's vocabulary that
             sound unlike each other.
         table: the paper's table of replies under forced values of the field.
@@ -173,17 +175,17 @@ EMPTY = StateAction(None, None, ())
 NAMED = {field.name: field for field in FIELDS}
 _WITH_DEFAULT = {each.name for each in fields(StateAction) if each.default is not MISSING}
 REQUIRED = tuple(field for field in FIELDS if field.column not in _WITH_DEFAULT)
-"""Fields that no text is without; the others were added later."""
+"""Fields that every well-formed text has; the others were added later."""
 SINGLE = tuple(field for field in FIELDS if not field.many)
 SCORED = tuple(field for field in SINGLE if field.question)
 
 
-def one_for_each(fields: Sequence[StateField], kind: Any) -> Callable[[type[T]], type[T]]:
-    """Add an attribute of type ``kind`` for each of ``fields``, named in plural, behind those that
-    the class declares; stands under ``@dataclass``."""
+def one_for_each(group: Sequence[StateField], kind: Any) -> Callable[[type[T]], type[T]]:
+    """A class decorator, written below ``@dataclass``: adds an attribute of type ``kind``, named in
+    plural, for each field of ``group``, after those that the class declares."""
 
     def add(cls: type[T]) -> type[T]:
-        cls.__annotations__ = {**cls.__annotations__, **{each.plural: kind for each in fields}}
+        cls.__annotations__ |= {field.plural: kind for field in group}
         return cls
 
     return add

@@ -1,5 +1,5 @@
-"""Grammars and schemas for constrained decoding; how long values can be is
-:data:`sage_core.states.LIMITS`."""
+"""Grammars and schemas for constrained decoding. :data:`sage_core.states.LIMITS` says how long a
+value can be."""
 
 import json
 from collections.abc import Iterable, Sequence

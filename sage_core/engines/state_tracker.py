@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 
 from sage_core import sac
-from sage_core.engines.steering import Field, Speaker
+from sage_core.engines.steering import FieldName, Speaker
 from sage_core.states import NAMED
 
 _SPECIAL = re.compile(r"[{}:,]")
@@ -23,7 +23,7 @@ class Position(NamedTuple):
     """
 
     speaker: Speaker
-    field: Field
+    field: FieldName
     prefix: str
     value: str
 
@@ -75,12 +75,12 @@ class StateTracker:
     def __init__(self) -> None:
         self.done = False
         self.lead = ""
-        self.values: dict[tuple[Speaker, Field], str] = {}
+        self.values: dict[tuple[Speaker, FieldName], str] = {}
         self._may_open: tuple[sac.Role, ...] = (sac.USER, sac.AGENT)
         self._role: sac.Role | None = None  # of the open group, once its first key is read
         self._depth = 0
-        self._open_values: dict[tuple[Speaker, Field], str] = {}
-        self._key: tuple[Speaker, Field, str] | None = None
+        self._open_values: dict[tuple[Speaker, FieldName], str] = {}
+        self._key: tuple[Speaker, FieldName, str] | None = None
         self._value = ""
         self._segment = ""  # since the last comma, or since the group's opening brace
 

@@ -19,7 +19,7 @@ from sage_core.states import EMPTY, NAMED
 T = TypeVar("T")
 
 Speaker = Literal["user", "agent"]
-Field = str
+FieldName = str
 """The name of one of :data:`sage_core.states.FIELDS`."""
 
 _SPEAKERS: tuple[Speaker, ...] = get_args(Speaker)
@@ -36,7 +36,7 @@ class Boost:
     """
 
     speaker: Speaker
-    field: Field
+    field: FieldName
     keyword: str
     value: float
 
@@ -58,7 +58,7 @@ class Force:
     """
 
     speaker: Speaker
-    field: Field
+    field: FieldName
     values: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class Ban:
     """
 
     speaker: Speaker
-    field: Field
+    field: FieldName
     keyword: str
 
     def __post_init__(self) -> None:
@@ -218,7 +218,7 @@ def _all(read: Callable[[str], T], texts: Iterable[str], errors: list[str]) -> t
     return tuple(items)
 
 
-def _target(text: str, example: str) -> tuple[Speaker, Field, str]:
+def _target(text: str, example: str) -> tuple[Speaker, FieldName, str]:
     name, equals, rest = text.partition("=")
     match = _NAME.fullmatch(name.strip())
     if not equals or match is None:

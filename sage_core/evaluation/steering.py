@@ -33,7 +33,7 @@ from sage_core.conversation import Said, view
 from sage_core.corpus.sentiment import analyser
 from sage_core.engines.base import Completion, Engine, Request
 from sage_core.engines.grammar import action_grammar, sac_grammar, utterance_grammar
-from sage_core.engines.steering import Boost, Field, Force, Steering, read_force
+from sage_core.engines.steering import Boost, FieldName, Force, Steering, read_force
 from sage_core.errors import ConfigError, StateFormatError
 from sage_core.evaluation.metrics import Mean, Rate
 from sage_core.evaluation.variance import Decided, decided
@@ -62,7 +62,7 @@ class Dose:
 class DoseResponse:
     """The doses of one keyword in one field of the agent, in the order asked."""
 
-    field: Field
+    field: FieldName
     keyword: str
     doses: tuple[Dose, ...]
 
@@ -114,7 +114,7 @@ class Faithfulness:
         wordings: replies drawn in each situation under each action.
     """
 
-    field: Field
+    field: FieldName
     values: tuple[str, ...]
     contrasts: tuple[Contrast, ...]
     llr_per_token: Mean
@@ -137,7 +137,7 @@ class ForcedReply:
 class ForcedReplies:
     """The replies to one situation under different values of one field."""
 
-    field: Field
+    field: FieldName
     situation_id: str
     situation: str
     replies: tuple[ForcedReply, ...]
@@ -346,7 +346,7 @@ def dose_response(
 def faithfulness(
     scenes: Sequence[Scene],
     model: Steered,
-    field: Field,
+    field: FieldName,
     pairs: Sequence[tuple[str, str]],
     wordings: int = 1,
     embed: Embed | None = None,
@@ -416,7 +416,7 @@ def _effects(
 def forced_replies(
     scenes: Sequence[Scene],
     model: Steered,
-    tables: Sequence[tuple[Field, Sequence[tuple[str, ...]]]],
+    tables: Sequence[tuple[FieldName, Sequence[tuple[str, ...]]]],
 ) -> list[ForcedReplies]:
     """For each field and scene, the reply to the model's own action and to each list of values."""
     asked = [
@@ -427,7 +427,7 @@ def forced_replies(
     ]
     starts = [_start(*one) for one in asked]
     completions = _utterances(model, [scene for scene, _, _ in asked], starts)
-    replies: dict[tuple[Field, str], list[ForcedReply]] = {}
+    replies: dict[tuple[FieldName, str], list[ForcedReply]] = {}
     situations = {scene.situation.situation_id: scene.situation.text for scene in scenes}
     for (scene, field, values), start, (said,) in zip(asked, starts, completions, strict=True):
         row = ForcedReply(values, start + said.text, said.finish_reason == "length")
@@ -449,7 +449,7 @@ class _Scored:
 def _drawn(
     scenes: Sequence[Scene],
     model: Steered,
-    field: Field,
+    field: FieldName,
     values: tuple[str, ...],
     wordings: int,
 ) -> list[list[Completion]]:
@@ -463,7 +463,7 @@ def _drawn(
 def _scored(
     scenes: Sequence[Scene],
     model: Steered,
-    field: Field,
+    field: FieldName,
     values: tuple[str, ...],
     drawn: Sequence[Completion],
 ) -> list[dict[str, _Scored]]:
@@ -519,7 +519,7 @@ def _likeliest(scores: dict[str, float], values: Sequence[str], lots: Random) ->
     return lots.choice([value for value in values if scores[value] == best])
 
 
-def _start(scene: Scene, field: Field, values: tuple[str, ...]) -> str:
+def _start(scene: Scene, field: FieldName, values: tuple[str, ...]) -> str:
     """Both state groups, with ``values`` in the agent's field; the model's own without values."""
     action = scene.action
     if values:
@@ -527,7 +527,7 @@ def _start(scene: Scene, field: Field, values: tuple[str, ...]) -> str:
     return f"{scene.user} {render_state(action, AGENT.written)}"
 
 
-def _has(action: StateAction, field: Field, keyword: str) -> bool:
+def _has(action: StateAction, field: FieldName, keyword: str) -> bool:
     return keyword.casefold() in (value.casefold() for value in NAMED[field].of(action))
 
 
@@ -550,13 +550,13 @@ def _boosted(settings: SteeringReportConfig) -> list[Force]:
     return forces
 
 
-def _pairs(settings: SteeringReportConfig) -> list[tuple[Field, tuple[tuple[str, str], ...]]]:
+def _pairs(settings: SteeringReportConfig) -> list[tuple[FieldName, tuple[tuple[str, str], ...]]]:
     return [(field.name, pairs) for field in SINGLE if (pairs := settings.pairs(field))]
 
 
 def _tables(
     settings: SteeringReportConfig,
-) -> list[tuple[Field, tuple[tuple[str, ...], ...]]]:
+) -> list[tuple[FieldName, tuple[tuple[str, ...], ...]]]:
     """In the paper's order (Tables 3 to 5), then fields that it has no table of; a table without
     values is left out."""
     fields = sorted(FIELDS, key=lambda field: field.table or math.inf)
