@@ -618,8 +618,15 @@ class SelectorConfig(Section):
     )
     relevance: bool = Field(
         False,
-        description="How much likelier the reply is after this dialogue than after none, per token "
-        "under m0, in place of the LLM's ranking; `engine` does the scoring.",
+        description="How much likelier the reply is after this dialogue than after none, under m0, "
+        "in place of the LLM's ranking; `engine` does the scoring.",
+    )
+    length_penalty: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Of relevance, which is divided by the reply's tokens to this power: 1 = nats "
+        "per token, 0 = of the whole reply. Nearer to 1 favours short replies.",
     )
     random: bool = Field(False, description="Chance in place of the LLM: a baseline.")
 

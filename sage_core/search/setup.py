@@ -36,7 +36,7 @@ def selector_of(
         score = scorers.load_reward_model(config.reward_model, device)
         return scorers.ScoreSelector(score, independent=False)
     if config.relevance:
-        return scorers.RelevanceSelector(engine(), seed)
+        return scorers.RelevanceSelector(engine(), seed, config.length_penalty)
     return LLMSelector(engine(), config, seed)
 
 

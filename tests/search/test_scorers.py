@@ -223,9 +223,11 @@ def likelihood(request: Request, option: str) -> float:
     return -float(sum(1 if word in said else 2 for word in option.casefold().split()))
 
 
-def relevance(score: Callable[[Request, str], float] = likelihood) -> RelevanceSelector:
+def relevance(
+    score: Callable[[Request, str], float] = likelihood, config: SelectorConfig = RELEVANCE
+) -> RelevanceSelector:
     engine = ScriptedEngine(lambda request, candidate: "", score)
-    made = selector_of(RELEVANCE, lambda: engine, 0, "")
+    made = selector_of(config, lambda: engine, 0, "")
     assert isinstance(made, RelevanceSelector)
     return made
 
@@ -236,6 +238,20 @@ def test_relevance_is_what_the_dialogue_adds_per_token() -> None:
     (decision,) = relevance().decide([ballot])
     assert decision.votes == (pytest.approx(1), pytest.approx(1 / 3), 0)
     assert decision.notes == ()
+
+
+@pytest.mark.parametrize(("power", "divisors"), [(0, (1, 1)), (0.5, (2**0.5, 6**0.5))])
+def test_a_lower_length_penalty_lets_longer_replies_win(
+    power: float, divisors: tuple[float, float]
+) -> None:
+    """'my dog' gains 2 nats in 2 tokens; the other reply 3 nats in 6 tokens."""
+    config = SelectorConfig(relevance=True, length_penalty=power)
+    ballot = reply_ballot("b", HISTORY, ["my dog", "my dog is my new pet"])
+    (decision,) = relevance(config=config).decide([ballot])
+    assert decision.votes == (
+        pytest.approx(2 / divisors[0]),
+        pytest.approx(3 / divisors[1]),
+    )
 
 
 def test_a_turn_of_all_dialogues_is_one_call_and_each_history_is_read_once() -> None:
