@@ -71,8 +71,9 @@ def configuration() -> str:
 
 def command_line() -> str:
     """Every command with its options, from the commands' own help."""
-    from flows.cli import app
     from typer.main import get_command
+
+    from flows.cli import app
 
     lines = []
     for name, command in commands(get_command(app)):

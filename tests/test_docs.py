@@ -1,0 +1,199 @@
+"""The documentation names only what exists: targets, commands, settings, files and pages."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from flows.cli import app
+from sage_core.config import PipelineConfig
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")]
+)
+MOST_WORDS = 1300
+CODE = re.compile(r"```\w*\n(?P<block>.*?)```|`(?P<inline>[^`\n]+)`", re.DOTALL)
+LINK = re.compile(r"\]\((?P<target>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
+REPOSITORY_PATH = re.compile(
+    r"(?:sage_core|tasks|flows|benchmarks|deployments|docker|tests)/[\w./]*"
+)
+
+spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs/hooks.py")
+assert spec
+assert spec.loader
+hooks: Any = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(hooks)
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+def lines_of_code(page: Path) -> Iterator[str]:
+    """Every line of the code blocks, and every inline code, without shell comments."""
+    for found in CODE.finditer(page.read_text("utf-8")):
+        code = found["block"] or found["inline"]
+        for line in code.replace("\\\n", " ").splitlines():
+            yield re.sub(r"\s#\s.*", "", line).strip()
+
+
+def rendered(markdown: str) -> str:
+    """The text that a reader sees: no link targets, table rules, fences or comments."""
+    text = re.sub(r"<!--.*?-->", "", markdown, flags=re.DOTALL)
+    text = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"^\|[-:| ]+\|$", "", text, flags=re.MULTILINE)
+    return re.sub(r"```|[|#*`]", " ", text)
+
+
+def set_keys(page: Path) -> set[str]:
+    """The keys of the overrides in code: after ``--set``, and alone as ``a.b=value``."""
+    keys = set()
+    for line in lines_of_code(page):
+        keys |= set(re.findall(r"--set\s+'?([\w.]+)=", line))
+        keys |= set(re.findall(r"^([a-z][a-z_0-9]*(?:\.[a-z][a-z_0-9]*)+)(?:=|$)", line))
+    sections = PipelineConfig.model_fields.keys()
+    return {
+        key for key in keys if key.split(".")[0] in sections and not key.endswith((".py", ".json"))
+    }
+
+
+def has_key(key: str) -> bool:
+    """Whether the configuration has a key, in one of the sections that may be there."""
+    sections: list[Any] = [PipelineConfig]
+    for part in key.split("."):
+        fields = [s.model_fields[part] for s in sections if part in s.model_fields]
+        if not fields:
+            return False
+        sections = [model for field in fields for model in hooks.models_in(field.annotation)]
+    return True
+
+
+def fault(line: str) -> str | None:
+    """What is wrong with a command of ours, such as an option that it does not have."""
+    words = shlex.split(line)
+    command, path = get_command(app), [words.pop(0)]
+    while hasattr(command, "commands"):
+        if not words:
+            return None  # such as `sage` alone
+        if words[0] not in command.commands:
+            return f"{' '.join(path)} has no command {words[0]}"
+        path.append(words[0])
+        command = command.commands[words.pop(0)]
+    options = {each for param in command.params for each in (*param.opts, *param.secondary_opts)}
+    unknown = [word for word in words if word.startswith("--") and word not in options]
+    return f"{' '.join(path)} has no option {', '.join(unknown)}" if unknown else None
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of ours in code; a comma or semicolon ends one."""
+    found = []
+    for line in lines_of_code(page):
+        for part in re.split(r";\s|`, ", line):
+            if match := re.search(r"(?:^|/|\b(?:exec worker|\S+=\S+) )(sage(?: .*|$))", part):
+                found.append(match[1])
+    return found
+
+
+def test_the_readme_is_short():
+    words = len(rendered((ROOT / "README.md").read_text("utf-8")).split())
+    assert words <= MOST_WORDS, f"the README has {words} words; move some to docs/"
+
+
+@pages
+def test_make_targets_exist(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = {
+        target for line in lines_of_code(page) for target in re.findall(r"^make ([a-z-]+)", line)
+    }
+    assert named <= targets
+
+
+@pages
+def test_commands_and_their_options_exist(page):
+    faults = {line: found for line in commands(page) if (found := fault(line))}
+    assert not faults
+
+
+@pages
+def test_settings_exist(page):
+    assert not {key for key in set_keys(page) if not has_key(key)}
+
+
+@pages
+def test_yaml_examples_are_settings(page):
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
+        for section in yaml.safe_load(block):
+            assert has_key(section)
+
+
+@pages
+def test_links_lead_to_files(page):
+    targets = [link["target"] for link in LINK.finditer(page.read_text("utf-8"))]
+    assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+@pages
+def test_paths_in_code_exist(page):
+    named = {path for line in lines_of_code(page) for path in REPOSITORY_PATH.findall(line)}
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_checks_find_what_is_wrong():
+    assert fault("sage steer reports --model m1") == "sage steer has no command reports"
+    assert fault("sage chat --modell m1") == "sage chat has no option --modell"
+    assert fault("sage chat --model m1 --web") is None
+    assert has_key("search.selector.engine.kind")
+    assert has_key("evaluation.judges")
+    assert not has_key("search.candidate")
+    assert rendered("[a b](c.md) | `d` <!-- e -->").split() == ["a", "b", "d"]
+
+
+def test_every_page_is_in_the_navigation():
+    text = (ROOT / "mkdocs.yml").read_text("utf-8")
+    named = set(re.findall(r"([\w-]+\.md)\s*$", text, re.MULTILINE))
+    assert {page.name for page in ROOT.glob("docs/*.md")} <= named
+
+
+def test_the_configuration_reference_is_complete():
+    shown = set(re.findall(r"^\| `([\w. ]+)` \|", hooks.configuration(), re.MULTILINE))
+
+    def keys(section: Any) -> set[str]:
+        below = [m for f in section.model_fields.values() for m in hooks.models_in(f.annotation)]
+        return set(section.model_fields).union(*map(keys, below))
+
+    assert {key.split(".")[-1] for key in shown} == keys(PipelineConfig)
+    assert {"seed", "search.selector.shuffles", "dpo.sft_weight"} <= shown
+
+
+def test_the_command_reference_is_complete():
+    text = hooks.command_line()
+    for name, command in hooks.commands(get_command(app)):
+        assert f"## {name}\n" in text
+        assert all(param.opts[0] in text for param in command.params)
+
+
+def test_links_are_translated_for_the_site():
+    link = hooks._LINK.match
+    table = link("](../benchmarks/results/train.md)")
+    assert hooks._translated(table, "docs/results.md") == "](benchmarks/train.md)"
+    assert hooks._translated(link("](docs/a.md#b)"), "README.md") == "](a.md#b)"
+    assert hooks._translated(link("](../README.md#c)"), "docs/method.md") == "](index.md#c)"
+
+
+def test_the_site_builds_and_loads_nothing_from_other_hosts(tmp_path):
+    pytest.importorskip("mkdocs", reason="`make setup` installs it")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert built.returncode == 0, built.stderr
+    loads = re.compile(r"<(?:script|img|iframe|link)\b[^>]*(?:src|href)=\"(?:https?:)?//[^\"]*")
+    for page in tmp_path.rglob("*.html"):
+        assert not loads.findall(page.read_text("utf-8")), page
+    for style in tmp_path.rglob("*.css"):
+        assert not re.findall(r"url\(['\"]?(?:https?:)?//[^)]*", style.read_text("utf-8")), style
