@@ -43,17 +43,19 @@ def report(
     from sage_core.evaluation import embedding, steering
     from sage_core.evaluation.report import render_steering
     from sage_core.evaluation.summary import steering_data
+    from sage_core.search.dialogue import Speaker
     from sage_core.search.situations import situations
+    from sage_core.steps.base import writes_states
     from sage_core.storage import write_json
     from tasks import checkpoints
-    from tasks.engines import speaker
+    from tasks.engines import engine_of
     from tasks.progress import progress
 
     settings = config.steering_report
     steering.check(settings)
     held_out = situations(config.situations, "evaluation", settings.situations)
     # By name first: a home without a run has no m0 to find.
-    name = model if model in checkpoints.WITHOUT_STATES else ""
+    name = "" if writes_states(model) else model
     found = None if name else checkpoints.find(model, config.model)
     if found is None or not found.states:
         raise ConfigError(
@@ -62,10 +64,8 @@ def report(
         )
     output.mkdir(parents=True, exist_ok=True)
     selfplay = config.evaluation.selfplay
-    agent = speaker(
-        found.name, selfplay.agent_engine, found.base, found.adapter, config.model,
-        config.conversation.agent,
-    )  # fmt: skip
+    engine = engine_of(selfplay.agent_engine, found.base, config.model, found.adapter)
+    agent = Speaker(found.name, engine, found.states, config.conversation.agent)
     with progress(f"steer {found.name}", steering.steps(settings)) as advance:
         evidence = steering.evidence(
             held_out, agent, settings, selfplay, config.seed, advance, embedding.embed

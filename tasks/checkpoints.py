@@ -8,12 +8,12 @@ from typing import Any
 from sage_core.config import ModelConfig
 from sage_core.engines.loading import BASE
 from sage_core.errors import ConfigError
-from sage_core.storage import MANIFEST, ArtifactRef, read_json
+from sage_core.steps.base import Model, writes_states
+from sage_core.storage import MANIFEST, ArtifactRef, content_hash, read_json
 from tasks.home import store
 
 _ADAPTER = "adapter_config.json"
 _M0 = "m0"
-WITHOUT_STATES = (_M0, "raw")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Checkpoint:
     @property
     def states(self) -> bool:
         """Whether it writes State-Action Chains."""
-        return self.name not in WITHOUT_STATES
+        return writes_states(self.name)
 
 
 def find(reference: str, model: ModelConfig) -> Checkpoint:
@@ -63,6 +63,28 @@ def find(reference: str, model: ModelConfig) -> Checkpoint:
     base = _base_of(_record(path))
     assert base is not None  # _named has seen it
     return Checkpoint(reference, path, base)
+
+
+def model_of(checkpoint: Checkpoint) -> Model:
+    """The checkpoint as an input of steps."""
+    adapter = reference(checkpoint.adapter) if checkpoint.adapter else None
+    return Model(checkpoint.name, reference(checkpoint.base), adapter)
+
+
+def reference(folder: Path) -> ArtifactRef:
+    """A model's folder as an artefact, wherever it is.
+
+    Raises:
+        ConfigError: it is not a folder.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"'{folder}' is not the folder of a model; give one with {_ADAPTER}")
+    known = _record(folder).get("reference")
+    if known and store().folder(ref := ArtifactRef(**known)).resolve() == folder:
+        return ref
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return ArtifactRef(str(folder), content_hash(folder), size)
 
 
 def _named(name: str, model: ModelConfig) -> Iterator[Path]:

@@ -14,7 +14,7 @@ from math import ceil
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Template
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,6 +25,7 @@ from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
 from sage_core.evaluation.quality import MEASURES, Quality
 from sage_core.evaluation.steering import DoseResponse, SteeringEvidence
 from sage_core.evaluation.winrate import PairSummary
+from sage_core.packaged import page_template
 from sage_core.sac import parse
 from sage_core.schema import ENDINGS, SearchNode, Trajectory
 from sage_core.search.figures import SearchFigures
@@ -107,29 +108,16 @@ class ReportData:
 
 def render_report(data: ReportData) -> str:
     """The report as one HTML page, in UTF-8 when written."""
-    return _render("report.html.jinja", data)
+    return _render(page_template("report.html.jinja", **_FILTERS), data)
 
 
 def render_steering(data: ReportData) -> str:
     """A page of its own on ``data.steering``, with all replies under forced values."""
-    return _render("steering_report.html.jinja", data)
+    return _render(page_template("steering_report.html.jinja", **_FILTERS), data)
 
 
-def _render(template: str, data: ReportData) -> str:
-    environment = Environment(
-        loader=PackageLoader("sage_core", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "chain": parse,
-        "share": _share,
-        "p": _p,
-        "verdict": verdict,
-    }
-    return environment.get_template(template).render(
+def _render(template: Template, data: ReportData) -> str:
+    return template.render(
         data=data,
         figures=_figures(data),
         differences=sum(verdict(summary).endswith("better") for summary in data.summaries),
@@ -156,6 +144,14 @@ def _share(value: float) -> str:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+_FILTERS: dict[str, Callable[..., object]] = {
+    "chain": parse,
+    "share": _share,
+    "p": _p,
+    "verdict": verdict,
+}
 
 
 def _figures(data: ReportData) -> dict[str, Markup]:
