@@ -51,8 +51,8 @@ class Context(Protocol):
 
     @property
     def work(self) -> Path:
-        """A folder of a resumable step's own, which may not exist yet. It lasts until the artefact
-        is made, so a step that was killed finds there what it saved."""
+        """A folder of the step's own, which may not exist yet. It lasts until the artefact is made,
+        so a step that was killed finds there what it saved."""
         ...
 
     def folder(self, ref: ArtifactRef) -> Path:
@@ -77,12 +77,10 @@ class Step:
     Attributes:
         name: the kind of step, part of the key and of the artefact's path.
         retries: how often an error other than wrong settings or data is worth another try.
-        resumable: whether it saves its progress in :attr:`Context.work`.
     """
 
     name: ClassVar[str]
     retries: ClassVar[int] = 0
-    resumable: ClassVar[bool] = False
 
     @property
     def engines(self) -> tuple[EngineConfig, ...]:

@@ -18,7 +18,6 @@ class Dpo(Step):
     """The last refined model after preference learning."""
 
     name = "dpo"
-    resumable = True
     pairs: ArtifactRef
     parent: Model
     settings: DPOConfig

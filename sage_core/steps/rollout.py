@@ -19,7 +19,6 @@ class RolloutShard(Step):
 
     name = "rollout-shard"
     retries = 1
-    resumable = True
     agent: Model
     user: Model
     situations: ArtifactRef

@@ -26,7 +26,6 @@ class SearchShard(Step):
 
     name = "search-shard"
     retries = 1
-    resumable = True
     agent: Model
     user: Model
     situations: ArtifactRef

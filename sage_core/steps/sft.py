@@ -23,7 +23,6 @@ class Sft(Step):
     """
 
     name = "sft"
-    resumable = True
     checkpoint: str
     dialogues: ArtifactRef
     parent: Model

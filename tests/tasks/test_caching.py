@@ -174,7 +174,6 @@ class InSteps(Step):
     """Dies after each step until all three are there."""
 
     name = "in-steps"
-    resumable = True
     text: str
 
     def run(self, folder: Path, context: Context) -> None:
