@@ -9,8 +9,10 @@ from sage_core.config import ModelConfig
 from sage_core.engines.loading import BASE
 from sage_core.errors import ConfigError
 from sage_core.steps.base import Model, writes_states
+from sage_core.steps.given import GivenTable
 from sage_core.storage import MANIFEST, ArtifactRef, content_hash, read_json
 from tasks.home import store
+from tasks.lineage import ancestry
 
 _ADAPTER = "adapter_config.json"
 _M0 = "m0"
@@ -99,10 +101,14 @@ def _newest(paths: Iterator[Path]) -> Path | None:
 
 
 def _models() -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folder and the manifest of every model of the home."""
-    for stage in ("base-model", "sft", "dpo"):
-        for path in sorted((store().root / stage).glob(f"*/{MANIFEST}")):
-            yield path.parent, _record(path.parent)
+    """The folder and the manifest of every model that a run has made in the home; not of those that
+    `sage train` has made of given files, which are where its user put them."""
+    for step in ("base-model", "sft", "dpo"):
+        for path in sorted((store().root / step).glob(f"*/{MANIFEST}")):
+            if not any(
+                record.get("stage") == GivenTable.name for _, record in ancestry(path.parent)
+            ):
+                yield path.parent, _record(path.parent)
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from sage_core.schema import (
 from sage_core.steps import dpo, sft
 from sage_core.steps.names import PREFERENCES
 from sage_core.steps.selected import Preferences
-from sage_core.storage import read_rows, write_rows
+from sage_core.storage import read_rows, write_json, write_rows
 from sage_core.training.job import Job
-from tasks import engines
+from tasks import checkpoints, engines
 from tasks.home import store
 from tasks.making import make
 
@@ -63,7 +63,9 @@ def trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainings:
     found = Trainings()
     monkeypatch.setenv("SAGE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(
-        loading, "prepare_base", lambda folder, model: (folder / "base.json").write_text("{}")
+        loading,
+        "prepare_base",
+        lambda folder, model: write_json(folder / "base.json", {"base": model.base}),
     )
     monkeypatch.setattr(sft, "train_sft", found.train)
     monkeypatch.setattr(dpo, "train_dpo", found.train)
@@ -119,6 +121,8 @@ def test_train_dpo_takes_as_many_pairs_as_the_settings_say(
     assert len(trainings.rows) == 12
     assert set(trainings.rows) < set(every)
     assert [job.name for job in trainings.jobs] == ["dpo", "dpo"]
+    with pytest.raises(ConfigError, match="models there are: m0. Choose"):
+        checkpoints.find("dpo", config.model)  # that of a run is not hidden by it
     assert {job.parent for job in trainings.jobs} == {parent}
     assert [path.name for path in (tmp_path / "first").iterdir()] == ["adapter_config.json"]
 
