@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sage_core.config import EngineConfig, ModelConfig, QualityConfig
 from sage_core.schema import Trajectory
@@ -9,6 +10,9 @@ from sage_core.steps.base import Context, Model, Step, writes_states
 from sage_core.steps.names import MEASUREMENTS, QUALITY, TRAJECTORIES
 from sage_core.steps.reading import read_measurements
 from sage_core.storage import ArtifactRef, read_rows, write_json
+
+if TYPE_CHECKING:
+    from sage_core.evaluation.quality import Embed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,12 @@ class Measurements(Step):
     def engines(self) -> tuple[EngineConfig, ...]:
         return (self.engine,)
 
+    def embedder(self) -> "Embed":
+        """What makes sentence embeddings."""
+        from sage_core.evaluation.embedding import embed
+
+        return embed
+
     def run(self, folder: Path, context: Context) -> None:
         from sage_core.evaluation import quality  # imports scipy
 
@@ -48,6 +58,7 @@ class Measurements(Step):
                 self.settings,
                 self.seed,
                 states=writes_states(self.of),
+                embed=self.embedder(),
                 on_progress=advance,
             )
         write_json(folder / MEASUREMENTS, asdict(measured))

@@ -121,7 +121,7 @@ def test_train_dpo_takes_as_many_pairs_as_the_settings_say(
     assert len(trainings.rows) == 12
     assert set(trainings.rows) < set(every)
     assert [job.name for job in trainings.jobs] == ["dpo", "dpo"]
-    with pytest.raises(ConfigError, match="models there are: m0. Choose"):
+    with pytest.raises(ConfigError, match=r"models there are: m0\. Choose"):
         checkpoints.find("dpo", config.model)  # that of a run is not hidden by it
     assert {job.parent for job in trainings.jobs} == {parent}
     assert [path.name for path in (tmp_path / "first").iterdir()] == ["adapter_config.json"]
