@@ -19,28 +19,15 @@ from sage_core.evaluation.judge import model_pairs
 from sage_core.labels import REFERENCE
 from sage_core.schema import Judgement, Split
 from sage_core.search import scorers
+from sage_core.steps import configured
 from sage_core.steps.annotated import AnnotatedDialogues
-from sage_core.steps.annotation import AnnotateShard, SituationScores
 from sage_core.steps.base import Model
 from sage_core.steps.base_model import BaseModel
-from sage_core.steps.chain_text import ChainText
 from sage_core.steps.dialogues import TrainingDialogues
-from sage_core.steps.dpo import Dpo
-from sage_core.steps.figures import Figures
-from sage_core.steps.health import ModelHealth
 from sage_core.steps.joined import Judgements, Searched, Trajectories
-from sage_core.steps.judging import JudgePair
-from sage_core.steps.measurements import Measurements, Quality
 from sage_core.steps.names import JUDGEMENTS, SITUATIONS
-from sage_core.steps.probe import GrammarProbe
 from sage_core.steps.reading import read_health
 from sage_core.steps.report import Report
-from sage_core.steps.rollout import RolloutShard
-from sage_core.steps.search import SearchShard
-from sage_core.steps.selected import Preferences, SelectedDialogues
-from sage_core.steps.sft import Sft
-from sage_core.steps.situations import Situations
-from sage_core.steps.steering import SteeringEvidence
 from sage_core.storage import ArtifactRef, read_rows, shards
 from tasks import tables
 from tasks.caching import forget_remade, make, make_all
@@ -82,16 +69,7 @@ def _pipeline(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
         tracker.checkpoint(name, reference(trained[name]), parent="m0", data=text)
     user = trained["m1"]  # plays the user in every conversation
     openings = situations(config, "search", config.search.situations)
-    probe = make(
-        GrammarProbe(
-            agent=trained["m1"],
-            situations=openings,
-            settings=config.search,
-            profile=config.conversation.agent,
-            model=config.model,
-            seed=config.seed,
-        )
-    )
+    probe = make(configured.grammar_probe(config, trained["m1"], openings))
 
     held_out = situations(config, "evaluation", config.evaluation.situations)
     rollouts = {"m1": roll_out(config, trained["m1"], user, held_out)}
@@ -135,26 +113,14 @@ def _pipeline(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
         name: rollouts.get(name) or roll_out(config, model, user, held_out)
         for name, model in models.items()
     }
-    quality = make(
-        Quality(
-            measured=tuple(
-                measured.get(name) or measure(config, model, rollouts[name])
-                for name, model in models.items()
-            ),
-            bootstrap_samples=config.evaluation.bootstrap_samples,
-            seed=config.seed,
-        )
-    )
+    measured = {
+        name: measured.get(name) or measure(config, model, rollouts[name])
+        for name, model in models.items()
+    }
+    quality = make(configured.quality(config, list(measured.values())))
     judgements = judge(config, rollouts, m0)
     steering = steer(config, trained["m1"])
-    figures = make(
-        Figures(
-            judgements=judgements,
-            rollouts=rollouts,
-            bootstrap_samples=config.evaluation.bootstrap_samples,
-            seed=config.seed,
-        )
-    )
+    figures = make(configured.figures(config, judgements, rollouts))
     checkpoints = {name: reference(model) for name, model in trained.items()}
     report = make(
         Report(
@@ -213,33 +179,16 @@ def human_dialogues(config: PipelineConfig) -> tuple[list[ArtifactRef], Artifact
 
 def annotate(config: PipelineConfig, dialogues: ArtifactRef, m0: Model) -> ArtifactRef:
     """States for all utterances."""
-    settings = config.annotation
-    numbers = shard_numbers(dialogues, DIALOGUES, settings.shard_size)
+    numbers = shard_numbers(dialogues, DIALOGUES, config.annotation.shard_size)
     parts = make_all(
-        [
-            AnnotateShard(
-                dialogues=dialogues,
-                annotator=m0,
-                settings=settings,
-                model=config.model,
-                shard=number,
-                seed=config.seed,
-            )
-            for number in numbers
-        ]
+        [configured.annotate_shard(config, dialogues, m0, number) for number in numbers]
     )
     compared = None
-    if settings.compares_situations:
-        compared = make(
-            SituationScores(
-                situations=situations(config, "search", REFERENCE),
-                annotator=m0,
-                settings=settings,
-                model=config.model,
-                seed=config.seed,
-            )
-        )
-    return make(AnnotatedDialogues(parts=tuple(parts), situations=compared, settings=settings))
+    if config.annotation.compares_situations:
+        reference = situations(config, "search", REFERENCE)
+        compared = make(configured.situation_scores(config, reference, m0))
+    joined = AnnotatedDialogues(parts=tuple(parts), situations=compared, settings=config.annotation)
+    return make(joined)
 
 
 def training_text(
@@ -247,29 +196,13 @@ def training_text(
 ) -> ArtifactRef:
     """What the model ``name`` trains on, with the mixture's instruction data."""
     instructions = config.mixture.instructions
-    text = ChainText(
-        annotated=annotated,
-        states=states,
-        settings=config.mixture,
-        conversation=config.conversation,
-        source=source_hash(instructions.input) if instructions else "",
-        seed=config.seed,
-    )
-    return make(text, name)
+    source = source_hash(instructions.input) if instructions else ""
+    return make(configured.chain_text(config, annotated, source, states=states), name)
 
 
 def fine_tune(config: PipelineConfig, name: str, text: ArtifactRef, parent: Model) -> Model:
     """The model ``name``: m0 trained on ``text``, or a model refined on it."""
-    step = Sft(
-        checkpoint=name,
-        dialogues=text,
-        parent=parent,
-        settings=config.refine.sft if parent.adapter else config.sft,
-        lora=config.lora,
-        training=config.training,
-        model=config.model,
-        seed=config.seed,
-    )
+    step = configured.sft(config, name, text, parent)
     return Model(name, parent.base, make(step, name))
 
 
@@ -279,8 +212,7 @@ def refine(
     """One round from the model ``last`` to ``name``: what its search found, the selected dialogues
     as training text, and the model."""
     searched = search(config, last, user, openings)
-    selected = SelectedDialogues(trajectories=searched, profile=config.conversation.agent)
-    text = make(selected, last.name)
+    text = make(configured.selected_dialogues(config, searched), last.name)
     return searched, text, fine_tune(config, name, text, last)
 
 
@@ -288,15 +220,7 @@ def prefer(
     config: PipelineConfig, searched: Sequence[ArtifactRef], parent: Model
 ) -> tuple[ArtifactRef, Model]:
     """Chosen against rejected candidates of all rounds, and the model that learned from them."""
-    pairs = make(
-        Preferences(
-            trajectories=tuple(searched),
-            profile=config.conversation.agent,
-            rejected=config.dpo.rejected,
-            max_pairs=config.dpo.max_pairs,
-            seed=config.seed,
-        )
-    )
+    pairs = make(configured.preferences(config, searched))
     return pairs, prefer_chosen(config, pairs, parent)
 
 
@@ -304,38 +228,18 @@ def prefer_chosen(
     config: PipelineConfig, pairs: ArtifactRef, parent: Model, label: str = ""
 ) -> Model:
     """``parent`` after preference learning."""
-    step = Dpo(
-        pairs=pairs,
-        parent=parent,
-        settings=config.dpo,
-        lora=config.lora,
-        training=config.training,
-        model=config.model,
-        seed=config.seed,
-    )
+    step = configured.dpo(config, pairs, parent)
     return Model("dpo", parent.base, make(step, label))
 
 
 def search(config: PipelineConfig, agent: Model, user: Model, openings: ArtifactRef) -> ArtifactRef:
     """One round of self-play search with ``agent``."""
     numbers = shard_numbers(openings, SITUATIONS, config.search.selfplay.shard_size)
-    parts = make_all(
-        [
-            SearchShard(
-                agent=agent,
-                user=user,
-                situations=openings,
-                settings=config.search,
-                conversation=config.conversation,
-                model=config.model,
-                shard=number,
-                seed=config.seed,
-                source=scorers.fingerprint(config.search.selector),
-            )
-            for number in numbers
-        ],
-        shard_labels(agent.name, numbers),
-    )
+    source = scorers.fingerprint(config.search.selector)
+    steps = [
+        configured.search_shard(config, agent, user, openings, number, source) for number in numbers
+    ]
+    parts = make_all(steps, shard_labels(agent.name, numbers))
     return make(Searched(parts=tuple(parts)), agent.name)
 
 
@@ -343,24 +247,9 @@ def roll_out(
     config: PipelineConfig, agent: Model, user: Model, held_out: ArtifactRef
 ) -> ArtifactRef:
     """Plain conversations of ``agent`` on the held-out situations."""
-    settings = config.evaluation.selfplay
-    numbers = shard_numbers(held_out, SITUATIONS, settings.shard_size)
-    parts = make_all(
-        [
-            RolloutShard(
-                agent=agent,
-                user=user,
-                situations=held_out,
-                settings=settings,
-                conversation=config.conversation,
-                model=config.model,
-                shard=number,
-                seed=config.seed,
-            )
-            for number in numbers
-        ],
-        shard_labels(agent.name, numbers),
-    )
+    numbers = shard_numbers(held_out, SITUATIONS, config.evaluation.selfplay.shard_size)
+    steps = [configured.rollout_shard(config, agent, user, held_out, number) for number in numbers]
+    parts = make_all(steps, shard_labels(agent.name, numbers))
     return make(Trajectories(parts=tuple(parts)), f"rollout {agent.name}")
 
 
@@ -379,53 +268,21 @@ def judge_pairs(
     """Every judge's verdicts on some pairs, one artefact each."""
     parts = []
     for settings in config.evaluation.judges:
-        steps = [
-            JudgePair(
-                model_a=a,
-                model_b=b,
-                rollouts_a=rollouts[a],
-                rollouts_b=rollouts[b],
-                judge=m0,
-                settings=settings,
-                model=config.model,
-                seed=config.seed,
-            )
-            for a, b in pairs
-        ]
+        steps = [configured.judge_pair(config, settings, pair, rollouts, m0) for pair in pairs]
         parts += make_all(steps, [f"{settings.name} {a}-{b}" for a, b in pairs])
     return parts
 
 
 def measure(config: PipelineConfig, agent: Model, rollouts: ArtifactRef) -> ArtifactRef:
     """What a model's conversations say of it without a judge, by situation."""
-    step = Measurements(
-        of=agent.name,
-        m0=agent.m0,
-        rollouts=rollouts,
-        settings=config.evaluation.quality,
-        engine=config.evaluation.selfplay.agent_engine,
-        model=config.model,
-        scorer=scorer_name(),
-        seed=config.seed,
-    )
-    return make(step, agent.name)
+    return make(configured.measurements(config, agent, rollouts, scorer_name()), agent.name)
 
 
 def check_health(
     config: PipelineConfig, agent: Model, rollouts: ArtifactRef, measured: ArtifactRef
 ) -> ArtifactRef:
     """The figures that tell whether a model has collapsed."""
-    step = ModelHealth(
-        agent=agent,
-        rollouts=rollouts,
-        measured=measured,
-        settings=config.refine.gates,
-        selfplay=config.evaluation.selfplay,
-        profile=config.conversation.agent,
-        model=config.model,
-        seed=config.seed,
-    )
-    return make(step, agent.name)
+    return make(configured.model_health(config, agent, rollouts, measured), agent.name)
 
 
 def has_collapsed(config: PipelineConfig, name: str, health: ArtifactRef) -> bool:
@@ -456,26 +313,16 @@ def improves(
 
 def steer(config: PipelineConfig, agent: Model) -> ArtifactRef | None:
     """How far a model can be steered, on held-out situations, if the configuration asks for it."""
-    settings = config.steering_report
-    if not settings.enabled:
+    if not config.steering_report.enabled:
         return None
-    step = SteeringEvidence(
-        agent=agent,
-        situations=situations(config, "evaluation", settings.situations),
-        settings=settings,
-        selfplay=config.evaluation.selfplay,
-        profile=config.conversation.agent,
-        model=config.model,
-        seed=config.seed,
-    )
-    return make(step, agent.name)
+    held_out = situations(config, "evaluation", config.steering_report.situations)
+    return make(configured.steering_evidence(config, agent, held_out), agent.name)
 
 
 def situations(config: PipelineConfig, split: Split, limit: int) -> ArtifactRef:
     """The situations of one half."""
-    settings = config.situations
-    source = source_hash(settings.path)
-    return make(Situations(settings=settings, split=split, limit=limit, source=source), split)
+    source = source_hash(config.situations.path)
+    return make(configured.situations(config, split, limit, source), split)
 
 
 def shard_numbers(ref: ArtifactRef, table: str, size: int) -> range:

@@ -22,12 +22,13 @@ from sage_core.schema import Judgement
 from sage_core.search import scorers
 from sage_core.search.setup import strategy_of
 from sage_core.search.situations import situations
+from sage_core.steps import configured
 from sage_core.steps.base import Model
 from sage_core.steps.given import GivenTable, Unannotated
 from sage_core.steps.key import identity
 from sage_core.steps.names import JUDGEMENTS, PREFERENCES, SAC, TRAINING, TRAJECTORIES
 from sage_core.steps.search import engines_of, players_of, write_found
-from sage_core.steps.selected import DrawnPairs, SelectedDialogues
+from sage_core.steps.selected import DrawnPairs
 from sage_core.steps.speaking import turns
 from sage_core.storage import MANIFEST, ArtifactRef, digest, read_rows, write_json, write_rows
 from tasks import checkpoints
@@ -193,7 +194,7 @@ def _training_text(config: PipelineConfig, rows: Path, split: str, *, states: bo
     """What the rows say, as text to train on."""
     if _has(rows, "trajectory_id"):
         found = _given(rows, TRAJECTORIES)
-        return make(SelectedDialogues(trajectories=found, profile=config.conversation.agent))
+        return make(configured.selected_dialogues(config, found))
     if _has(rows, "loss"):
         return _given(rows, TRAINING, split)
     if _has(rows, "messages"):

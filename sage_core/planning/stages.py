@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError
 from sage_core.evaluation import judge
 from sage_core.evaluation.embedding import TF_IDF
-from sage_core.planning.context import Placeholders
+from sage_core.planning.context import Placeholders, Run
 from sage_core.planning.costs import Costs, StagePlan, Use
 from sage_core.planning.counting import CountingEngine, Text
 from sage_core.sac import utterance_of
@@ -31,17 +31,10 @@ from sage_core.schema import (
     Trajectory,
 )
 from sage_core.search.situations import situations
-from sage_core.steps.annotation import AnnotateShard, SituationScores
+from sage_core.steps import configured
 from sage_core.steps.base import Model, writes_states
-from sage_core.steps.chain_text import ChainText
-from sage_core.steps.health import ModelHealth
-from sage_core.steps.judging import JudgePair
 from sage_core.steps.measurements import Measurements
 from sage_core.steps.names import PREFERENCES, SAC, SITUATIONS, TRAINING, TRAJECTORIES
-from sage_core.steps.probe import GrammarProbe
-from sage_core.steps.rollout import RolloutShard
-from sage_core.steps.search import SearchShard
-from sage_core.steps.selected import Preferences, SelectedDialogues
 from sage_core.steps.steering import SteeringEvidence
 from sage_core.storage import ArtifactRef
 
@@ -74,7 +67,7 @@ class _Planner:
         self.text = Text(config.plan)
         self.costs = Costs(config)
         self.store = Placeholders(folder, self.text, config.model.max_context)
-        self.common: dict[str, Any] = {"model": config.model, "seed": config.seed}
+        self.m0 = self._model("m0")
         self.dialogues = planned_dialogues(config)
         if not self.dialogues:
             raise ConfigError(
@@ -103,7 +96,7 @@ class _Planner:
         found.append(self.probe())
         rollouts = {name: self.rollout(name) for name in self.models}
         searched, search = self.search()
-        step = SelectedDialogues(trajectories=searched, profile=config.conversation.agent)
+        step = configured.selected_dialogues(config, searched)
         selected = self.store.rows(self.store.run(step).made, TRAINING, TrainingDialogue)
         dialogue = sum(self.text.conversation(each.messages) for each in selected)
         for last, name in zip(self.chain, self.chain[1:], strict=False):
@@ -127,19 +120,17 @@ class _Planner:
     # --- what each stage asks ---------------------------------------------------------------------
 
     def annotation(self) -> tuple[ArtifactRef, StagePlan]:
-        settings, annotator = self.config.annotation, self._model("m0")
+        settings = self.config.annotation
         dialogue = self._dialogue()
         dialogues = self.store.table(DIALOGUES, [dialogue])
-        step = AnnotateShard(dialogues=dialogues, annotator=annotator, settings=settings, shard=0,
-                             **self.common)  # fmt: skip
+        step = configured.annotate_shard(self.config, dialogues, self.m0, 0)
         run = self.store.run(step, self.settings.utterance_tokens)
         annotated = run.made
         if settings.method == "score":
             annotated = self.store.table(SAC, [self._annotated(dialogue)])
         uses = [self._use("annotator", settings.engine, run.engines[0], self.dialogues)]
         if settings.compares_situations:
-            scores = SituationScores(situations=self.opening, annotator=annotator,
-                                     settings=settings, **self.common)  # fmt: skip
+            scores = configured.situation_scores(self.config, self.opening, self.m0)
             (compared,) = self.store.run(scores, 0).engines
             number = self._situations("search", labels.REFERENCE)
             uses.append(self._use("annotator, situations", settings.engine, compared, number))
@@ -150,26 +141,15 @@ class _Planner:
 
     def training_text(self, annotated: ArtifactRef, *, states: bool) -> list[TrainingDialogue]:
         """Of one dialogue; instruction data is not read for a plan."""
-        step = ChainText(
-            annotated=annotated,
-            states=states,
-            settings=self.config.mixture.model_copy(update={"instructions": None}),
-            conversation=self.config.conversation,
-            source="",
-            seed=self.config.seed,
-        )
+        step = configured.chain_text(self.config, annotated, "", states=states)
+        step = replace(step, settings=step.settings.model_copy(update={"instructions": None}))
         return self.store.rows(self.store.run(step).made, TRAINING, TrainingDialogue)
 
     def probe(self) -> StagePlan:
         settings = self.config.search
         limit = min(settings.grammar_probe, self.openings)
-        step = GrammarProbe(
-            agent=self._model("m1"),
-            situations=self.opening,
-            settings=settings.model_copy(update={"grammar_probe": 1}),
-            profile=self.config.conversation.agent,
-            **self.common,
-        )
+        step = configured.grammar_probe(self.config, self._model("m1"), self.opening)
+        step = replace(step, settings=settings.model_copy(update={"grammar_probe": 1}))
         (agent,) = self.store.run(step, self._reply_tokens("m1")).engines
         use = self._use("agent", settings.selfplay.agent_engine, agent, limit,
                         max_new_tokens=settings.selfplay.sampling.budget(states=True))  # fmt: skip
@@ -177,14 +157,8 @@ class _Planner:
 
     def rollout(self, name: str) -> tuple[ArtifactRef, StagePlan]:
         settings = self.config.evaluation.selfplay
-        step = RolloutShard(
-            agent=self._model(name),
-            user=self._model("m1"),
-            situations=self.opening,
-            settings=settings,
-            conversation=self.config.conversation,
-            shard=0,
-            **self.common,
+        step = configured.rollout_shard(
+            self.config, self._model(name), self._model("m1"), self.opening, 0
         )
         run = self.store.run(step, self._reply_tokens(name), self.settings.user_tokens)
         uses = self._sides(settings, run.engines, self.held_out, 1)
@@ -195,20 +169,11 @@ class _Planner:
 
     def search(self) -> tuple[ArtifactRef, StagePlan]:
         settings = self.config.search
-        asks = settings.selector.asks_engine
-        step = SearchShard(
-            agent=self._model("m1"),
-            user=self._model("m1"),
-            situations=self.opening,
-            # What scores replies by itself is not loaded for a plan.
-            settings=settings
-            if asks
-            else settings.model_copy(update={"selector": SelectorConfig(random=True)}),
-            conversation=self.config.conversation,
-            shard=0,
-            source="",
-            **self.common,
-        )
+        asks, m1 = settings.selector.asks_engine, self._model("m1")
+        step = configured.search_shard(self.config, m1, m1, self.opening, 0, "")
+        if not asks:  # what scores replies by itself is not loaded for a plan
+            chance = {"selector": SelectorConfig(random=True)}
+            step = replace(step, settings=settings.model_copy(update=chance))
         run = self.store.run(step, self._reply_tokens("m1"), self.settings.user_tokens, 1)
         uses = self._sides(settings.selfplay, run.engines, self.openings, settings.candidates)
         if asks:
@@ -225,13 +190,7 @@ class _Planner:
 
     def preference(self, searched: ArtifactRef) -> StagePlan:
         config = self.config.dpo
-        step = Preferences(
-            trajectories=(searched,),
-            profile=self.config.conversation.agent,
-            rejected=config.rejected,
-            max_pairs=0,
-            seed=self.config.seed,
-        )
+        step = replace(configured.preferences(self.config, [searched]), max_pairs=0)
         pairs = self.store.rows(self.store.run(step).made, PREFERENCES, PreferencePair)
         rounds = 1 if config.pairs_from == "last" else len(self.chain) - 1
         number = len(pairs) * self.openings * rounds
@@ -251,15 +210,8 @@ class _Planner:
         selfplay, gates = self.config.evaluation.selfplay, self.config.refine.gates
         replies = self._replies(played)
         number = min(gates.kl_replies, replies * self.held_out)
-        step = ModelHealth(
-            agent=self._model(name),
-            rollouts=played,
-            measured=measured,
-            settings=gates.model_copy(update={"kl_replies": replies}),
-            selfplay=selfplay,
-            profile=self.config.conversation.agent,
-            **self.common,
-        )
+        step = configured.model_health(self.config, self._model(name), played, measured)
+        step = replace(step, settings=gates.model_copy(update={"kl_replies": replies}))
         run = self.store.run(step, self._reply_tokens(name), 0)
         times = number / max(1, replies)
         uses = [
@@ -288,21 +240,14 @@ class _Planner:
         replies = self._replies(played)
         scored = min(settings.likelihood_replies, replies * self.held_out)
         engine = self.config.evaluation.selfplay.agent_engine
-        likelihood, matching = (
-            self.store.run(
-                _Measurements(
-                    of=name,
-                    m0=self._model("m0"),
-                    rollouts=self.store.table(TRAJECTORIES, some),
-                    settings=settings.model_copy(update={"likelihood_replies": most}),
-                    engine=engine,
-                    scorer=TF_IDF,
-                    **self.common,
-                ),
-                0,
-            )
-            for some, most in ((rows[:1], replies), (rows, 0))
-        )
+
+        def measure(some: list[Trajectory], most: int) -> Run:
+            rollouts = self.store.table(TRAJECTORIES, some)
+            step = configured.measurements(self.config, self._model(name), rollouts, TF_IDF)
+            asked = settings.model_copy(update={"likelihood_replies": most})
+            return self.store.run(_Measurements(**{**vars(step), "settings": asked}), 0)
+
+        likelihood, matching = measure(rows[:1], replies), measure(rows, 0)
         uses = [
             self._use("m0, likelihood", engine, likelihood.engines[0], scored / max(1, replies)),
             self._use("m0, matching", engine, matching.engines[0], number / matched),
@@ -313,21 +258,13 @@ class _Planner:
     def judging(self, played: dict[str, ArtifactRef]) -> list[StagePlan]:
         found = []
         for settings in self.config.evaluation.judges:
-            for a, b in judge.model_pairs(self.models):
-                step = JudgePair(
-                    model_a=a,
-                    model_b=b,
-                    rollouts_a=played[a],
-                    rollouts_b=played[b],
-                    judge=self._model("m0"),
-                    settings=settings,
-                    **self.common,
-                )
+            for pair in judge.model_pairs(self.models):
+                step = configured.judge_pair(self.config, settings, pair, played, self.m0)
                 (engine,) = self.store.run(step, 1).engines
                 use = self._use(f"judge {settings.name}", settings.engine, engine, self.held_out)
                 found.append(
                     self.costs.generation(
-                        "judge-pair", f"{settings.name} {a}-{b}", [use],
+                        "judge-pair", f"{settings.name} {pair[0]}-{pair[1]}", [use],
                         f"{self.held_out:,} situations in 2 orders", 2 * self.held_out,
                     )
                 )  # fmt: skip
@@ -339,14 +276,9 @@ class _Planner:
         shown = min(settings.shown_situations, number)
         engines = []
         for hidden in (False, True):  # what is done for each situation, and for those shown only
-            step = _SteeringEvidence(
-                agent=self._model("m1"),
-                situations=self.opening,
-                settings=settings.model_copy(update={"shown_situations": int(hidden)}),
-                selfplay=play,
-                profile=self.config.conversation.agent,
-                **self.common,
-            )
+            step = configured.steering_evidence(self.config, self._model("m1"), self.opening)
+            asked = settings.model_copy(update={"shown_situations": int(hidden)})
+            step = _SteeringEvidence(**{**vars(step), "settings": asked})
             engines += self.store.run(step, self.settings.reply_tokens).engines
         each, with_shown = (engine.usage for engine in engines)
         uses = [
