@@ -772,7 +772,9 @@ class SteeringReportConfig(Section):
     """What shows how far m1 can be steered (paper section 5.3, Tables 3 to 5): a dose-response
     curve, the faithfulness of replies to the action, and replies under forced values."""
 
-    enabled: bool = Field(True, description="Whether a run measures it; `sage steer report` does.")
+    enabled: Runtime[bool] = Field(
+        True, description="Whether a run measures it; `sage steer report` does."
+    )
     situations: NonNegative = Field(16, description="Held-out situations; 0 = all of the half.")
     boosted: tuple[str, ...] = Field(
         ("emotion=playful",), description="FIELD=KEYWORD of the agent, one curve each."

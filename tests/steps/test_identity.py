@@ -31,6 +31,7 @@ RUNTIME_SETTINGS = {
     "EngineConfig.vllm_start_timeout_s",
     "TrainingConfig.save_steps",
     "GatesConfig.on_collapse",
+    "SteeringReportConfig.enabled",
     "PipelineConfig.plan",
 }
 
