@@ -68,11 +68,14 @@ ANNOTATION = {
     "method": "score", "topics": "extracted", "calibration": "situations",
     "motivations": ["sharing", "question"], "emotions": ["sad", "joyful"],
 }  # fmt: skip
+# Each role's engine has settings of its own: a step that asks one that it does not name is refused.
+ROLES = {"agent_engine": {"max_retries": 1}, "user_engine": {"max_retries": 2}}
+SELECTOR = {"relevance": True, "engine": {"max_retries": 3}}
 SMALL = {"epochs": 1, "batch_size": 2, "micro_batch_size": 1}
 
 
 def config(situations: Path, **changes: Any) -> PipelineConfig:
-    selfplay = {"max_turns": 4, "shard_size": 2}
+    selfplay = {"max_turns": 4, "shard_size": 2, **ROLES}
     return PipelineConfig.model_validate(
         {
             "seed": SEED,
@@ -80,10 +83,11 @@ def config(situations: Path, **changes: Any) -> PipelineConfig:
             "sft": {**SMALL, "learning_rate": 1e-3},
             "situations": {"path": situations},
             "conversation": {"train_user": True},
-            "search": {"candidates": 3, "selfplay": selfplay, "selector": {"relevance": True}},
+            "search": {"candidates": 3, "selfplay": selfplay, "selector": SELECTOR},
             "refine": {"rounds": 2, "sft": {**SMALL, "learning_rate": 1e-4}},
             "evaluation": {
                 "selfplay": {**selfplay, "sampling": {"temperature": 0.9}},
+                "judges": [{"name": "m0", "engine": {"max_retries": 4}}],
                 "bootstrap_samples": 100,
             },
             "steering_report": {
