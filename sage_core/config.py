@@ -438,7 +438,7 @@ class TrainingConfig(Section):
         description="Compute no padding, and logits only where there is a loss; models with other "
         "than full or sliding-window attention are always padded.",
     )
-    gradient_checkpointing: bool = Field(
+    gradient_checkpointing: Runtime[bool] = Field(
         False, description="Compute activations twice instead of keeping them: slower, smaller."
     )
     save_steps: Runtime[NonNegative] = Field(

@@ -29,6 +29,7 @@ RUNTIME_SETTINGS = {
     "EngineConfig.usd_per_million_prompt_tokens",
     "EngineConfig.usd_per_million_completion_tokens",
     "EngineConfig.vllm_start_timeout_s",
+    "TrainingConfig.gradient_checkpointing",
     "TrainingConfig.save_steps",
     "GatesConfig.on_collapse",
     "SteeringReportConfig.enabled",
