@@ -42,7 +42,7 @@ class Placeholders:
     def run(self, step: Step, *reply_tokens: float) -> Run:
         """Run a step; ``reply_tokens`` are of the engines that it asks, in their order."""
         ref = self._new(step.name)
-        context = _Context(self, list(reply_tokens))
+        context = _Context(self, self.root / f"{ref.path}-work", list(reply_tokens))
         step.run(self.root / ref.path, context)
         return Run(ref, context.engines)
 
@@ -57,12 +57,9 @@ class _Context:
     """Of one step; see :class:`sage_core.steps.base.Context`."""
 
     store: Placeholders
+    work: Path
     reply_tokens: list[float]
     engines: list[CountingEngine] = field(default_factory=list)
-
-    @property
-    def work(self) -> Path:
-        return self.store.root / "work" / str(id(self))
 
     def folder(self, ref: ArtifactRef) -> Path:
         return self.store.root / ref.path
