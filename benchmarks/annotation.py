@@ -60,11 +60,12 @@ def main(
 def score(texts: Sequence[str], emotions: Sequence[str], dtype: str) -> np.ndarray:
     """Log-probabilities (U, V) of the emotions."""
     from sage_core.engines.in_process import TransformersEngine  # imports torch
-    from tasks import stages
+    from sage_core.steps.base_model import BaseModel
     from tasks.home import store
+    from tasks.making import make
 
     config = load_config("demo", [f"model.dtype={dtype}", "annotation.context_turns=0"])
-    base = stages.base_model.local("m0", model=config.model)
+    base = make(BaseModel(model=config.model), "m0")
     engine = TransformersEngine(store().folder(base), None, config.model)
     dialogues = [
         Dialogue(str(number), "", "", (Message("user", text),)) for number, text in enumerate(texts)

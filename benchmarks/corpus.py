@@ -21,8 +21,9 @@ from benchmarks.clusters import ray_cluster
 from benchmarks.harness import Benchmark, alone, peak_memory, timed
 from sage_core.config import CorpusConfig
 from sage_core.corpus import readers
-from sage_core.corpus.build import DIALOGUES, FUNNEL, REJECTED, build
+from sage_core.corpus.build import build
 from sage_core.corpus.filters import asks_question, has_turns, mean_words
+from sage_core.corpus.records import DIALOGUES, FUNNEL, REJECTED
 from sage_core.corpus.sentiment import analyser, reference
 from sage_core.schema import Dialogue, with_roles
 from sage_core.storage import read_rows

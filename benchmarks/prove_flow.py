@@ -1,7 +1,6 @@
-"""The stages of `make prove`, each cached: models of four arms and their likelihoods."""
+"""The flow of `make prove`: models of four arms and their likelihoods, each step cached."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 
 from prefect import flow
@@ -9,31 +8,26 @@ from pydantic import TypeAdapter
 
 from benchmarks import preference, properties
 from benchmarks.preference import Preference, ReplyLikelihood
-from benchmarks.prove_settings import Half, configs, halved, sets_config
+from benchmarks.prove_settings import Half, configs, sets_config
+from benchmarks.prove_steps import LIKELIHOODS, HeldOutHalf, Likelihoods, SwappedPairs
 from flows.pipeline import (
     annotate,
+    base_model,
     fine_tune,
     human_dialogues,
     prefer,
+    prefer_chosen,
     refine,
     search,
     situations,
     training_text,
 )
-from sage_core.config import ModelConfig, PipelineConfig, ProfileConfig, SelfPlayConfig
-from sage_core.schema import PreferencePair, Situation, Trajectory
-from sage_core.storage import ArtifactRef, read_json, read_rows, write_json, write_rows
-from tasks import engines, stages
-from tasks.caching import forget_remade, stage
+from sage_core.config import PipelineConfig
+from sage_core.steps.base import Model
+from sage_core.storage import ArtifactRef, read_json
+from tasks.caching import forget_remade, make
 from tasks.home import store
 from tasks.lineage import ancestry
-from tasks.stages import PREFERENCES, SITUATIONS, TRAJECTORIES
-
-LIKELIHOODS = "likelihoods.json"
-_RECORDS = ("schema", "storage", "sac")
-_SCORING = ("conversation", "search.dialogue", "engines.base", "engines.in_process",
-            "engines.loading", "engines.prompts", "engines.resident", "engines.shared_prefix",
-            *_RECORDS)  # fmt: skip
 
 
 @flow(name="sage-prove", validate_parameters=False)
@@ -45,119 +39,52 @@ def prove(
     """Train all arms; the likelihoods of the candidate sets under each model, one for each seed."""
     forget_remade()
     config = configs(overrides)["planted"]
-    base = stages.base_model("m0", model=config.model)
+    m0 = base_model(config)
     _, dialogues = human_dialogues(config)
-    text = training_text(config, "m1", annotate(config, dialogues, base), states=True)
-    m1 = fine_tune(config, "m1", text, base)
+    text = training_text(config, "m1", annotate(config, dialogues, m0), states=True)
+    m1 = fine_tune(config, "m1", text, m0)
     openings = situations(config, "search", config.search.situations)
-    held_out = held_out_half(
-        str(half),
-        situations=situations(config, "evaluation", config.evaluation.situations),
-        half=str(half),
-    )
-    sets = search(sets_config(overrides), "m1", m1, m1, base, held_out)
+    evaluation = situations(config, "evaluation", config.evaluation.situations)
+    held_out = make(HeldOutHalf(situations=evaluation, half=str(half)), str(half))
+    sets = search(sets_config(overrides), m1, m1, held_out)
 
-    def measured(name: str, checkpoint: ArtifactRef) -> ArtifactRef:
-        return likelihoods(
-            name,
-            agent_name=name,
-            agent=checkpoint,
-            base=base,
+    def measured(name: str, model: Model) -> ArtifactRef:
+        step = Likelihoods(
+            agent=Model(name, model.base, model.adapter),
             sets=sets,
             selfplay=config.search.selfplay,
             profile=config.conversation.agent,
             model=config.model,
-            source=stages.source_hash(Path(preference.__file__)),
         )
+        return make(step, name)
 
     found: dict[str, list[ArtifactRef]] = {"m1": [measured("m1", m1)] * len(seeds)}
     for seed in seeds:
         arms = {
             arm: each.model_copy(update={"seed": seed}) for arm, each in configs(overrides).items()
         }
-        for name, checkpoint in one_seed(arms, m1, base, openings).items():
-            found.setdefault(name, []).append(measured(name, checkpoint))
+        for name, model in one_seed(arms, m1, openings).items():
+            found.setdefault(name, []).append(measured(name, model))
     return found
 
 
 def one_seed(
-    arms: Mapping[str, PipelineConfig], m1: ArtifactRef, base: ArtifactRef, openings: ArtifactRef
-) -> dict[str, ArtifactRef]:
-    """The checkpoints of all arms after m1, with the seed of their configurations."""
+    arms: Mapping[str, PipelineConfig], m1: Model, openings: ArtifactRef
+) -> dict[str, Model]:
+    """The models of all arms after m1, with the seed of their configurations."""
     config = arms["planted"]
     searched: dict[str, ArtifactRef] = {}
-    searched["m1"], _, m2 = refine(config, "m1", "m2", m1, m1, base, openings)
-    searched["m2"], _, m3 = refine(config, "m2", "m3", m2, m1, base, openings)
+    searched["m1"], _, m2 = refine(config, m1, "m2", m1, openings)
+    searched["m2"], _, m3 = refine(config, m2, "m3", m1, openings)
     if config.dpo.pairs_from == "last":
-        searched = {"m3": search(config, "m3", m3, m1, base, openings)}
-    pairs, preferred = prefer(config, list(searched.values()), m3, base)
-    swapped = stages.dpo(
-        "swapped",
-        pairs=swapped_pairs(pairs=pairs),
-        base=base,
-        parent=m3,
-        settings=config.dpo,
-        lora=config.lora,
-        training=config.training,
-        model=config.model,
-        seed=config.seed,
-    )
+        searched = {"m3": search(config, m3, m1, openings)}
+    pairs, preferred = prefer(config, list(searched.values()), m3)
+    swapped = prefer_chosen(config, make(SwappedPairs(pairs=pairs)), m3, "swapped")
     others = {
-        f"m2 {arm}": refine(arms[arm], "m1", "m2", m1, m1, base, openings)[2]
+        f"m2 {arm}": refine(arms[arm], m1, "m2", m1, openings)[2]
         for arm in ("turned around", "at random")
     }
     return {"m2": m2, "m3": m3, "dpo": preferred, "dpo swapped": swapped, **others}
-
-
-@stage(*_RECORDS)
-def held_out_half(folder: Path, situations: ArtifactRef, half: str) -> None:
-    """The situations of one half, as :func:`halved` parts them."""
-    rows = read_rows(store().folder(situations) / SITUATIONS, Situation)
-    write_rows(folder / SITUATIONS, halved(rows)[Half(half)], Situation)
-
-
-@stage(*_RECORDS)
-def swapped_pairs(folder: Path, pairs: ArtifactRef) -> None:
-    """Preference pairs with chosen and rejected exchanged."""
-    rows = read_rows(store().folder(pairs) / PREFERENCES, PreferencePair)
-    write_rows(folder / PREFERENCES, [swapped(pair) for pair in rows], PreferencePair)
-
-
-@stage(*_SCORING, retries=1)
-def likelihoods(
-    folder: Path,
-    agent_name: str,
-    agent: ArtifactRef,
-    base: ArtifactRef,
-    sets: ArtifactRef,
-    selfplay: SelfPlayConfig,
-    profile: ProfileConfig,
-    model: ModelConfig,
-    source: str,
-) -> None:
-    """The candidate sets under one model; ``source`` is the hash of the code that measures."""
-    rows = read_rows(store().folder(sets) / TRAJECTORIES, Trajectory)
-    speaker = engines.speaker(
-        agent_name,
-        selfplay.agent_engine,
-        store().folder(base),
-        store().folder(agent),
-        model,
-        profile,
-    )
-    found = preference.likelihoods(rows, speaker, selfplay, seed=0)
-    write_json(folder / LIKELIHOODS, [asdict(row) for row in found])
-
-
-def swapped(pair: PreferencePair) -> PreferencePair:
-    """The pair that prefers the other reply."""
-    return replace(
-        pair,
-        chosen=pair.rejected,
-        rejected=pair.chosen,
-        chosen_cut=pair.rejected_cut,
-        rejected_cut=pair.chosen_cut,
-    )
 
 
 def read_preference(ref: ArtifactRef) -> Preference:

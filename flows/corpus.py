@@ -10,10 +10,12 @@ from sage_core.config import CorpusConfig
 from sage_core.corpus import ingest, readers
 from sage_core.corpus.build import load_funnel
 from sage_core.corpus.records import FunnelStep
+from sage_core.steps.corpus import Corpus, CorpusPartition
+from sage_core.steps.ingest import CorpusSource, SortedPosts
 from sage_core.storage import MANIFEST, ArtifactRef
-from tasks import stages
+from tasks.caching import make, make_all
 from tasks.home import store
-from tasks.stages import source_hash
+from tasks.inputs import source_hash
 
 
 @flow(name="sage-corpus")
@@ -36,26 +38,25 @@ def run_corpus(config: CorpusConfig, output: Path, runner: Runner) -> list[Funne
 
 def build_corpus(config: CorpusConfig) -> ArtifactRef:
     """The filtered corpus; call it within a flow."""
-    sources = stages.corpus_source.map(
+    sources = make_all(
         [
-            {"corpus": config.reading, "name": source.name, "source": source_hash(source.path)}
+            CorpusSource(corpus=config.reading, part=source.name, source=source_hash(source.path))
             for source in readers.sources(config)
         ]
     )
     records = sources
     if readers.yields_posts(config):
-        records = [stages.sorted_posts(sources=sources, memory_mb=config.sort_memory_mb)]
-    partitions = ingest.plan([store().folder(source) for source in sources], config)
-    parts = stages.corpus_partition.map(
+        records = [make(SortedPosts(sources=tuple(sources), corpus=config.reading))]
+    parts = make_all(
         [
-            {
-                "records": records[partition.source],
-                "corpus": config,
-                "first": partition.first,
-                "stop": partition.stop,
-                "phrases": source_hash(config.blocked_phrases),
-            }
-            for partition in partitions
+            CorpusPartition(
+                records=records[partition.source],
+                corpus=config,
+                first=partition.first,
+                stop=partition.stop,
+                phrases=source_hash(config.blocked_phrases),
+            )
+            for partition in ingest.plan([store().folder(source) for source in sources], config)
         ]
     )
-    return stages.corpus(sources=sources, parts=parts, corpus=config)
+    return make(Corpus(sources=tuple(sources), parts=tuple(parts), corpus=config))

@@ -70,9 +70,9 @@ def tell(found: "Checkpoint", config: "PipelineConfig", *, merged: bool) -> "Exp
     has judged it."""
     from sage_core.corpus.card import CARD as CORPUS_CARD
     from sage_core.export import Exported, Step
+    from sage_core.steps.names import METRICS, WIN_RATES
     from sage_core.storage import read_json
     from tasks.lineage import ancestry, newest
-    from tasks.stages import METRICS, WIN_RATES
 
     model = found.adapter or found.base
     steps, cards = [], []

@@ -1,72 +1,80 @@
 """The whole method, in the order of the paper.
 
-Every call below is a cached stage (:mod:`tasks.stages`): it makes one artefact, or finds it made.
-Kill this flow anywhere and start it again: what was finished is not done twice.
+Every step (:mod:`sage_core.steps`) makes one artefact, or finds it made. Kill this flow anywhere
+and start it again: what was finished is not done twice.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow, get_run_logger
 
 from flows.corpus import build_corpus
 from flows.runners import Runner, held_by_flow, task_runner
 from sage_core import preflight
-from sage_core.config import EngineConfig, PipelineConfig
+from sage_core.config import PipelineConfig
+from sage_core.corpus.records import DIALOGUES
 from sage_core.evaluation.embedding import scorer_name
 from sage_core.evaluation.judge import model_pairs
 from sage_core.labels import REFERENCE
+from sage_core.schema import Judgement, Split
 from sage_core.search import scorers
-from sage_core.storage import ArtifactRef, shards
-from tasks import stages, tables
-from tasks.caching import Stage, forget_remade
-from tasks.stages import DIALOGUES, SITUATIONS, count, source_hash
-from tasks.tracking import Tracker, track
+from sage_core.steps import configured
+from sage_core.steps.annotated import AnnotatedDialogues
+from sage_core.steps.base import Model
+from sage_core.steps.base_model import BaseModel
+from sage_core.steps.dialogues import TrainingDialogues
+from sage_core.steps.joined import Judgements, Searched, Trajectories
+from sage_core.steps.names import JUDGEMENTS, SITUATIONS
+from sage_core.steps.reading import read_health
+from sage_core.steps.report import Report
+from sage_core.storage import ArtifactRef, read_rows, shards
+from tasks import tables
+from tasks.caching import forget_remade, make, make_all
+from tasks.home import store
+from tasks.inputs import count, source_hash
+
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
 
 
 @flow(name="sage-pipeline", task_runner=task_runner(Runner.threads))
 def pipeline(config: PipelineConfig) -> dict[str, Any]:
     """m0 → raw, m1 → m2 → m3 → … → dpo, judged pair by pair; returns the artefacts' references."""
+    from tasks.tracking import track  # imports MLflow, which single stages do not need
+
     preflight.check(config)
     with held_by_flow(), track(config) as tracker:
         forget_remade()
         return _pipeline(config, tracker)
 
 
-def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
-    common = {"model": config.model, "seed": config.seed}
-    base = stages.base_model("m0", model=config.model)
-    tracker.base(base)
+def _pipeline(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
+    m0 = base_model(config)
+    tracker.base(m0.base)
 
     # 4.1 Human dialogues, filtered.
     corpora, dialogues = human_dialogues(config)
 
     # 4.2 An LLM writes down every utterance's state; states move to the front of the replies.
-    annotated = annotate(config, dialogues, base)
+    annotated = annotate(config, dialogues, m0)
     with_states = training_text(config, "m1", annotated, states=True)
     without_states = training_text(config, "raw", annotated, states=False)
 
     # 4.3 m1 learns to predict the user's state, its own action and the reply; raw only the reply.
-    trained: dict[str, ArtifactRef] = {}
+    trained: dict[str, Model] = {}
     parents = {"raw": "m0", "m1": "m0"}
     for name, text in (("raw", without_states), ("m1", with_states)):
-        trained[name] = fine_tune(config, name, text, base)
-        tracker.checkpoint(name, trained[name], parent="m0", data=text)
+        trained[name] = fine_tune(config, name, text, m0)
+        tracker.checkpoint(name, reference(trained[name]), parent="m0", data=text)
     user = trained["m1"]  # plays the user in every conversation
     openings = situations(config, "search", config.search.situations)
-    probe = stages.grammar_probe(
-        agent=trained["m1"],
-        base=base,
-        situations=openings,
-        settings=config.search,
-        profile=config.conversation.agent,
-        **common,
-    )
+    probe = make(configured.grammar_probe(config, trained["m1"], openings))
 
     held_out = situations(config, "evaluation", config.evaluation.situations)
-    rollouts = {"m1": roll_out(config, "m1", trained["m1"], user, base, held_out)}
-    measured = {"m1": measure(config, "m1", rollouts["m1"], base)}
-    health = {"m1": check_health(config, "m1", trained["m1"], rollouts["m1"], measured["m1"], base)}
+    rollouts = {"m1": roll_out(config, trained["m1"], user, held_out)}
+    measured = {"m1": measure(config, trained["m1"], rollouts["m1"])}
+    health = {"m1": check_health(config, trained["m1"], rollouts["m1"], measured["m1"])}
     tracker.health("m1", health["m1"])
 
     # 4.4 Self-play search and refinement: the selected trajectories train the next model, until
@@ -75,23 +83,17 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     last = "m1"
     for number in range(2, config.refine.most_rounds + 2):
         name = f"m{number}"
-        searched[last], text, trained[name] = refine(
-            config, last, name, trained[last], user, base, openings
-        )
+        searched[last], text, trained[name] = refine(config, trained[last], name, user, openings)
         parents[name] = last
-        tracker.checkpoint(name, trained[name], parent=last, data=text)
-        rollouts[name] = roll_out(config, name, trained[name], user, base, held_out)
-        measured[name] = measure(config, name, rollouts[name], base)
-        health[name] = check_health(
-            config, name, trained[name], rollouts[name], measured[name], base
-        )
+        tracker.checkpoint(name, reference(trained[name]), parent=last, data=text)
+        rollouts[name] = roll_out(config, trained[name], user, held_out)
+        measured[name] = measure(config, trained[name], rollouts[name])
+        health[name] = check_health(config, trained[name], rollouts[name], measured[name])
         tracker.health(name, health[name])
         if has_collapsed(config, name, health[name]):
             break
         before, last = last, name
-        if config.refine.stop == "saturation" and not improves(
-            config, before, last, rollouts, base
-        ):
+        if config.refine.stop == "saturation" and not improves(config, before, last, rollouts, m0):
             break
 
     # 4.5 Preference learning on chosen against rejected candidates: those of all rounds, or of one
@@ -99,47 +101,43 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     compared = list(searched.values())
     if config.dpo.pairs_from == "last":
         if last not in searched:
-            searched[last] = search(config, last, trained[last], user, base, openings)
+            searched[last] = search(config, trained[last], user, openings)
         compared = [searched[last]]
-    pairs, trained["dpo"] = prefer(config, compared, trained[last], base)
+    pairs, trained["dpo"] = prefer(config, compared, trained[last])
     parents["dpo"] = last
-    tracker.checkpoint("dpo", trained["dpo"], parent=last, data=pairs)
+    tracker.checkpoint("dpo", reference(trained["dpo"]), parent=last, data=pairs)
 
     # 4.6 Conversations on held-out situations, judged pair by pair in both orders; 5.3 steering.
-    models: dict[str, ArtifactRef | None] = {"m0": None, **trained}
+    models = {"m0": m0, **trained}
     rollouts = {
-        name: rollouts.get(name) or roll_out(config, name, checkpoint, user, base, held_out)
-        for name, checkpoint in models.items()
+        name: rollouts.get(name) or roll_out(config, model, user, held_out)
+        for name, model in models.items()
     }
-    quality = stages.quality(
-        measured=[
-            measured.get(name) or measure(config, name, rollouts[name], base) for name in models
-        ],
-        bootstrap_samples=config.evaluation.bootstrap_samples,
-        seed=config.seed,
-    )
-    judgements = judge(config, rollouts, base)
-    steering = steer(config, "m1", trained["m1"], base)
-    figures = stages.figures(
-        judgements=judgements,
-        rollouts=rollouts,
-        bootstrap_samples=config.evaluation.bootstrap_samples,
-        seed=config.seed,
-    )
-    report = stages.report(
-        config=config,
-        corpus=corpora[0],
-        dialogues=dialogues,
-        annotated=annotated,
-        probe=probe,
-        searches=searched,
-        parents=parents,
-        health=health,
-        checkpoints=trained,
-        rollouts=rollouts,
-        figures=figures,
-        quality=quality,
-        steering=steering,
+    measured = {
+        name: measured.get(name) or measure(config, model, rollouts[name])
+        for name, model in models.items()
+    }
+    quality = make(configured.quality(config, list(measured.values())))
+    judgements = judge(config, rollouts, m0)
+    steering = steer(config, trained["m1"])
+    figures = make(configured.figures(config, judgements, rollouts))
+    checkpoints = {name: reference(model) for name, model in trained.items()}
+    report = make(
+        Report(
+            config=config,
+            corpus=corpora[0],
+            dialogues=dialogues,
+            annotated=annotated,
+            probe=probe,
+            searches=searched,
+            parents=parents,
+            health=health,
+            checkpoints=checkpoints,
+            rollouts=rollouts,
+            figures=figures,
+            quality=quality,
+            steering=steering,
+        )
     )
     tables.publish(corpora, list(searched.values()), figures, quality)
     tracker.evaluation(
@@ -150,7 +148,7 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
         "sac": annotated,
         "preferences": pairs,
         "trajectories": list(searched.values()),
-        "checkpoints": trained,
+        "checkpoints": checkpoints,
         "rollouts": rollouts,
         "judgements": judgements,
         "figures": figures,
@@ -160,36 +158,37 @@ def _pipeline(config: PipelineConfig, tracker: Tracker) -> dict[str, Any]:
     }
 
 
+def base_model(config: PipelineConfig) -> Model:
+    """m0."""
+    return Model("m0", make(BaseModel(model=config.model), "m0"))
+
+
+def reference(model: Model) -> ArtifactRef:
+    """The checkpoint of a trained model."""
+    assert model.adapter is not None
+    return model.adapter
+
+
 def human_dialogues(config: PipelineConfig) -> tuple[list[ArtifactRef], ArtifactRef]:
     """The corpora, and the dialogues of theirs that training uses."""
-    settings = [config.corpus, *config.mixture.corpora]
+    settings = (config.corpus, *config.mixture.corpora)
     corpora = [build_corpus(corpus) for corpus in settings]
-    return corpora, stages.training_dialogues(corpora=corpora, settings=settings, seed=config.seed)
+    dialogues = TrainingDialogues(corpora=tuple(corpora), settings=settings, seed=config.seed)
+    return corpora, make(dialogues)
 
 
-def annotate(config: PipelineConfig, dialogues: ArtifactRef, base: ArtifactRef) -> ArtifactRef:
+def annotate(config: PipelineConfig, dialogues: ArtifactRef, m0: Model) -> ArtifactRef:
     """States for all utterances."""
-    parts = run_shards(
-        stages.annotate_shard,
-        count(dialogues, DIALOGUES),
-        config.annotation.shard_size,
-        side_by_side=_elsewhere(config.annotation.engine),
-        dialogues=dialogues,
-        base=base,
-        settings=config.annotation,
-        model=config.model,
-        seed=config.seed,
+    numbers = shard_numbers(dialogues, DIALOGUES, config.annotation.shard_size)
+    parts = make_all(
+        [configured.annotate_shard(config, dialogues, m0, number) for number in numbers]
     )
     compared = None
     if config.annotation.compares_situations:
-        compared = stages.situation_scores(
-            situations=situations(config, "search", REFERENCE),
-            base=base,
-            settings=config.annotation,
-            model=config.model,
-            seed=config.seed,
-        )
-    return stages.annotated_dialogues(parts=parts, situations=compared, settings=config.annotation)
+        reference = situations(config, "search", REFERENCE)
+        compared = make(configured.situation_scores(config, reference, m0))
+    joined = AnnotatedDialogues(parts=tuple(parts), situations=compared, settings=config.annotation)
+    return make(joined)
 
 
 def training_text(
@@ -197,225 +196,98 @@ def training_text(
 ) -> ArtifactRef:
     """What the model ``name`` trains on, with the mixture's instruction data."""
     instructions = config.mixture.instructions
-    return stages.chain_text(
-        name,
-        annotated=annotated,
-        states=states,
-        settings=config.mixture,
-        conversation=config.conversation,
-        source=source_hash(instructions.input) if instructions else "",
-        seed=config.seed,
-    )
+    source = source_hash(instructions.input) if instructions else ""
+    return make(configured.chain_text(config, annotated, source, states=states), name)
 
 
-def fine_tune(
-    config: PipelineConfig,
-    name: str,
-    text: ArtifactRef,
-    base: ArtifactRef,
-    parent: ArtifactRef | None = None,
-) -> ArtifactRef:
+def fine_tune(config: PipelineConfig, name: str, text: ArtifactRef, parent: Model) -> Model:
     """The model ``name``: m0 trained on ``text``, or a model refined on it."""
-    return stages.sft(
-        name,
-        name=name,
-        dialogues=text,
-        base=base,
-        parent=parent,
-        settings=config.refine.sft if parent else config.sft,
-        lora=config.lora,
-        training=config.training,
-        model=config.model,
-        seed=config.seed,
-    )
+    step = configured.sft(config, name, text, parent)
+    return Model(name, parent.base, make(step, name))
 
 
 def refine(
-    config: PipelineConfig,
-    last: str,
-    name: str,
-    agent: ArtifactRef,
-    user: ArtifactRef,
-    base: ArtifactRef,
-    openings: ArtifactRef,
-) -> tuple[ArtifactRef, ArtifactRef, ArtifactRef]:
+    config: PipelineConfig, last: Model, name: str, user: Model, openings: ArtifactRef
+) -> tuple[ArtifactRef, ArtifactRef, Model]:
     """One round from the model ``last`` to ``name``: what its search found, the selected dialogues
-    as training text, and the checkpoint."""
-    searched = search(config, last, agent, user, base, openings)
-    text = stages.selected_dialogues(last, trajectories=searched, profile=config.conversation.agent)
-    return searched, text, fine_tune(config, name, text, base, agent)
+    as training text, and the model."""
+    searched = search(config, last, user, openings)
+    text = make(configured.selected_dialogues(config, searched), last.name)
+    return searched, text, fine_tune(config, name, text, last)
 
 
 def prefer(
-    config: PipelineConfig,
-    searched: list[ArtifactRef],
-    parent: ArtifactRef,
-    base: ArtifactRef,
-) -> tuple[ArtifactRef, ArtifactRef]:
+    config: PipelineConfig, searched: Sequence[ArtifactRef], parent: Model
+) -> tuple[ArtifactRef, Model]:
     """Chosen against rejected candidates of all rounds, and the model that learned from them."""
-    pairs = stages.preferences(
-        trajectories=searched,
-        profile=config.conversation.agent,
-        rejected=config.dpo.rejected,
-        max_pairs=config.dpo.max_pairs,
-        seed=config.seed,
-    )
-    checkpoint = stages.dpo(
-        pairs=pairs,
-        base=base,
-        parent=parent,
-        settings=config.dpo,
-        lora=config.lora,
-        training=config.training,
-        model=config.model,
-        seed=config.seed,
-    )
-    return pairs, checkpoint
+    pairs = make(configured.preferences(config, searched))
+    return pairs, prefer_chosen(config, pairs, parent)
 
 
-def search(
-    config: PipelineConfig,
-    agent_name: str,
-    agent: ArtifactRef,
-    user: ArtifactRef,
-    base: ArtifactRef,
-    openings: ArtifactRef,
-) -> ArtifactRef:
-    """One round of self-play search with ``agent_name``."""
-    parts = run_shards(
-        stages.search_shard,
-        count(openings, SITUATIONS),
-        config.search.selfplay.shard_size,
-        prefix=agent_name,
-        side_by_side=_elsewhere(
-            config.search.selfplay.agent_engine,
-            config.search.selfplay.user_engine,
-            *([config.search.selector.engine] if config.search.selector.asks_engine else []),
-        ),
-        agent_name=agent_name,
-        agent=agent,
-        user=user,
-        base=base,
-        situations=openings,
-        settings=config.search,
-        conversation=config.conversation,
-        model=config.model,
-        seed=config.seed,
-        source=scorers.fingerprint(config.search.selector),
-    )
-    return stages.searched(agent_name, parts=parts)
+def prefer_chosen(
+    config: PipelineConfig, pairs: ArtifactRef, parent: Model, label: str = ""
+) -> Model:
+    """``parent`` after preference learning."""
+    step = configured.dpo(config, pairs, parent)
+    return Model("dpo", parent.base, make(step, label))
+
+
+def search(config: PipelineConfig, agent: Model, user: Model, openings: ArtifactRef) -> ArtifactRef:
+    """One round of self-play search with ``agent``."""
+    numbers = shard_numbers(openings, SITUATIONS, config.search.selfplay.shard_size)
+    source = scorers.fingerprint(config.search.selector)
+    steps = [
+        configured.search_shard(config, agent, user, openings, number, source) for number in numbers
+    ]
+    parts = make_all(steps, shard_labels(agent.name, numbers))
+    return make(Searched(parts=tuple(parts)), agent.name)
 
 
 def roll_out(
-    config: PipelineConfig,
-    agent_name: str,
-    agent: ArtifactRef | None,
-    user: ArtifactRef,
-    base: ArtifactRef,
-    held_out: ArtifactRef,
+    config: PipelineConfig, agent: Model, user: Model, held_out: ArtifactRef
 ) -> ArtifactRef:
-    """Plain conversations of ``agent_name`` on the held-out situations."""
-    parts = run_shards(
-        stages.rollout_shard,
-        count(held_out, SITUATIONS),
-        config.evaluation.selfplay.shard_size,
-        prefix=agent_name,
-        side_by_side=_elsewhere(
-            config.evaluation.selfplay.agent_engine, config.evaluation.selfplay.user_engine
-        ),
-        agent_name=agent_name,
-        agent=agent,
-        user=user,
-        base=base,
-        situations=held_out,
-        settings=config.evaluation.selfplay,
-        conversation=config.conversation,
-        model=config.model,
-        seed=config.seed,
-    )
-    return stages.trajectories(f"rollout {agent_name}", parts=parts)
+    """Plain conversations of ``agent`` on the held-out situations."""
+    numbers = shard_numbers(held_out, SITUATIONS, config.evaluation.selfplay.shard_size)
+    steps = [configured.rollout_shard(config, agent, user, held_out, number) for number in numbers]
+    parts = make_all(steps, shard_labels(agent.name, numbers))
+    return make(Trajectories(parts=tuple(parts)), f"rollout {agent.name}")
 
 
-def judge(
-    config: PipelineConfig, rollouts: dict[str, ArtifactRef], base: ArtifactRef
-) -> ArtifactRef:
+def judge(config: PipelineConfig, rollouts: Mapping[str, ArtifactRef], m0: Model) -> ArtifactRef:
     """Every judge's verdicts on every pair."""
-    return stages.judgements(parts=judge_pairs(config, model_pairs(list(rollouts)), rollouts, base))
+    parts = judge_pairs(config, model_pairs(list(rollouts)), rollouts, m0)
+    return make(Judgements(parts=tuple(parts)))
 
 
 def judge_pairs(
     config: PipelineConfig,
     pairs: Sequence[tuple[str, str]],
-    rollouts: dict[str, ArtifactRef],
-    base: ArtifactRef,
+    rollouts: Mapping[str, ArtifactRef],
+    m0: Model,
 ) -> list[ArtifactRef]:
     """Every judge's verdicts on some pairs, one artefact each."""
     parts = []
     for settings in config.evaluation.judges:
-        inputs = [
-            {
-                "model_a": a,
-                "model_b": b,
-                "rollouts_a": rollouts[a],
-                "rollouts_b": rollouts[b],
-                "base": base,
-                "settings": settings,
-                "model": config.model,
-                "seed": config.seed,
-            }
-            for a, b in pairs
-        ]
-        labels = [f"{settings.name} {a}-{b}" for a, b in pairs]
-        parts += run_all(
-            stages.judge_pair, labels, inputs, side_by_side=_elsewhere(settings.engine)
-        )
+        steps = [configured.judge_pair(config, settings, pair, rollouts, m0) for pair in pairs]
+        parts += make_all(steps, [f"{settings.name} {a}-{b}" for a, b in pairs])
     return parts
 
 
-def measure(
-    config: PipelineConfig, agent_name: str, rollouts: ArtifactRef, base: ArtifactRef
-) -> ArtifactRef:
+def measure(config: PipelineConfig, agent: Model, rollouts: ArtifactRef) -> ArtifactRef:
     """What a model's conversations say of it without a judge, by situation."""
-    return stages.measurements(
-        agent_name,
-        agent_name=agent_name,
-        base=base,
-        rollouts=rollouts,
-        settings=config.evaluation.quality,
-        engine=config.evaluation.selfplay.agent_engine,
-        model=config.model,
-        scorer=scorer_name(),
-        seed=config.seed,
-    )
+    return make(configured.measurements(config, agent, rollouts, scorer_name()), agent.name)
 
 
 def check_health(
-    config: PipelineConfig,
-    agent_name: str,
-    agent: ArtifactRef,
-    rollouts: ArtifactRef,
-    measured: ArtifactRef,
-    base: ArtifactRef,
+    config: PipelineConfig, agent: Model, rollouts: ArtifactRef, measured: ArtifactRef
 ) -> ArtifactRef:
     """The figures that tell whether a model has collapsed."""
-    return stages.model_health(
-        agent_name,
-        agent_name=agent_name,
-        agent=agent,
-        base=base,
-        rollouts=rollouts,
-        measured=measured,
-        settings=config.refine.gates,
-        selfplay=config.evaluation.selfplay,
-        profile=config.conversation.agent,
-        model=config.model,
-        seed=config.seed,
-    )
+    return make(configured.model_health(config, agent, rollouts, measured), agent.name)
 
 
 def has_collapsed(config: PipelineConfig, name: str, health: ArtifactRef) -> bool:
     """Whether the rounds stop since a model did not pass the gates; says so in the run's log."""
-    failed = stages.read_health(health)["collapsed"]
+    failed = read_health(store().folder(health))["collapsed"]
     if failed:
         get_run_logger().warning("%s may have collapsed: %s", name, "; ".join(failed))
     return bool(failed) and config.refine.gates.on_collapse == "stop"
@@ -425,75 +297,39 @@ def improves(
     config: PipelineConfig,
     before: str,
     after: str,
-    rollouts: dict[str, ArtifactRef],
-    base: ArtifactRef,
+    rollouts: Mapping[str, ArtifactRef],
+    m0: Model,
 ) -> bool:
     """Whether a judge sees ``after`` win against ``before``, beyond chance."""
-    parts = judge_pairs(config, [(before, after)], rollouts, base)
-    return stages.improves(parts, config.evaluation.bootstrap_samples, config.seed)
+    from sage_core.evaluation import winrate  # imports scipy
+
+    parts = judge_pairs(config, [(before, after)], rollouts, m0)
+    rows = [
+        row for part in parts for row in read_rows(store().folder(part) / JUDGEMENTS, Judgement)
+    ]
+    samples = config.evaluation.bootstrap_samples
+    return winrate.improves(winrate.summarise(rows, bootstrap_samples=samples, seed=config.seed))
 
 
-def steer(
-    config: PipelineConfig, agent_name: str, agent: ArtifactRef, base: ArtifactRef
-) -> ArtifactRef | None:
+def steer(config: PipelineConfig, agent: Model) -> ArtifactRef | None:
     """How far a model can be steered, on held-out situations, if the configuration asks for it."""
-    settings = config.steering_report
-    if not settings.enabled:
+    if not config.steering_report.enabled:
         return None
-    return stages.steering_evidence(
-        agent_name,
-        agent_name=agent_name,
-        agent=agent,
-        base=base,
-        situations=situations(config, "evaluation", settings.situations),
-        settings=settings,
-        selfplay=config.evaluation.selfplay,
-        profile=config.conversation.agent,
-        model=config.model,
-        seed=config.seed,
-    )
+    held_out = situations(config, "evaluation", config.steering_report.situations)
+    return make(configured.steering_evidence(config, agent, held_out), agent.name)
 
 
-def situations(config: PipelineConfig, split: str, limit: int) -> ArtifactRef:
+def situations(config: PipelineConfig, split: Split, limit: int) -> ArtifactRef:
     """The situations of one half."""
-    return stages.situations(
-        split,
-        settings=config.situations,
-        split=split,
-        limit=limit,
-        source=source_hash(config.situations.path),
-    )
+    source = source_hash(config.situations.path)
+    return make(configured.situations(config, split, limit, source), split)
 
 
-def run_shards(
-    stage: Stage,
-    rows: int,
-    shard_size: int,
-    *,
-    prefix: str = "",
-    side_by_side: bool = False,
-    **inputs: Any,
-) -> list[ArtifactRef]:
-    """A stage on each shard of ``rows`` rows."""
-    numbers = range(len(shards(range(rows), shard_size)))
-    return run_all(
-        stage,
-        [f"{prefix} {number + 1}/{len(numbers)}".strip() for number in numbers],
-        [{**inputs, "shard": number} for number in numbers],
-        side_by_side=side_by_side,
-    )
+def shard_numbers(ref: ArtifactRef, table: str, size: int) -> range:
+    """The shards of ``size`` rows of an artefact's table, from 0."""
+    return range(len(shards(range(count(ref, table)), size)))
 
 
-def run_all(
-    stage: Stage, labels: Iterable[str], inputs: Iterable[dict[str, Any]], *, side_by_side: bool
-) -> list[ArtifactRef]:
-    """A stage on many inputs. A model in this process, or on a server of its own, takes one at a
-    time, since its parallelism is the batch; servers elsewhere are asked side by side."""
-    if side_by_side:
-        return stage.map(inputs, labels)
-    return [stage(label, **arguments) for label, arguments in zip(labels, inputs, strict=True)]
-
-
-def _elsewhere(*engines: EngineConfig) -> bool:
-    """Whether all of ``engines`` are servers that no process of ours starts."""
-    return all(engine.kind == "openai" for engine in engines)
+def shard_labels(prefix: str, numbers: range) -> list[str]:
+    """What the shards of ``prefix`` are called in the UI."""
+    return [f"{prefix} {number + 1}/{len(numbers)}" for number in numbers]

@@ -13,11 +13,12 @@ from flows.intervals import with_interval
 from flows.pipeline import pipeline
 from flows.runners import Runner, shared_server, task_runner
 from sage_core.config import PipelineConfig
+from sage_core.steps.names import REPORT
+from sage_core.steps.reading import read_figures, read_quality
 from sage_core.storage import ArtifactRef
 from tasks.caching import Cached, listen
 from tasks.home import store
 from tasks.progress import console
-from tasks.stages import REPORT, read_figures, read_quality
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def run_pipeline(config: PipelineConfig, runner: Runner = Runner.threads) -> Run
     names = name_stages()
     with shared_server(runner):
         artifacts = pipeline.with_options(task_runner=task_runner(runner))(config)
-    win_rates, models = read_figures(artifacts["figures"])
-    quality = asdict(read_quality(artifacts["quality"]))
+    win_rates, models = read_figures(store().folder(artifacts["figures"]))
+    quality = asdict(read_quality(store().folder(artifacts["quality"])))
     return RunResult(
         artifacts, win_rates, models, quality, names[False], names[True], time.monotonic() - start
     )

@@ -1,7 +1,7 @@
 """One stage of the method on files: `sage annotate`, `sage train`, `sage search`, `sage judge run`.
 
-They call what the pipeline's stages call, without Prefect and without the cache; only m0 comes
-from the artefact store of the home.
+The pipeline's own functions, on artefacts that the given files are made into; so a stage does here
+what it does there, is found again when it is repeated, and goes on where it was killed.
 """
 
 import shutil
@@ -11,30 +11,31 @@ from typing import TYPE_CHECKING, get_args
 
 import pyarrow.parquet as pq
 
-from flows.folders import new_folder
-from sage_core import annotation, labels, mixture
+from flows import pipeline
+from flows.folders import check_new, new_folder
+from sage_core import labels
 from sage_core.config import PipelineConfig, SearchConfig
+from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError, DataError
 from sage_core.evaluation import judge
-from sage_core.schema import (
-    AnnotatedDialogue,
-    Dialogue,
-    Judgement,
-    PreferencePair,
-    TrainingDialogue,
-    Trajectory,
-)
-from sage_core.search import scorers, selfplay
+from sage_core.schema import Judgement
+from sage_core.search import scorers
 from sage_core.search.setup import strategy_of
 from sage_core.search.situations import situations
-from sage_core.search.strategies import Players
-from sage_core.storage import ArtifactRef, Row, digest, read_rows, write_json, write_rows
-from sage_core.training import data
-from sage_core.training.dpo import train_dpo as train_on_pairs
-from sage_core.training.job import Job
-from sage_core.training.sft import train_sft as train_on_dialogues
-from tasks import checkpoints, engines, stages
+from sage_core.steps import configured
+from sage_core.steps.base import Model
+from sage_core.steps.given import GivenTable, Unannotated
+from sage_core.steps.key import identity
+from sage_core.steps.names import JUDGEMENTS, PREFERENCES, SAC, TRAINING, TRAJECTORIES
+from sage_core.steps.search import engines_of, players_of, write_found
+from sage_core.steps.selected import DrawnPairs
+from sage_core.steps.speaking import turns
+from sage_core.storage import MANIFEST, ArtifactRef, digest, read_rows, write_json, write_rows
+from tasks import checkpoints
+from tasks.caching import make
 from tasks.home import store
+from tasks.inputs import count, source_hash
+from tasks.making import HomeContext
 from tasks.progress import console, progress
 
 if TYPE_CHECKING:
@@ -46,22 +47,9 @@ STRATEGIES = "strategies.json"
 def annotate(config: PipelineConfig, dialogues: Path, output: Path, split: str = "train") -> Path:
     """States for the utterances of the dialogues of one ``split`` ('all' = every one); the path of
     the table made."""
-    rows = _of_split(read_rows(dialogues, Dialogue), dialogues, split)
-    settings = config.annotation
-    engine = engines.engine_for(settings.engine, _base(config), config.model)
-    labels.check(settings)
-    with progress("annotate", len(rows)) as advance:
-        if settings.method == "score":
-            scored = labels.score(rows, engine, settings, config.seed, advance)
-            compared = None
-            if settings.compares_situations:
-                openings = situations(config.situations, "search", labels.REFERENCE)
-                compared = labels.score_situations(openings, engine, settings, config.seed)
-            annotated = labels.pick(scored, settings, compared)
-        else:
-            annotated = annotation.annotate(rows, engine, settings, config.seed, advance)
-    stages.write_annotated(_made(output), annotated)
-    return output / stages.SAC
+    labels.check(config.annotation)
+    rows = _given(dialogues, DIALOGUES, split)
+    return _copied(pipeline.annotate(config, rows, pipeline.base_model(config)), output) / SAC
 
 
 def train_sft(
@@ -75,54 +63,32 @@ def train_sft(
 ) -> Path:
     """A checkpoint trained on annotated dialogues, trajectories, training text, or the dialogues
     of one ``split`` as they are."""
-    dialogues = _of_split(_training_dialogues(config, rows, states=states), rows, split)
-    settings = config.refine.sft if parent else config.sft
-    job, work = _job(config, output, parent, rows, ["sft", states])
-    with new_folder(output) as folder, stages.training_progress("train") as on_step:
-        train_on_dialogues(folder, job, dialogues, settings, work, on_step)
-    shutil.rmtree(work, ignore_errors=True)
-    return output
+    check_new(output)
+    text = _training_text(config, rows, split, states=states)
+    return _checkpoint(
+        pipeline.fine_tune(config, output.name, text, _parent(config, parent)), output
+    )
 
 
 def train_dpo(config: PipelineConfig, rows: Path, output: Path, parent: Path) -> Path:
-    """A checkpoint trained on preference pairs, or on the pairs of trajectories."""
-    if _has(rows, "chosen"):
-        pairs = read_rows(rows, PreferencePair)
-    else:
-        found = read_rows(rows, Trajectory)
-        pairs = data.preference_pairs(
-            found, config.conversation.agent, config.seed, config.dpo.rejected
-        )
-    job, work = _job(config, output, parent, rows, ["dpo"])
-    with new_folder(output) as folder, stages.training_progress("train dpo") as on_step:
-        train_on_pairs(folder, job, pairs, config.dpo, work, on_step)
-    shutil.rmtree(work, ignore_errors=True)
-    return output
-
-
-def _job(
-    config: PipelineConfig, output: Path, parent: Path | None, rows: Path, kind: list[object]
-) -> tuple[Job, Path]:
-    """What is trained, and the folder in which a training with these settings and files is saved,
-    so that one that was killed goes on from there."""
-    base = store().folder(_base(config))
-    job = Job(output.name, base, parent, config.model, config.lora, config.training, config.seed)
-    inputs = [config.model_dump(mode="json"), kind, *map(stages.source_hash, (rows, parent))]
-    return job, output.with_name(f".{output.name}.{digest(inputs)[:20]}")
+    """A checkpoint trained on preference pairs, or on the pairs of trajectories; of at most
+    ``dpo.max_pairs``."""
+    check_new(output)
+    start = _parent(config, parent)
+    if not _has(rows, "chosen"):
+        _, model = pipeline.prefer(config, [_given(rows, TRAJECTORIES)], start)
+        return _checkpoint(model, output)
+    given = _given(rows, PREFERENCES)
+    drawn = DrawnPairs(pairs=given, max_pairs=config.dpo.max_pairs, seed=config.seed)
+    return _checkpoint(pipeline.prefer_chosen(config, make(drawn), start), output)
 
 
 def search(config: PipelineConfig, agent: str, user: str, output: Path) -> Path:
     """Self-play search on the search half; agent and user are names of models or folders of
     checkpoints. One that was killed goes on at its last turn."""
-    openings = situations(config.situations, "search", config.search.situations)
-    players, work = _players(config, agent, user, output)
-    with progress("search", stages.turns(openings, config.search.selfplay)) as advance:
-        found = selfplay.search(
-            openings, players, strategy_of(config.search), work=work, on_progress=advance
-        )
-    stages.write_found(_made(output), found)
-    shutil.rmtree(work, ignore_errors=True)
-    return output / stages.TRAJECTORIES
+    models = _players(config, agent, user)
+    openings = pipeline.situations(config, "search", config.search.situations)
+    return _copied(pipeline.search(config, *models, openings), output) / TRAJECTORIES
 
 
 def compare_strategies(
@@ -135,28 +101,32 @@ def compare_strategies(
     from sage_core.search.comparison import BASELINE, play_strategies, strategy_rows
 
     openings = situations(config.situations, "search", config.search.situations)
-    players, work = _players(config, agent, user, output)
+    models = _players(config, agent, user)
+    judging = config.evaluation.judges[0]
+    context = _comparing(config, models, output)
+    players = players_of(
+        context, *models, config.search, config.conversation, config.model, config.seed
+    )
     choices = get_args(SearchConfig.model_fields["strategy"].annotation)
     strategies = {
         each: strategy_of(config.search.model_copy(update={"strategy": each}))
         for each in choices
         if players.agent.states or each != "tree"  # a search among states
     }
-    total = len(strategies) * stages.turns(openings, config.search.selfplay)
+    total = len(strategies) * turns(openings, config.search.selfplay)
     with progress("compare strategies", total) as advance:
         found = play_strategies(
             openings,
             players,
             strategies,
             config.search.selfplay.shard_size,
-            work=work,
+            work=context.work,
             on_progress=advance,
         )
-    judging = config.evaluation.judges[0]
-    engine = engines.engine_for(judging.engine, _base(config), config.model)
+    engine = context.engine(judging.engine, pipeline.base_model(config), config.model)
     verdicts = {}
     for each, played in found.items():
-        stages.write_found(_made(output / each), played)
+        write_found(_made(output / each), played)
         if each == BASELINE:
             continue
         shared = min(len(played), len(found[BASELINE]))
@@ -169,104 +139,106 @@ def compare_strategies(
         )
     rows = strategy_rows(found, verdicts, states=players.agent.states)
     write_json(output / STRATEGIES, [asdict(row) for row in rows])
-    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(context.work, ignore_errors=True)
     return rows
-
-
-def _players(config: PipelineConfig, agent: str, user: str, output: Path) -> tuple[Players, Path]:
-    """Who plays, and the folder in which a search with these settings and files is saved."""
-    settings = config.search
-    roles = settings.selfplay
-    found = [checkpoints.find(each, config.model) for each in (agent, user)]
-    bases = [each.base for each in found]
-    if bases[0] != bases[1] and roles.agent_engine.kind == roles.user_engine.kind == "vllm":
-        raise ConfigError(
-            f"'{agent}' and '{user}' were trained on two copies of the base, '{bases[0]}' and "
-            f"'{bases[1]}', and a vLLM server holds one; take models of one run, or set "
-            "search.selfplay.user_engine.kind=transformers"
-        )
-    profiles = config.conversation
-    speaking, playing = (
-        engines.speaker(each.name, engine, each.base, each.adapter, config.model, profile)
-        for each, engine, profile in zip(
-            found,
-            (roles.agent_engine, roles.user_engine),
-            (profiles.agent, profiles.user),
-            strict=True,
-        )
-    )
-    # m0 is the agent's own: the preset's settings may name another copy of it.
-    selector = engines.selector_for(settings.selector, bases[0], config.model, config.seed)
-    players = Players(speaking, playing, roles, config.seed, selector)
-    inputs = [config.model_dump(mode="json"), speaking.name, playing.name]
-    files = [stages.source_hash(each.adapter) for each in found]
-    searched = digest([inputs, files, scorers.fingerprint(settings.selector)])
-    return players, output / f".search-{searched[:20]}"
 
 
 def judge_run(
     config: PipelineConfig, rollouts: tuple[Path, Path], names: tuple[str, str], output: Path
 ) -> Path:
     """The verdicts of all configured judges on two models' trajectories, in both orders."""
-    base = _base(config)
-    first, second = (read_rows(path, Trajectory) for path in rollouts)
-    judgements: list[Judgement] = []
-    for settings in config.evaluation.judges:
-        engine = engines.engine_for(settings.engine, base, config.model)
-        with progress(f"judge {settings.name}", 2 * len(first)) as advance:
-            judgements += judge.judge_pair(
-                *names, first, second, engine, settings, config.seed, advance
-            )
-    target = _made(output) / stages.JUDGEMENTS
+    if names[0] == names[1]:
+        raise ConfigError(f"both models are called '{names[0]}'; set --model-a or --model-b")
+    given = {name: _given(path, TRAJECTORIES) for name, path in zip(names, rollouts, strict=True)}
+    parts = pipeline.judge_pairs(config, [names], given, pipeline.base_model(config))
+    judgements = [
+        row for part in parts for row in read_rows(store().folder(part) / JUDGEMENTS, Judgement)
+    ]
+    target = _made(output) / JUDGEMENTS
     write_rows(target, judgements, Judgement)
     return target
 
 
-def _base(config: PipelineConfig) -> ArtifactRef:
-    return stages.base_model.local("m0", model=config.model)
-
-
-def _training_dialogues(
-    config: PipelineConfig, rows: Path, *, states: bool
-) -> list[TrainingDialogue]:
-    if _has(rows, "trajectory_id"):
-        return data.selected_dialogues(read_rows(rows, Trajectory), config.conversation.agent)
-    if _has(rows, "loss"):
-        return read_rows(rows, TrainingDialogue)
-    if _has(rows, "messages"):
-        return [
-            mixture.plain_text(dialogue, config.conversation)
-            for dialogue in read_rows(rows, Dialogue)
-        ]
-    annotated = read_rows(rows, AnnotatedDialogue)
-    return mixture.training_text(annotated, config.conversation, states=states)
-
-
-def _of_split(rows: list[Row], path: Path, split: str) -> list[Row]:
-    """Those of the table's rows that are in ``split``; all where it has no such column.
+def _players(config: PipelineConfig, agent: str, user: str) -> tuple[Model, Model]:
+    """Who plays.
 
     Raises:
-        DataError: none is.
+        ConfigError: one of them is not there, or they do not fit on one server.
     """
+    roles = config.search.selfplay
+    models = (
+        checkpoints.model_of(checkpoints.find(agent, config.model)),
+        checkpoints.model_of(checkpoints.find(user, config.model)),
+    )
+    bases = [str(store().folder(model.base)) for model in models]
+    if bases[0] != bases[1] and roles.agent_engine.kind == roles.user_engine.kind == "vllm":
+        raise ConfigError(
+            f"'{agent}' and '{user}' were trained on two copies of the base, '{bases[0]}' and "
+            f"'{bases[1]}', and a vLLM server holds one; take models of one run, or set "
+            "search.selfplay.user_engine.kind=transformers"
+        )
+    return models
+
+
+def _comparing(config: PipelineConfig, models: tuple[Model, Model], output: Path) -> HomeContext:
+    """What a comparison of strategies asks, and the folder in which one with these settings and
+    files is saved."""
+    searched = digest(
+        [identity(config), identity(models), scorers.fingerprint(config.search.selector)]
+    )
+    engines = (*engines_of(config.search), config.evaluation.judges[0].engine)
+    return HomeContext(engines, output / f".search-{searched[:20]}")
+
+
+def _training_text(config: PipelineConfig, rows: Path, split: str, *, states: bool) -> ArtifactRef:
+    """What the rows say, as text to train on."""
+    if _has(rows, "trajectory_id"):
+        found = _given(rows, TRAJECTORIES)
+        return make(configured.selected_dialogues(config, found))
+    if _has(rows, "loss"):
+        return _given(rows, TRAINING, split)
+    if _has(rows, "messages"):
+        annotated = make(Unannotated(dialogues=_given(rows, DIALOGUES, split)))
+        return pipeline.training_text(config, "", annotated, states=False)
+    return pipeline.training_text(config, "", _given(rows, SAC, split), states=states)
+
+
+def _parent(config: PipelineConfig, folder: Path | None) -> Model:
+    """The model that training starts from."""
+    m0 = pipeline.base_model(config)
+    if folder is None:
+        return m0
+    return Model(folder.resolve().name, m0.base, checkpoints.reference(folder))
+
+
+def _given(path: Path, table: str, split: str = "all") -> ArtifactRef:
+    """A table of the user's as an artefact."""
+    ref = make(GivenTable(path=path, source=source_hash(path), table=table, split=split))
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if split == "all" or not all(_has(file, "split") for file in files):
-        return rows
-    splits = [
-        each for file in files for each in pq.read_table(file, columns=["split"])[0].to_pylist()
-    ]
-    found = [row for row, each in zip(rows, splits, strict=True) if each == split]
-    if rows and not found:
-        there = ", ".join(sorted(set(splits)))
-        raise DataError(f"'{path}' has no dialogue in the split '{split}'; --split {there}, or all")
-    if len(found) < len(rows):
-        console.print(f"{len(found)} of {len(rows)} dialogues: those of the split '{split}'")
-    return found
+    kept, total = count(ref, table), sum(pq.read_metadata(file).num_rows for file in files)
+    if kept < total:
+        console.print(f"{kept} of {total} dialogues: those of the split '{split}'")
+    return ref
 
 
 def _has(path: Path, column: str) -> bool:
     if not path.is_file():
         raise DataError(f"'{path}' does not exist; give the path of a Parquet file")
     return column in pq.read_schema(path).names
+
+
+def _checkpoint(model: Model, output: Path) -> Path:
+    """Copy a checkpoint into a new folder."""
+    with new_folder(output) as folder:
+        _copied(pipeline.reference(model), folder)
+    return output
+
+
+def _copied(ref: ArtifactRef, folder: Path) -> Path:
+    """Copy an artefact's files."""
+    ignored = shutil.ignore_patterns(MANIFEST)
+    shutil.copytree(store().folder(ref), folder, ignore=ignored, dirs_exist_ok=True)
+    return folder
 
 
 def _made(folder: Path) -> Path:

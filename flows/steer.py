@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,21 +38,22 @@ def report(
     config = load_config(preset, overrides or ())
     environment.prepare(quiet=True)
 
+    from flows import pipeline
     from sage_core.errors import ConfigError
-    from sage_core.evaluation import embedding, steering
+    from sage_core.evaluation import steering
     from sage_core.evaluation.report import render_steering
-    from sage_core.evaluation.summary import steering_data
-    from sage_core.search.situations import situations
-    from sage_core.storage import write_json
-    from tasks import checkpoints
-    from tasks.engines import speaker
-    from tasks.progress import progress
+    from sage_core.evaluation.summary import read_steering, steering_data
+    from sage_core.steps import configured
+    from sage_core.steps.base import writes_states
+    from sage_core.steps.names import STEERING
+    from sage_core.storage import read_json, write_json
+    from tasks import checkpoints, home
+    from tasks.caching import make
 
     settings = config.steering_report
     steering.check(settings)
-    held_out = situations(config.situations, "evaluation", settings.situations)
     # By name first: a home without a run has no m0 to find.
-    name = model if model in checkpoints.WITHOUT_STATES else ""
+    name = "" if writes_states(model) else model
     found = None if name else checkpoints.find(model, config.model)
     if found is None or not found.states:
         raise ConfigError(
@@ -61,18 +61,12 @@ def report(
             "..., or dpo"
         )
     output.mkdir(parents=True, exist_ok=True)
-    selfplay = config.evaluation.selfplay
-    agent = speaker(
-        found.name, selfplay.agent_engine, found.base, found.adapter, config.model,
-        config.conversation.agent,
-    )  # fmt: skip
-    with progress(f"steer {found.name}", steering.steps(settings)) as advance:
-        evidence = steering.evidence(
-            held_out, agent, settings, selfplay, config.seed, advance, embedding.embed
-        )
-    result = asdict(evidence)
+    with home.held():
+        held_out = pipeline.situations(config, "evaluation", settings.situations)
+        step = configured.steering_evidence(config, checkpoints.model_of(found), held_out)
+        result = read_json(home.store().folder(make(step, found.name)) / STEERING)
     write_json(output / "report.json", result)
-    page = render_steering(steering_data(config, evidence))
+    page = render_steering(steering_data(config, read_steering(result)))
     (output / "report.html").write_text(page, encoding="utf-8")
     if as_json:
         print(json.dumps(result, indent=2, sort_keys=True))  # noqa: T201

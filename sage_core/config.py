@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -29,6 +29,10 @@ Reader = Literal[
 RuleSet = Literal["paper", "dialogpt", "all"]
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
+Value = TypeVar("Value")
+RUNTIME = "runtime"
+Runtime = Annotated[Value, RUNTIME]
+"""A setting that says how a step runs and cannot change what it makes: it is in no key."""
 _UNSHOWN = "unshown"  # the type of errors whose value no message may repeat
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -63,9 +67,11 @@ class ModelConfig(Section):
         description="Longest prompt and reply together, in tokens; a longer conversation loses its "
         "oldest turns.",
     )
-    batch_size: Positive = Field(64, description="Sequences generated together.")
-    prefill_tokens: Positive = Field(8192, description="Prompt tokens read together at most.")
-    resident_adapters: Positive = Field(4, description="Adapters kept in memory at once.")
+    batch_size: Runtime[Positive] = Field(64, description="Sequences generated together.")
+    prefill_tokens: Runtime[Positive] = Field(
+        8192, description="Prompt tokens read together at most."
+    )
+    resident_adapters: Runtime[Positive] = Field(4, description="Adapters kept in memory at once.")
 
 
 class ThreadsConfig(Section):
@@ -166,7 +172,7 @@ class CorpusConfig(Section):
         50_000, description="Records filtered by one task; bounds its memory."
     )
 
-    sort_memory_mb: Positive = Field(
+    sort_memory_mb: Runtime[Positive] = Field(
         150,
         description="Memory of the sort by thread, which spills to disk; 150 MB are enough for "
         "8 million posts, and a larger dump needs somewhat more.",
@@ -175,7 +181,9 @@ class CorpusConfig(Section):
     @property
     def reading(self) -> Self:
         """Only what reading depends on, so that a changed threshold reads nothing again."""
-        names = {"reader", "input", "max_read", "max_bad_share", "max_record_bytes"}
+        names = {
+            "reader", "input", "max_read", "max_bad_share", "max_record_bytes", "sort_memory_mb"
+        }  # fmt: skip
         return type(self)(**{name: getattr(self, name) for name in names})
 
     @model_validator(mode="after")
@@ -226,28 +234,28 @@ class EngineConfig(Section):
         "",
         description="Address of the server, without a user name or password; empty = OpenAI's own.",
     )
-    api_key_env: str = Field(
+    api_key_env: Runtime[str] = Field(
         "OPENAI_API_KEY",
         description="Name of the environment variable that holds the key: capital letters, digits "
         "and underscores.",
     )
-    max_concurrency: Positive = Field(
+    max_concurrency: Runtime[Positive] = Field(
         16, description="Requests under way at once on one server, all stages together."
     )
-    timeout_s: float = Field(
+    timeout_s: Runtime[float] = Field(
         600.0, gt=0, description="Seconds without an answer before a request is sent again."
     )
-    max_retries: NonNegative = Field(
+    max_retries: Runtime[NonNegative] = Field(
         4, description="How often a request that failed or fell short is sent again."
     )
-    max_spend_usd: float = Field(
+    max_spend_usd: Runtime[float] = Field(
         0.0,
         ge=0,
         description="Most that this model may cost in USD under one SAGE_HOME, all runs together; "
         "requests under way when it is reached are finished. 0 = no limit.",
     )
-    usd_per_million_prompt_tokens: float = Field(0.0, ge=0)
-    usd_per_million_completion_tokens: float = Field(0.0, ge=0)
+    usd_per_million_prompt_tokens: Runtime[float] = Field(0.0, ge=0)
+    usd_per_million_completion_tokens: Runtime[float] = Field(0.0, ge=0)
     vllm_python: Path | None = Field(
         None,
         description="Python of the environment that has vLLM (vllm only); empty = that of "
@@ -256,7 +264,7 @@ class EngineConfig(Section):
     vllm_arguments: tuple[str, ...] = Field(
         (), description="Further arguments of the vLLM server, such as --tensor-parallel-size=2."
     )
-    vllm_start_timeout_s: float = Field(
+    vllm_start_timeout_s: Runtime[float] = Field(
         900.0, gt=0, description="Seconds that the vLLM server may take to load the model."
     )
 
@@ -441,10 +449,10 @@ class TrainingConfig(Section):
         description="Compute no padding, and logits only where there is a loss; models with other "
         "than full or sliding-window attention are always padded.",
     )
-    gradient_checkpointing: bool = Field(
+    gradient_checkpointing: Runtime[bool] = Field(
         False, description="Compute activations twice instead of keeping them: slower, smaller."
     )
-    save_steps: NonNegative = Field(
+    save_steps: Runtime[NonNegative] = Field(
         50,
         description="Optimiser steps between checkpoints that a killed run resumes from; 0 = none.",
     )
@@ -698,7 +706,7 @@ class GatesConfig(Section):
     """When a refined model counts as collapsed, by its conversations on held-out situations. In
     each limit, 0 = off."""
 
-    on_collapse: Literal["warn", "stop"] = Field(
+    on_collapse: Runtime[Literal["warn", "stop"]] = Field(
         "warn",
         description="'stop' ends the rounds, and preference learning starts from the model before.",
     )
@@ -788,7 +796,9 @@ class SteeringReportConfig(Section):
     """What shows how far m1 can be steered (paper section 5.3, Tables 3 to 5): a dose-response
     curve, the faithfulness of replies to the action, and replies under forced values."""
 
-    enabled: bool = Field(True, description="Whether a run measures it; `sage steer report` does.")
+    enabled: Runtime[bool] = Field(
+        True, description="Whether a run measures it; `sage steer report` does."
+    )
     situations: NonNegative = Field(16, description="Held-out situations; 0 = all of the half.")
     boosted: tuple[str, ...] = Field(
         ("emotion=playful",), description="FIELD=KEYWORD of the agent, one curve each."
@@ -964,7 +974,7 @@ class PipelineConfig(Section):
     dpo: DPOConfig = DPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     steering_report: SteeringReportConfig = SteeringReportConfig()
-    plan: PlanConfig = PlanConfig()
+    plan: Runtime[PlanConfig] = PlanConfig()
 
     def engines(self) -> dict[str, EngineConfig]:
         """The engine of each role, by the role's name."""

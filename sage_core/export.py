@@ -9,7 +9,6 @@ weights; so an adapter over it names the original, and its card says where the d
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from sage_core.conversation import consent
 from sage_core.engines.loading import load_model, load_tokenizer
 from sage_core.errors import ConfigError, EngineError
 from sage_core.keys import check_key, redact
+from sage_core.packaged import packaged
 from sage_core.sac import outline
 from sage_core.storage import read_json, write_json
 
@@ -122,10 +122,9 @@ def card(told: Exported) -> str:
         pipeline_tag="text-generation",
         tags=["sage", "dialogue", *([] if told.merged else ["lora"])],
     )
-    template = resources.files("sage_core.templates").joinpath("model_card.md.jinja")
     made = ModelCard.from_template(
         metadata,
-        template_str=template.read_text("utf-8"),
+        template_str=packaged("templates/model_card.md.jinja"),
         told=told,
         consent=consent(told.profile, states=told.states),
         outline=outline(),

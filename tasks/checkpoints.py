@@ -8,12 +8,14 @@ from typing import Any
 from sage_core.config import ModelConfig
 from sage_core.engines.loading import BASE
 from sage_core.errors import ConfigError
-from sage_core.storage import MANIFEST, ArtifactRef, read_json
+from sage_core.steps.base import Model, writes_states
+from sage_core.steps.given import GivenTable
+from sage_core.storage import MANIFEST, ArtifactRef, content_hash, read_json
 from tasks.home import store
+from tasks.lineage import ancestry
 
 _ADAPTER = "adapter_config.json"
 _M0 = "m0"
-WITHOUT_STATES = (_M0, "raw")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Checkpoint:
     @property
     def states(self) -> bool:
         """Whether it writes State-Action Chains."""
-        return self.name not in WITHOUT_STATES
+        return writes_states(self.name)
 
 
 def find(reference: str, model: ModelConfig) -> Checkpoint:
@@ -65,6 +67,28 @@ def find(reference: str, model: ModelConfig) -> Checkpoint:
     return Checkpoint(reference, path, base)
 
 
+def model_of(checkpoint: Checkpoint) -> Model:
+    """The checkpoint as an input of steps."""
+    adapter = reference(checkpoint.adapter) if checkpoint.adapter else None
+    return Model(checkpoint.name, reference(checkpoint.base), adapter)
+
+
+def reference(folder: Path) -> ArtifactRef:
+    """A model's folder as an artefact, wherever it is.
+
+    Raises:
+        ConfigError: it is not a folder.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"'{folder}' is not the folder of a model; give one with {_ADAPTER}")
+    known = _record(folder).get("reference")
+    if known and store().folder(ref := ArtifactRef(**known)).resolve() == folder:
+        return ref
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return ArtifactRef(str(folder), content_hash(folder), size)
+
+
 def _named(name: str, model: ModelConfig) -> Iterator[Path]:
     for path, record in _models():
         base = path if name == _M0 else _base_of(record)
@@ -77,10 +101,14 @@ def _newest(paths: Iterator[Path]) -> Path | None:
 
 
 def _models() -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folder and the manifest of every model of the home."""
-    for stage in ("base-model", "sft", "dpo"):
-        for path in sorted((store().root / stage).glob(f"*/{MANIFEST}")):
-            yield path.parent, _record(path.parent)
+    """The folder and the manifest of every model that a run has made in the home; not of those that
+    `sage train` has made of given files, which are where its user put them."""
+    for step in ("base-model", "sft", "dpo"):
+        for path in sorted((store().root / step).glob(f"*/{MANIFEST}")):
+            if not any(
+                record.get("stage") == GivenTable.name for _, record in ancestry(path.parent)
+            ):
+                yield path.parent, _record(path.parent)
 
 
 def _record(folder: Path) -> dict[str, Any]:

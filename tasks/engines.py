@@ -4,22 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sage_core.config import EngineConfig, ModelConfig, ProfileConfig, SelectorConfig
-from sage_core.engines import managed_vllm, vllm_server
-from sage_core.engines.answers import AnswerStore
+from sage_core.config import EngineConfig, ModelConfig
 from sage_core.engines.base import Engine, Usage
-from sage_core.engines.loading import device_of
-from sage_core.engines.openai_http import OpenAIEngine
-from sage_core.keys import read_key
-from sage_core.search.dialogue import Speaker
-from sage_core.search.selector import Selector
-from sage_core.search.setup import selector_of
-from sage_core.storage import ArtifactRef
-from tasks.home import sage_home, store
+from sage_core.engines.opening import open_engine
+from tasks.home import sage_home
 
 _used: ContextVar[list[Engine]] = ContextVar("used")
 
@@ -41,66 +32,11 @@ def accounting() -> Iterator[dict[str, Any]]:
         usage |= {name: asdict(total) for name, total in totals.items()}
 
 
-def engine_for(
-    settings: EngineConfig,
-    base: ArtifactRef,
-    model: ModelConfig,
-    adapter: ArtifactRef | None = None,
-) -> Engine:
-    """The engine that a role's settings name, for a checkpoint or, without ``adapter``, for m0."""
-    return engine_of(
-        settings, store().folder(base), model, store().folder(adapter) if adapter else None
-    )
-
-
 def engine_of(
     settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path | None
 ) -> Engine:
-    """:func:`engine_for` with the folders of m0 and of the checkpoint's adapter. On a server of
-    the user's, without ``adapter``, it is the model that the settings name."""
-    engine = _made(settings, base, model, adapter)
+    """The engine that a role's settings name, for the folders of m0 and of a checkpoint's adapter,
+    or without ``adapter`` for m0 (:func:`sage_core.engines.opening.open_engine`)."""
+    engine = open_engine(settings, base, model, adapter, sage_home())
     _used.get([]).append(engine)
     return engine
-
-
-def _made(settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path | None) -> Engine:
-    if settings.kind == "transformers":
-        from sage_core.engines.in_process import TransformersEngine  # imports torch
-
-        return TransformersEngine(base, adapter, model)
-    answers = _answers(sage_home() / "answers.db")
-    if settings.kind == "vllm":
-        return managed_vllm.engine(settings, base, adapter, model, sage_home() / "logs", answers)
-    if adapter:
-        key = read_key(settings.api_key_env)
-        name = vllm_server.load_adapter(settings.base_url, key, adapter, settings.timeout_s)
-        settings = settings.model_copy(update={"model": name})
-    return OpenAIEngine(settings, answers)
-
-
-@cache
-def _answers(path: Path) -> AnswerStore:
-    return AnswerStore(path)
-
-
-def selector_for(settings: SelectorConfig, base: Path, model: ModelConfig, seed: int) -> Selector:
-    """The selector that the settings name; ``base`` is the folder of m0."""
-    device = device_of(model) if settings.reward_model else ""  # imports torch
-
-    def engine() -> Engine:
-        return engine_of(settings.engine, base, model, None)
-
-    return selector_of(settings, engine, seed, device)
-
-
-def speaker(
-    name: str,
-    settings: EngineConfig,
-    base: Path,
-    adapter: Path | None,
-    model: ModelConfig,
-    profile: ProfileConfig,
-) -> Speaker:
-    """A model in a conversation; all but m0 and raw speak State-Action Chains."""
-    engine = engine_of(settings, base, model, adapter)
-    return Speaker(name, engine, name not in ("m0", "raw"), profile)

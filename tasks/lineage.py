@@ -22,7 +22,7 @@ def ancestry(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
         records[found] = read_json(found / MANIFEST)
         parents[found] = [
             store().folder(ArtifactRef(**parent))
-            for refs in records[found]["parents"].values()
+            for refs in records[found].get("parents", {}).values()
             for parent in refs
         ]
         open_ += reversed(parents[found])

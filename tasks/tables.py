@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from sage_core.corpus.build import FUNNEL
+from sage_core.corpus.records import FUNNEL
 from sage_core.search.tree import as_text
+from sage_core.steps.reading import first_tree, read_figures, read_quality
 from sage_core.storage import ArtifactRef, read_json
 from tasks.home import store
-from tasks.stages import first_tree, read_figures, read_quality
 
 
 def publish(
@@ -21,7 +21,8 @@ def publish(
     """Publish the tables, and the first tree of each round's search, for the flow run that is under
     way."""
     for number, ref in enumerate(searched):
-        text = as_text(first_tree(ref)).replace("`", "'")  # it must not end the block
+        tree = first_tree(store().folder(ref))
+        text = as_text(tree).replace("`", "'")  # it must not end the block
         create_markdown_artifact(
             key="sage-search-tree" + (f"-{number + 1}" if number else ""),
             markdown=f"```text\n{text}```",
@@ -34,7 +35,7 @@ def publish(
             table=[{name: step[name] for name in ("step", "kept", "dropped")} for step in steps],
             description="Dialogues kept and dropped by each rule.",
         )
-    win_rates, _ = read_figures(figures)
+    win_rates, _ = read_figures(store().folder(figures))
     create_table_artifact(
         key="sage-win-rates",
         table=[{key: _rounded(value) for key, value in row.items()} for row in win_rates["pairs"]],
@@ -45,7 +46,7 @@ def publish(
         key="sage-quality",
         table=[
             {"model": each.model} | {name: _rounded(f.value) for name, f in each.figures.items()}
-            for each in read_quality(quality).models
+            for each in read_quality(store().folder(quality)).models
         ],
         description="What the held-out conversations of each model say without a judge.",
     )

@@ -26,20 +26,13 @@ from sage_core.evaluation.steering import key_figures
 from sage_core.evaluation.summary import lineage, read_steering
 from sage_core.sac import utterance_of
 from sage_core.schema import Trajectory
+from sage_core.steps.key import identity
+from sage_core.steps.names import ANNOTATION, PROBE, REPORT, STEERING, TRAJECTORIES
+from sage_core.steps.reading import read_figures, read_health, read_quality
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.job import read_log
 from tasks import databases
 from tasks.home import home_id, mlflow_database, sage_home, store
-from tasks.stages import (
-    ANNOTATION,
-    PROBE,
-    REPORT,
-    STEERING,
-    TRAJECTORIES,
-    read_figures,
-    read_health,
-    read_quality,
-)
 
 _PARENT = "mlflow.parentRunId"
 _HASH = "sage.sha256"
@@ -118,8 +111,8 @@ def finished_rounds(config: PipelineConfig) -> int | None:
 
 
 def _series_hash(config: PipelineConfig) -> str:
-    """The hash of everything but the number of rounds."""
-    tree = config.model_dump(mode="json")
+    """The hash of everything but the number of rounds and runtime settings."""
+    tree = identity(config)
     del tree["refine"]["rounds"]
     return digest(tree)
 
@@ -197,7 +190,7 @@ class Tracker:
         annotated: ArtifactRef,
     ) -> None:
         """Log what compares the models, by step = iteration, and the report; ``probe`` is m1's."""
-        win_rates, models = read_figures(figures)
+        win_rates, models = read_figures(store().folder(figures))
         compared: dict[str, dict[str, float]] = {entry["model"]: {} for entry in models}
         for entry in models:
             values = {
@@ -207,7 +200,7 @@ class Tracker:
                 "emotion_accuracy": entry["emotion_accuracy"]["value"],
             }
             compared[entry["model"]] |= {k: v for k, v in values.items() if v is not None}
-        for model in read_quality(quality).models:
+        for model in read_quality(store().folder(quality)).models:
             compared[model.model] |= quality_figures(model)
         malformed = read_json(store().folder(probe) / PROBE)["without grammar"]["value"]
         if malformed is not None:
@@ -236,7 +229,7 @@ class Tracker:
 
     def health(self, name: str, health: ArtifactRef) -> None:
         """Log the figures of the collapse gates, and how many did not pass, by iteration."""
-        found = read_health(health)
+        found = read_health(store().folder(health))
         values = {**found["figures"], "gates_failed": float(len(found["collapsed"]))}
         now = get_current_time_millis()
         metrics = [

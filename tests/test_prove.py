@@ -341,7 +341,7 @@ def test_settings_are_chosen_with_other_seeds() -> None:
 
 
 def test_a_swapped_pair_prefers_the_other_reply() -> None:
-    from benchmarks.prove_flow import swapped
+    from benchmarks.prove_steps import swapped
 
     pair = PreferencePair((), "Why?", "So", 2, chosen_cut=False, rejected_cut=True)
     assert swapped(pair) == PreferencePair((), "So", "Why?", 2, chosen_cut=True, rejected_cut=False)
@@ -375,9 +375,11 @@ def test_the_stages_from_situations_to_scores(
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from benchmarks import prove_flow
-    from tasks import stages
+    from benchmarks import prove_flow, prove_steps
+    from sage_core.steps.base import Model
+    from sage_core.steps.names import PREFERENCES, SITUATIONS, TRAJECTORIES
     from tasks.home import store
+    from tasks.making import make
 
     base = store().build(
         "base-model/0", lambda folder: shutil.copytree(tiny_base, folder, dirs_exist_ok=True), MADE
@@ -397,11 +399,11 @@ def test_the_stages_from_situations_to_scores(
     rows = [Situation(f"s{n}", "I won!", "joyful", "evaluation") for n in range(4)]
     opened = store().build(
         "situations/0",
-        lambda folder: write_rows(folder / stages.SITUATIONS, rows, Situation),
+        lambda folder: write_rows(folder / SITUATIONS, rows, Situation),
         MADE,
     )
-    half = prove_flow.held_out_half.local(situations=opened, half="test")
-    kept = read_rows(store().folder(half) / stages.SITUATIONS, Situation)
+    half = make(prove_steps.HeldOutHalf(situations=opened, half="test"))
+    kept = read_rows(store().folder(half) / SITUATIONS, Situation)
     assert kept == halved(rows)[Half.test]
     drawn = [
         trajectory(
@@ -413,13 +415,15 @@ def test_the_stages_from_situations_to_scores(
     ]
     sets = store().build(
         "searched/0",
-        lambda folder: write_rows(folder / stages.TRAJECTORIES, drawn, Trajectory),
+        lambda folder: write_rows(folder / TRAJECTORIES, drawn, Trajectory),
         MADE,
     )
     measured = {
-        name: prove_flow.likelihoods.local(
-            agent_name=name, agent=adapter, base=base, sets=sets, selfplay=SelfPlayConfig(),
-            profile=ProfileConfig(), model=MODEL, source="",
+        name: make(
+            prove_steps.Likelihoods(
+                agent=Model(name, base, adapter), sets=sets, selfplay=SelfPlayConfig(),
+                profile=ProfileConfig(), model=MODEL,
+            )
         )
         for name, adapter in adapters.items()
     }  # fmt: skip
@@ -436,11 +440,11 @@ def test_the_stages_from_situations_to_scores(
     pairs = [PreferencePair((), "Why?", "So", 2)]
     ref = store().build(
         "preferences/0",
-        lambda folder: write_rows(folder / stages.PREFERENCES, pairs, PreferencePair),
+        lambda folder: write_rows(folder / PREFERENCES, pairs, PreferencePair),
         MADE,
     )
-    turned = store().folder(prove_flow.swapped_pairs.local(pairs=ref)) / stages.PREFERENCES
-    assert read_rows(turned, PreferencePair) == [prove_flow.swapped(pairs[0])]
+    turned = store().folder(make(prove_steps.SwappedPairs(pairs=ref))) / PREFERENCES
+    assert read_rows(turned, PreferencePair) == [prove_steps.swapped(pairs[0])]
 
 
 @pytest.mark.parametrize("pairs_from", ["rounds", "last"])
@@ -449,34 +453,33 @@ def test_each_model_is_trained_from_the_one_that_it_is_compared_with(
 ) -> None:
     """Checkpoints are recorded as text: what they were trained from, on what, with which seed."""
     from benchmarks import prove_flow
-    from tasks import stages
 
-    def search(config: Any, name: str, agent: Any, user: Any, base: Any, openings: Any) -> Any:
+    def search(config: Any, agent: Any, user: Any, openings: Any) -> Any:
         selector = config.search.selector.function.partition(":")[2] or "random"
         assert user == "m1"
         return f"{selector} by {agent}, seed {config.seed}"
 
-    def refine(config: Any, last: str, name: str, *arguments: Any) -> Any:
+    def refine(config: Any, last: Any, name: str, *arguments: Any) -> Any:
         searched = search(config, last, *arguments)
-        return searched, "text", f"<{name} of {arguments[0]} on {searched}>"
+        return searched, "text", f"<{name} of {last} on {searched}>"
 
-    def prefer(config: Any, searched: Any, parent: Any, base: Any) -> Any:
+    def prefer(config: Any, searched: Any, parent: Any) -> Any:
         pairs = f"pairs of {searched}"
-        return pairs, f"dpo of {parent} on {pairs}, seed {config.seed}"
+        return pairs, prefer_chosen(config, pairs, parent)
 
-    def dpo(label: str, /, *, pairs: Any, parent: Any, seed: int, **settings: Any) -> Any:
-        return f"dpo of {parent} on {pairs}, seed {seed}"
+    def prefer_chosen(config: Any, pairs: Any, parent: Any, label: str = "") -> Any:
+        return f"dpo of {parent} on {pairs}, seed {config.seed}"
 
     monkeypatch.setattr(prove_flow, "search", search)
     monkeypatch.setattr(prove_flow, "refine", refine)
     monkeypatch.setattr(prove_flow, "prefer", prefer)
-    monkeypatch.setattr(prove_flow, "swapped_pairs", lambda pairs: f"swapped {pairs}")
-    monkeypatch.setattr(stages, "dpo", dpo)
+    monkeypatch.setattr(prove_flow, "prefer_chosen", prefer_chosen)
+    monkeypatch.setattr(prove_flow, "make", lambda step: f"swapped {step.pairs}")
     arms = {
         arm: config.model_copy(update={"seed": 7})
         for arm, config in configs((f"dpo.pairs_from={pairs_from}",)).items()
     }
-    made: Any = prove_flow.one_seed(arms, "m1", "m0", "openings")  # type: ignore[arg-type]
+    made: Any = prove_flow.one_seed(arms, "m1", "openings")  # type: ignore[arg-type]
     first = "question by m1, seed 7"
     m2 = f"<m2 of m1 on {first}>"
     second = f"question by {m2}, seed 7"

@@ -35,7 +35,7 @@ from sage_core.corpus.ingest import (
     plan,
     sort_posts,
 )
-from sage_core.corpus.records import FunnelStep
+from sage_core.corpus.records import DIALOGUES, FUNNEL, REJECTED, FunnelStep
 from sage_core.corpus.tables import (
     RowWriter,
     concatenate,
@@ -47,9 +47,6 @@ from sage_core.errors import DataError
 from sage_core.schema import ARROW_SCHEMAS, Dialogue, Part, Rejection, whole_exchanges
 from sage_core.storage import read_json, write_json
 
-DIALOGUES = "dialogues.parquet"
-REJECTED = "rejected.parquet"
-FUNNEL = "funnel.json"
 SPAN_STEP = "span"
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from hashlib import file_digest
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from sage_core.config import CorpusConfig
+from sage_core.packaged import packaged
 
 CARD = "data_card.md"
 _LICENCES = {  # of data sets with a reader of their own; others are the user's to name
@@ -31,7 +31,7 @@ def write(
     """
     from jinja2 import Environment
 
-    text = resources.files("sage_core.templates").joinpath("data_card.md.jinja").read_text("utf-8")
+    text = packaged("templates/data_card.md.jinja")
     environment = Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=False)  # noqa: S701 - Markdown
     with (folder / "dialogues.parquet").open("rb") as stream:
         sha256 = file_digest(stream, "sha256").hexdigest()

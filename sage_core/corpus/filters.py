@@ -16,7 +16,6 @@ import string
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from importlib import resources
 from itertools import groupby
 from operator import eq
 
@@ -24,6 +23,7 @@ from sage_core.config import CorpusConfig
 from sage_core.corpus import offensive
 from sage_core.corpus.sentiment import analyser
 from sage_core.errors import ConfigError
+from sage_core.packaged import packaged
 from sage_core.schema import Dialogue, with_roles
 
 Sentiment = Callable[[str], float]
@@ -223,9 +223,9 @@ def _offensive(config: CorpusConfig, sentiment: Sentiment | None) -> Keeps:
 
 
 def _subreddit(config: CorpusConfig, sentiment: Sentiment | None) -> Keeps:
-    lines = resources.files("sage_core.data").joinpath("blocked_subreddits.txt").read_text("utf-8")
-    packaged = [line for line in lines.splitlines() if not line.startswith("#")]
-    blocked = frozenset(map(_subreddit_name, (*packaged, *config.blocked_sources)))
+    lines = packaged("data/blocked_subreddits.txt").splitlines()
+    listed = [line for line in lines if not line.startswith("#")]
+    blocked = frozenset(map(_subreddit_name, (*listed, *config.blocked_sources)))
     return lambda dialogue: _subreddit_name(dialogue.source) not in blocked
 
 

@@ -6,6 +6,9 @@ from typing import TypedDict
 
 from sage_core.schema import Dialogue
 
+DIALOGUES = "dialogues.parquet"
+REJECTED = "rejected.parquet"
+FUNNEL = "funnel.json"
 SAMPLE_CHARACTERS = 200
 
 

@@ -8,6 +8,7 @@ model has used so far, which a spend limit is held against.
 import json
 import sqlite3
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,9 @@ class AnswerStore:
     def _execute(self, statement: str, *values: Any) -> list[Any]:
         with self._lock:
             return self._database.execute(statement, values).fetchall()
+
+
+@cache
+def answers_of(home: Path) -> AnswerStore:
+    """The answers kept in a SAGE home, one connection a process."""
+    return AnswerStore(home / "answers.db")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sage_core.config import ModelConfig
+from sage_core.config import EngineConfig, ModelConfig
 from sage_core.engines.base import (
     Capabilities,
     Completion,
@@ -28,6 +28,13 @@ from sage_core.engines.resident import Decoder, Prefilled, common_prefix, reside
 from sage_core.errors import EngineError
 
 _OPTION_TOKENS = 1024  # scored in one pass at most: their logits are in memory, 0.2 GB
+
+
+def open_engine(
+    settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path | None, home: Path
+) -> "TransformersEngine":
+    """See :mod:`sage_core.engines.opening`."""
+    return TransformersEngine(base, adapter, model)
 
 
 class TransformersEngine:

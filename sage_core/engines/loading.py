@@ -6,13 +6,13 @@ beside it (the embedded model, dequantised once), in another folder, or on the h
 """
 
 import importlib.util
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sage_core.config import EMBEDDED_MODEL, ModelConfig
 from sage_core.engines import prompts
 from sage_core.errors import ConfigError, EngineError
+from sage_core.packaged import packaged
 from sage_core.storage import read_json, write_json
 
 if TYPE_CHECKING:
@@ -30,14 +30,13 @@ def prepare_base(folder: Path, config: ModelConfig) -> None:
     """
     if config.base == EMBEDDED_MODEL:
         _dequantise(folder)
-        weights, template = ".", "chatml"
+        weights, template = ".", packaged("templates/chatml.jinja")
     else:
         tokenizer, weights = _find(config.base)
         template = _template_for(tokenizer.chat_template or "", config.base)
         tokenizer.save_pretrained(folder)
     if template:
-        text = resources.files("sage_core.templates").joinpath(f"{template}.jinja").read_text()
-        (folder / "chat_template.jinja").write_text(text, encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     prompts.check(load_tokenizer(folder), config.base)
     write_json(folder / BASE, {"base": config.base, "weights": weights})
 
@@ -205,13 +204,13 @@ def _find(base: str) -> tuple["PreTrainedTokenizerBase", str]:
 
 
 def _template_for(template: str, base: str) -> str:
-    """Which of our chat templates fits a model; '' keeps the model's own."""
+    """The text of the chat template of ours that fits a model; '' keeps the model's own."""
     if "generation %}" in template or "generation -%}" in template:
         return ""
     if "<|im_start|>" in template:
-        return "chatml"
+        return packaged("templates/chatml.jinja")
     if "[INST]" in template:
-        return "mistral"
+        return packaged("templates/mistral.jinja")
     raise ConfigError(
         f"model.base = '{base}' has a chat template without {{% generation %}} marks and of no "
         "known family (ChatML, Mistral); add the marks around the assistant's content in the "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sage_core.config import EngineConfig, ModelConfig
 from sage_core.engines import memory
-from sage_core.engines.answers import AnswerStore
+from sage_core.engines.answers import AnswerStore, answers_of
 from sage_core.engines.base import Completion, ReplyLimits, Request, open_groups
 from sage_core.engines.memory import droppable
 from sage_core.engines.openai_http import OpenAIEngine
@@ -171,6 +171,13 @@ class VllmEngine(OpenAIEngine):
 
     def _is_banned(self, completion: Completion, request: Request) -> bool:
         return False  # the plug-in keeps them from being drawn
+
+
+def open_engine(
+    settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path | None, home: Path
+) -> VllmEngine:
+    """See :mod:`sage_core.engines.opening`."""
+    return engine(settings, base, adapter, model, home / "logs", answers_of(home))
 
 
 def engine(

@@ -15,10 +15,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property, lru_cache, partial
 from json import JSONDecodeError, loads
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_core.config import EngineConfig
-from sage_core.engines.answers import AnswerStore
+from sage_core.config import EngineConfig, ModelConfig
+from sage_core.engines.answers import AnswerStore, answers_of
 from sage_core.engines.base import (
     Capabilities,
     Completion,
@@ -59,6 +60,19 @@ _MENDS = {
     404: "check 'model' and 'base_url'",
     429: "lower max_concurrency, or wait",
 }
+
+
+def open_engine(
+    settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path | None, home: Path
+) -> "OpenAIEngine":
+    """See :mod:`sage_core.engines.opening`."""
+    if adapter:
+        from sage_core.engines.vllm_server import load_adapter
+
+        key = read_key(settings.api_key_env)
+        name = load_adapter(settings.base_url, key, adapter, settings.timeout_s)
+        settings = settings.model_copy(update={"model": name})
+    return OpenAIEngine(settings, answers_of(home))
 
 
 class OpenAIEngine:

@@ -15,7 +15,7 @@ from math import ceil
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Template
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +26,7 @@ from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
 from sage_core.evaluation.quality import MEASURES, Quality
 from sage_core.evaluation.steering import DoseResponse, SteeringEvidence
 from sage_core.evaluation.winrate import PairSummary
+from sage_core.packaged import page_template
 from sage_core.sac import parse
 from sage_core.schema import ENDINGS, SearchNode, Trajectory
 from sage_core.search.figures import SearchFigures
@@ -110,37 +111,16 @@ class ReportData:
 
 def render_report(data: ReportData) -> str:
     """The report as one HTML page, in UTF-8 when written."""
-    return _render("report.html.jinja", data)
+    return _render(page_template("report.html.jinja", _FILTERS, _SHARED), data)
 
 
 def render_steering(data: ReportData) -> str:
     """A page of its own on ``data.steering``, with all replies under forced values."""
-    return _render("steering_report.html.jinja", data)
+    return _render(page_template("steering_report.html.jinja", _FILTERS, _SHARED), data)
 
 
-def _render(template: str, data: ReportData) -> str:
-    environment = Environment(
-        loader=PackageLoader("sage_core", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "chain": parse,
-        "field": NAMED.__getitem__,
-        "share": _share,
-        "p": _p,
-        "verdict": verdict,
-    }
-    environment.globals |= {  # which macros see too
-        "fields": FIELDS,
-        "single": SINGLE,
-        "empty": EMPTY,
-        "tints": dict(zip(NAMED, cycle(_TINTS), strict=False)),
-        "shares": _shares(),
-    }
-    return environment.get_template(template).render(
+def _render(template: Template, data: ReportData) -> str:
+    return template.render(
         data=data,
         figures=_figures(data),
         differences=sum(verdict(summary).endswith("better") for summary in data.summaries),
@@ -173,6 +153,22 @@ def _shares() -> str:
     """The heading of the charts of values: 'Motivations and emotions'."""
     *names, last = (each.plural for each in SINGLE)
     return f"{', '.join(names)} and {last}".capitalize()
+
+
+_FILTERS: dict[str, Callable[..., object]] = {
+    "chain": parse,
+    "field": NAMED.__getitem__,
+    "share": _share,
+    "p": _p,
+    "verdict": verdict,
+}
+_SHARED = {
+    "fields": FIELDS,
+    "single": SINGLE,
+    "empty": EMPTY,
+    "tints": dict(zip(NAMED, cycle(_TINTS), strict=False)),
+    "shares": _shares(),
+}
 
 
 def _figures(data: ReportData) -> dict[str, Markup]:

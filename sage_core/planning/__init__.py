@@ -1,8 +1,9 @@
 """What a run will cost, from its configuration alone: tokens, GPU-hours, memory, disk, API prices.
 
-Nothing is loaded and nothing asked. For the tokens the real code of each stage is run once, on one
-dialogue or situation of the planned lengths, with an engine that answers with placeholder text and
-counts (:mod:`~sage_core.planning.counting`); what it counts is then multiplied. So the estimate
+Nothing is loaded and nothing asked. For the tokens the pipeline's own steps are run once, on one
+dialogue or situation of the planned lengths (:mod:`~sage_core.planning.context`), with an engine
+that answers with placeholder text and counts (:mod:`~sage_core.planning.counting`); what it counts
+is then multiplied. So the estimate
 counts what the manifests count: a prompt once for all its candidates, and an option that is scored
 not at all.
 

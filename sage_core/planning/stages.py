@@ -1,16 +1,21 @@
 """What each stage of a run asks and trains on, found by running its real code on placeholders."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sage_core import annotation, labels, mixture
-from sage_core.config import EngineConfig, PipelineConfig, SelfPlayConfig
+from sage_core import labels
+from sage_core.config import EngineConfig, PipelineConfig, SelectorConfig, SelfPlayConfig
+from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError
 from sage_core.evaluation import judge
+from sage_core.evaluation.embedding import TF_IDF
+from sage_core.planning.context import Placeholders, Run
 from sage_core.planning.costs import Costs, StagePlan, Use
 from sage_core.planning.counting import CountingEngine, Text
 from sage_core.sac import utterance_of
@@ -19,17 +24,22 @@ from sage_core.schema import (
     AnnotatedTurn,
     Dialogue,
     Message,
+    PreferencePair,
     Situation,
     Split,
+    TrainingDialogue,
     Trajectory,
 )
-from sage_core.search import selfplay
-from sage_core.search.dialogue import Speaker
-from sage_core.search.selector import RandomSelector
-from sage_core.search.setup import selector_of, strategy_of
 from sage_core.search.situations import situations
-from sage_core.search.strategies import Players
-from sage_core.training import data
+from sage_core.steps import configured
+from sage_core.steps.base import Model, writes_states
+from sage_core.steps.measurements import Measurements
+from sage_core.steps.names import PREFERENCES, SAC, SITUATIONS, TRAINING, TRAJECTORIES
+from sage_core.steps.steering import SteeringEvidence
+from sage_core.storage import ArtifactRef
+
+if TYPE_CHECKING:
+    from sage_core.evaluation.quality import Embed
 
 _KEPT_TWICE = 2  # what a search writes is kept in its trajectories and in its tree
 
@@ -41,7 +51,8 @@ def plan(config: PipelineConfig) -> list[StagePlan]:
     Raises:
         ConfigError: the model's size, or the number of dialogues or situations, is not known.
     """
-    return _Planner(config).stages()
+    with TemporaryDirectory() as folder:
+        return _Planner(config, Path(folder)).stages()
 
 
 def planned_dialogues(config: PipelineConfig) -> int:
@@ -51,10 +62,12 @@ def planned_dialogues(config: PipelineConfig) -> int:
 
 
 class _Planner:
-    def __init__(self, config: PipelineConfig) -> None:
+    def __init__(self, config: PipelineConfig, folder: Path) -> None:
         self.config, self.settings = config, config.plan
         self.text = Text(config.plan)
         self.costs = Costs(config)
+        self.store = Placeholders(folder, self.text, config.model.max_context)
+        self.m0 = self._model("m0")
         self.dialogues = planned_dialogues(config)
         if not self.dialogues:
             raise ConfigError(
@@ -66,13 +79,14 @@ class _Planner:
         refined = [f"m{number}" for number in range(2, config.refine.most_rounds + 2)]
         self.chain = ["m1", *refined]
         self.models = ["m0", "raw", *self.chain, "dpo"]
+        self.opening = self.store.table(SITUATIONS, [self._situation()])
 
     def stages(self) -> list[StagePlan]:
         config = self.config
         annotated, annotation_plan = self.annotation()
         trained = {}
-        for name, states in (("raw", False), ("m1", True)):
-            rows = mixture.training_text([annotated], config.conversation, states=states)
+        for name in ("raw", "m1"):
+            rows = self.training_text(annotated, states=writes_states(name))
             trained[name] = _mean([self.text.conversation(row.messages) for row in rows])
         count = self._trained_dialogues() * len(rows)
         found = [self.costs.base(), annotation_plan]
@@ -81,11 +95,10 @@ class _Planner:
                                              config.sft.epochs, config.sft))  # fmt: skip
         found.append(self.probe())
         rollouts = {name: self.rollout(name) for name in self.models}
-        selected, search = self.search()
-        dialogue = sum(
-            self.text.conversation(each.messages)
-            for each in data.selected_dialogues([selected], config.conversation.agent)
-        )
+        searched, search = self.search()
+        step = configured.selected_dialogues(config, searched)
+        selected = self.store.rows(self.store.run(step).made, TRAINING, TrainingDialogue)
+        dialogue = sum(self.text.conversation(each.messages) for each in selected)
         for last, name in zip(self.chain, self.chain[1:], strict=False):
             found.append(replace(search, label=last))
             settings = config.refine.sft
@@ -93,11 +106,12 @@ class _Planner:
                                              settings.epochs, settings))  # fmt: skip
         if config.dpo.pairs_from == "last":
             found.append(replace(search, label=self.chain[-1]))
-        found.append(self.preference(selected))
+        found.append(self.preference(searched))
         found += [stage for _, stage in rollouts.values()]
         played = {name: trajectory for name, (trajectory, _) in rollouts.items()}
-        found += [self.measurements(name, played[name]) for name in self.models]
-        found += [self.health(name, played[name]) for name in self.chain]
+        measured = {name: self.measurements(name, played[name]) for name in self.models}
+        found += [stage for _, stage in measured.values()]
+        found += [self.health(name, played[name], measured[name][0]) for name in self.chain]
         found += self.judging(played)
         if config.steering_report.enabled:
             found.append(self.steering())
@@ -105,19 +119,19 @@ class _Planner:
 
     # --- what each stage asks ---------------------------------------------------------------------
 
-    def annotation(self) -> tuple[Any, StagePlan]:
+    def annotation(self) -> tuple[ArtifactRef, StagePlan]:
         settings = self.config.annotation
-        engine = self._engine(self.settings.utterance_tokens)
         dialogue = self._dialogue()
+        dialogues = self.store.table(DIALOGUES, [dialogue])
+        step = configured.annotate_shard(self.config, dialogues, self.m0, 0)
+        run = self.store.run(step, self.settings.utterance_tokens)
+        annotated = run.made
         if settings.method == "score":
-            labels.score([dialogue], engine, settings, self.config.seed)
-            annotated = self._annotated(dialogue)
-        else:
-            (annotated,) = annotation.annotate([dialogue], engine, settings, self.config.seed)
-        uses = [self._use("annotator", settings.engine, engine, self.dialogues)]
+            annotated = self.store.table(SAC, [self._annotated(dialogue)])
+        uses = [self._use("annotator", settings.engine, run.engines[0], self.dialogues)]
         if settings.compares_situations:
-            compared = self._engine(0)
-            labels.score_situations([self._situation()], compared, settings, self.config.seed)
+            scores = configured.situation_scores(self.config, self.opening, self.m0)
+            (compared,) = self.store.run(scores, 0).engines
             number = self._situations("search", labels.REFERENCE)
             uses.append(self._use("annotator, situations", settings.engine, compared, number))
         return annotated, self.costs.generation(
@@ -125,56 +139,59 @@ class _Planner:
             f"{len(dialogue.messages)} turns", self.config.model.batch_size,
         )  # fmt: skip
 
+    def training_text(self, annotated: ArtifactRef, *, states: bool) -> list[TrainingDialogue]:
+        """Of one dialogue; instruction data is not read for a plan."""
+        step = configured.chain_text(self.config, annotated, "", states=states)
+        step = replace(step, settings=step.settings.model_copy(update={"instructions": None}))
+        return self.store.rows(self.store.run(step).made, TRAINING, TrainingDialogue)
+
     def probe(self) -> StagePlan:
         settings = self.config.search
         limit = min(settings.grammar_probe, self.openings)
-        agent = self._speaker("m1")
-        for constrained in (True, False):
-            rules = settings.selfplay.model_copy(update={"state_grammar": constrained})
-            selfplay.count_malformed([self._situation()], agent, rules, self.config.seed)
-        use = self._use("agent", settings.selfplay.agent_engine, agent.engine, limit,
+        step = configured.grammar_probe(self.config, self._model("m1"), self.opening)
+        step = replace(step, settings=settings.model_copy(update={"grammar_probe": 1}))
+        (agent,) = self.store.run(step, self._reply_tokens("m1")).engines
+        use = self._use("agent", settings.selfplay.agent_engine, agent, limit,
                         max_new_tokens=settings.selfplay.sampling.budget(states=True))  # fmt: skip
         return self.costs.generation("grammar-probe", "", [use], f"{limit} situations", limit)
 
-    def rollout(self, name: str) -> tuple[Trajectory, StagePlan]:
+    def rollout(self, name: str) -> tuple[ArtifactRef, StagePlan]:
         settings = self.config.evaluation.selfplay
-        agent, user = self._speaker(name), self._user()
-        players = Players(agent, user, settings, self.config.seed)
-        (played,) = selfplay.self_play([self._situation()], players)
-        uses = self._sides(settings, agent, user, self.held_out, 1)
-        return played, self.costs.generation(
+        step = configured.rollout_shard(
+            self.config, self._model(name), self._model("m1"), self.opening, 0
+        )
+        run = self.store.run(step, self._reply_tokens(name), self.settings.user_tokens)
+        uses = self._sides(settings, run.engines, self.held_out, 1)
+        return run.made, self.costs.generation(
             "rollout-shard", name, uses, f"{self.held_out:,} situations of {settings.max_turns} "
             "turns", settings.shard_size,
         )  # fmt: skip
 
-    def search(self) -> tuple[Trajectory, StagePlan]:
+    def search(self) -> tuple[ArtifactRef, StagePlan]:
         settings = self.config.search
-        agent, user = self._speaker("m1"), self._user()
-        judge_engine = self._engine(1)
-        selector = (
-            selector_of(settings.selector, lambda: judge_engine, self.config.seed, "")
-            if settings.selector.asks_engine
-            else RandomSelector(self.config.seed)
-        )
-        players = Players(agent, user, settings.selfplay, self.config.seed, selector)
-        (found,) = selfplay.search([self._situation()], players, strategy_of(settings))
-        uses = self._sides(settings.selfplay, agent, user, self.openings, settings.candidates)
-        if settings.selector.asks_engine:
+        asks, m1 = settings.selector.asks_engine, self._model("m1")
+        step = configured.search_shard(self.config, m1, m1, self.opening, 0, "")
+        if not asks:  # what scores replies by itself is not loaded for a plan
+            chance = {"selector": SelectorConfig(random=True)}
+            step = replace(step, settings=settings.model_copy(update=chance))
+        run = self.store.run(step, self._reply_tokens("m1"), self.settings.user_tokens, 1)
+        uses = self._sides(settings.selfplay, run.engines, self.openings, settings.candidates)
+        if asks:
             engine = settings.selector.engine
-            use = self._use("selector", engine, judge_engine, self.openings)
+            use = self._use("selector", engine, run.engines[2], self.openings)
             if engine.kind == "openai":  # which answers a choice with a token
                 use = replace(use, written=use.requests)
             uses.append(use)
-        return found.trajectory, self.costs.generation(
+        return run.made, self.costs.generation(
             "search-shard", "", uses, f"{self.openings:,} situations of "
             f"{settings.selfplay.max_turns} turns and {settings.candidates} candidates",
             settings.selfplay.shard_size, kept=_KEPT_TWICE,
         )  # fmt: skip
 
-    def preference(self, selected: Trajectory) -> StagePlan:
+    def preference(self, searched: ArtifactRef) -> StagePlan:
         config = self.config.dpo
-        profile = self.config.conversation.agent
-        pairs = data.preference_pairs([selected], profile, self.config.seed, config.rejected)
+        step = replace(configured.preferences(self.config, [searched]), max_pairs=0)
+        pairs = self.store.rows(self.store.run(step).made, PREFERENCES, PreferencePair)
         rounds = 1 if config.pairs_from == "last" else len(self.chain) - 1
         number = len(pairs) * self.openings * rounds
         if config.max_pairs:
@@ -189,83 +206,80 @@ class _Planner:
         return self.costs.training("dpo", "", 2 * number, "chosen and rejected replies", tokens,
                              config.epochs, config)  # fmt: skip
 
-    def health(self, name: str, played: Trajectory) -> StagePlan:
-        from sage_core.evaluation import collapse  # imports scipy
-
-        config = self.config.evaluation.selfplay
-        replies = sum(turn.role == "assistant" for turn in played.turns)
-        number = min(self.config.refine.gates.kl_replies, replies * self.held_out)
-        agent, m0 = self._speaker("m1"), self._engine(0)
-        collapse.health([played], agent, m0, config, replies, self.config.seed)
+    def health(self, name: str, played: ArtifactRef, measured: ArtifactRef) -> StagePlan:
+        selfplay, gates = self.config.evaluation.selfplay, self.config.refine.gates
+        replies = self._replies(played)
+        number = min(gates.kl_replies, replies * self.held_out)
+        step = configured.model_health(self.config, self._model(name), played, measured)
+        step = replace(step, settings=gates.model_copy(update={"kl_replies": replies}))
+        run = self.store.run(step, self._reply_tokens(name), 0)
         times = number / max(1, replies)
         uses = [
-            self._use(role, config.agent_engine, engine, times)
-            for role, engine in (("agent", agent.engine), ("m0", m0))
+            self._use(role, selfplay.agent_engine, engine, times)
+            for role, engine in zip(("agent", "m0"), run.engines, strict=True)
         ]
         return self.costs.generation("model-health", name, uses, f"{number} replies", number)
 
-    def measurements(self, name: str, played: Trajectory) -> StagePlan:
-        from sage_core.evaluation import quality  # imports scipy
-
+    def measurements(self, name: str, played: ArtifactRef) -> tuple[ArtifactRef, StagePlan]:
         settings = self.config.evaluation.quality
         number = min(settings.situations or self.held_out, self.held_out)
         matched = min(settings.alternatives or self.held_out, number - 1) + 1
+        (first,) = self.store.rows(played, TRAJECTORIES, Trajectory)
         rows = [
             replace(
-                played,
+                first,
                 situation_id=f"plan{n}",
-                situation=f"{played.situation} {n}",
+                situation=f"{first.situation} {n}",
                 turns=tuple(  # other words in each, since equal replies are scored once
                     replace(turn, content=f"{n} {utterance_of(turn.content)}")
-                    for turn in played.turns
+                    for turn in first.turns
                 ),
             )
             for n in range(matched)
         ]
-        replies = sum(turn.role == "assistant" for turn in played.turns)
+        replies = self._replies(played)
         scored = min(settings.likelihood_replies, replies * self.held_out)
-        likelihood, matching = self._engine(0), self._engine(0)
-        every = settings.model_copy(update={"likelihood_replies": replies})
-        quality.measure(name, rows[:1], likelihood, every, self.config.seed, states=False,
-                        embed=_no_embedding)  # fmt: skip
-        none = settings.model_copy(update={"likelihood_replies": 0})
-        quality.measure(name, rows, matching, none, self.config.seed, states=False,
-                        embed=_no_embedding)  # fmt: skip
         engine = self.config.evaluation.selfplay.agent_engine
+
+        def measure(some: list[Trajectory], most: int) -> Run:
+            rollouts = self.store.table(TRAJECTORIES, some)
+            step = configured.measurements(self.config, self._model(name), rollouts, TF_IDF)
+            asked = settings.model_copy(update={"likelihood_replies": most})
+            return self.store.run(_Measurements(**{**vars(step), "settings": asked}), 0)
+
+        likelihood, matching = measure(rows[:1], replies), measure(rows, 0)
         uses = [
-            self._use("m0, likelihood", engine, likelihood, scored / max(1, replies)),
-            self._use("m0, matching", engine, matching, number / matched),
+            self._use("m0, likelihood", engine, likelihood.engines[0], scored / max(1, replies)),
+            self._use("m0, matching", engine, matching.engines[0], number / matched),
         ]
         what = f"{number} situations with {matched - 1} others, {scored} replies"
-        return self.costs.generation("measurements", name, uses, what, number)
+        return likelihood.made, self.costs.generation("measurements", name, uses, what, number)
 
-    def judging(self, played: dict[str, Trajectory]) -> list[StagePlan]:
+    def judging(self, played: dict[str, ArtifactRef]) -> list[StagePlan]:
         found = []
         for settings in self.config.evaluation.judges:
-            for a, b in judge.model_pairs(self.models):
-                engine = self._engine(1)
-                judge.judge_pair(a, b, [played[a]], [played[b]], engine, settings, self.config.seed)
+            for pair in judge.model_pairs(self.models):
+                step = configured.judge_pair(self.config, settings, pair, played, self.m0)
+                (engine,) = self.store.run(step, 1).engines
                 use = self._use(f"judge {settings.name}", settings.engine, engine, self.held_out)
                 found.append(
                     self.costs.generation(
-                        "judge-pair", f"{settings.name} {a}-{b}", [use],
+                        "judge-pair", f"{settings.name} {pair[0]}-{pair[1]}", [use],
                         f"{self.held_out:,} situations in 2 orders", 2 * self.held_out,
                     )
                 )  # fmt: skip
         return found
 
     def steering(self) -> StagePlan:
-        from sage_core.evaluation import steering  # imports scipy
-
         settings, play = self.config.steering_report, self.config.evaluation.selfplay
         number = self._situations("evaluation", settings.situations)
         shown = min(settings.shown_situations, number)
         engines = []
         for hidden in (False, True):  # what is done for each situation, and for those shown only
-            engines.append(self._engine(self.settings.reply_tokens))
+            step = configured.steering_evidence(self.config, self._model("m1"), self.opening)
             asked = settings.model_copy(update={"shown_situations": int(hidden)})
-            agent = replace(self._speaker("m1"), engine=engines[-1])
-            steering.evidence([self._situation()], agent, asked, play, self.config.seed)
+            step = _SteeringEvidence(**{**vars(step), "settings": asked})
+            engines += self.store.run(step, self.settings.reply_tokens).engines
         each, with_shown = (engine.usage for engine in engines)
         uses = [
             Use("agent", play.agent_engine, each.requests * number, each.prompt_tokens * number,
@@ -317,21 +331,22 @@ class _Planner:
         there = planned or len(situations(self.config.situations, split, 0))
         return min(limit, there) if limit else there
 
-    def _engine(self, reply_tokens: float) -> CountingEngine:
-        return CountingEngine(self.text, self.config.model.max_context, reply_tokens)
+    def _model(self, name: str) -> Model:
+        nothing = ArtifactRef("nothing", "", 0)
+        return Model(name, nothing, None if name == "m0" else nothing)
 
-    def _speaker(self, name: str) -> Speaker:
+    def _reply_tokens(self, name: str) -> float:
         lengths = {"m0": self.settings.m0_reply_tokens, "raw": self.settings.raw_reply_tokens}
-        engine = self._engine(lengths.get(name, self.settings.reply_tokens))
-        return Speaker(name, engine, name not in lengths, self.config.conversation.agent)
+        return lengths.get(name, self.settings.reply_tokens)
 
-    def _user(self) -> Speaker:
-        engine = self._engine(self.settings.user_tokens)
-        return Speaker("m1", engine, True, self.config.conversation.user)
+    def _replies(self, played: ArtifactRef) -> int:
+        """Replies of the agent in one dialogue."""
+        (row,) = self.store.rows(played, TRAJECTORIES, Trajectory)
+        return sum(turn.role == "assistant" for turn in row.turns)
 
     def _use(
-        self, role: str, engine: EngineConfig, counted: Any, times: float, candidates: int = 1,
-        max_new_tokens: int = 0,
+        self, role: str, engine: EngineConfig, counted: CountingEngine, times: float,
+        candidates: int = 1, max_new_tokens: int = 0,
     ) -> Use:  # fmt: skip
         usage = counted.usage
         return Use(
@@ -340,13 +355,31 @@ class _Planner:
         )  # fmt: skip
 
     def _sides(
-        self, settings: SelfPlayConfig, agent: Speaker, user: Speaker, times: int, candidates: int
-    ) -> list[Use]:
+        self, settings: SelfPlayConfig, engines: Sequence[CountingEngine], times: int,
+        candidates: int,
+    ) -> list[Use]:  # fmt: skip
         most = settings.sampling.budget(states=True)
+        agent, user = engines[:2]
         return [
-            self._use("agent", settings.agent_engine, agent.engine, times, candidates, most),
-            self._use("user", settings.user_engine, user.engine, times, 1, most),
+            self._use("agent", settings.agent_engine, agent, times, candidates, most),
+            self._use("user", settings.user_engine, user, times, 1, most),
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measurements(Measurements):
+    """Loads no embedder."""
+
+    def embedder(self) -> "Embed":
+        return _no_embedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SteeringEvidence(SteeringEvidence):
+    """Loads no embedder."""
+
+    def embedder(self) -> None:
+        return None
 
 
 def _no_embedding(texts: Sequence[str], fitted_on: Sequence[str]) -> NDArray[np.float32]:

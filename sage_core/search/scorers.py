@@ -67,9 +67,9 @@ class RelevanceSelector:
     """The candidate that the dialogue makes likelier by most wins (Li et al. 2016, "A
     Diversity-Promoting Objective Function for Neural Conversation Models"; the reranker of
     DialoGPT). Votes are log p(reply | dialogue) - log p(reply | nothing said) under m0 in nats,
-    divided by the reply's tokens to the power ``length_penalty``: 0 for a reply that would do in any
-    dialogue, below for one that does not belong. Replies of equal text after the same dialogue have
-    equal votes. A mean over few tokens varies more than one over many, so that with the power 1 the
+    divided by the reply's tokens to the power ``length_penalty``: 0 for a reply that would do in
+    any dialogue, below for one that does not belong. Replies of equal text after the same dialogue
+    have equal votes. A mean over few tokens varies more than one over many, so that with the power 1 the
     highest of several is often that of a fragment.
 
     Departure from the release, whose LLM ranks letters: a small model scores better than it ranks.
@@ -107,7 +107,7 @@ class RelevanceSelector:
                 if isinstance(answer, ContextError):
                     raise answer
             gain: float = here[utterance] - alone[utterance]  # type: ignore[index]
-            return gain / max(tokens[utterance], 1) ** self.length_penalty
+            return gain / float(max(tokens[utterance], 1) ** self.length_penalty)
 
         return ScoreSelector(score, independent=True).decide(ballots)
 

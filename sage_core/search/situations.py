@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import get_args
 from zlib import crc32
@@ -10,6 +9,7 @@ from zlib import crc32
 from sage_core.config import SituationsConfig
 from sage_core.corpus.readers import empathetic_dialogues
 from sage_core.errors import DataError
+from sage_core.packaged import packaged
 from sage_core.schema import Situation, Split
 
 
@@ -28,7 +28,7 @@ def situations(config: SituationsConfig, split: Split, limit: int) -> list[Situa
 def _read(config: SituationsConfig) -> list[Situation]:
     if config.path is None:
         source = "the embedded situations"
-        text = resources.files("sage_core.data").joinpath("situations.jsonl").read_text("utf-8")
+        text = packaged("data/situations.jsonl")
     else:
         source = f"situations.path = '{config.path}'"
         if not config.path.exists():

@@ -1,6 +1,7 @@
-"""When the rounds of refinement end: the pipeline's own loop over stages that make nothing."""
+"""When the rounds of refinement end: the pipeline's own loop over steps that make nothing."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,28 +9,26 @@ import pytest
 from flows import pipeline as module
 from sage_core.config import PipelineConfig
 from sage_core.evaluation.winrate import PairSummary, improves
+from sage_core.steps.base import Step
+from sage_core.steps.dpo import Dpo
+from sage_core.steps.joined import Trajectories
+from sage_core.steps.report import Report
 from sage_core.storage import ArtifactRef
+from tasks import caching
 
 
-class Stages:
-    """Every stage gives a reference named after it and its label; keeps what it was asked."""
+class Steps:
+    """Every step gives a reference named after it and its label; keeps what was to be made."""
 
-    def __init__(self, better: Callable[[str], bool], collapsed: str) -> None:
-        self.asked: list[tuple[str, str, dict[str, Any]]] = []
-        self._better, self._collapsed = better, collapsed
+    def __init__(self) -> None:
+        self.made: list[tuple[str, Any]] = []
 
-    def __getattr__(self, name: str) -> Any:
-        def stage(label: str = "", /, **inputs: Any) -> ArtifactRef:
-            self.asked.append((name, label, inputs))
-            return ArtifactRef(f"{name} {label}".strip(), "", 0)
+    def make(self, step: Step, label: str = "") -> ArtifactRef:
+        self.made.append((label, step))
+        return ArtifactRef(f"{step.name} {label}".strip(), "", 0)
 
-        return stage
-
-    def read_health(self, ref: ArtifactRef) -> dict[str, Any]:
-        return {"figures": {}, "collapsed": ["x"] if ref.path.endswith(self._collapsed) else []}
-
-    def improves(self, parts: list[ArtifactRef], samples: int, seed: int) -> bool:
-        return self._better(parts[0].path)
+    def of(self, kind: type[Step]) -> list[tuple[str, Any]]:
+        return [(label, step) for label, step in self.made if isinstance(step, kind)]
 
 
 class Anything:
@@ -43,8 +42,18 @@ def run(
     better: Callable[[str], bool] = lambda pair: True,
     collapsed: str = "none",
 ) -> dict[str, Any]:
-    stages = Stages(better, collapsed)
-    monkeypatch.setattr(module, "stages", stages)
+    steps = Steps()
+
+    def health(folder: Path) -> dict[str, Any]:
+        return {"figures": {}, "collapsed": ["x"] if folder.name.endswith(collapsed) else []}
+
+    def improves(config: object, before: str, after: str, *more: object) -> bool:
+        return better(f"{before}-{after}")
+
+    monkeypatch.setattr(module, "make", steps.make)
+    monkeypatch.setattr(caching, "make", steps.make)
+    monkeypatch.setattr(module, "read_health", health)
+    monkeypatch.setattr(module, "improves", improves)
     monkeypatch.setattr(module, "build_corpus", lambda corpus: ArtifactRef("corpus", "", 0))
     monkeypatch.setattr(module, "count", lambda ref, name: 1)
     monkeypatch.setattr(module, "tables", Anything())
@@ -53,16 +62,14 @@ def run(
         {"refine": refine, "steering_report": {"enabled": False}}
     )
     result: dict[str, Any] = module._pipeline(config, Anything())  # type: ignore[arg-type]
-    (dpo,) = [inputs for name, _, inputs in stages.asked if name == "dpo"]
-    report = next(inputs for name, _, inputs in stages.asked if name == "report")
+    ((_, dpo),) = steps.of(Dpo)
+    ((_, report),) = steps.of(Report)
     return {
         "models": [*result["checkpoints"]],
-        "dpo": dpo["parent"].path.split()[-1],
-        "searched": [*report["searches"]],
-        "parents": report["parents"],
-        "rolled out": [
-            label.split()[-1] for name, label, _ in stages.asked if name == "trajectories"
-        ],
+        "dpo": dpo.parent.name,
+        "searched": [*report.searches],
+        "parents": report.parents,
+        "rolled out": [label.split()[-1] for label, _ in steps.of(Trajectories)],
     }
 
 

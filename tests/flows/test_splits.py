@@ -9,8 +9,11 @@ from typer.testing import CliRunner
 from flows import cli, single
 from sage_core.config import PRESETS, load_config
 from sage_core.errors import DataError
-from sage_core.schema import AnnotatedDialogue, Dialogue, with_roles
+from sage_core.schema import AnnotatedDialogue, Dialogue, TrainingDialogue, with_roles
+from sage_core.steps.given import of_split
+from sage_core.steps.names import TRAINING
 from sage_core.storage import read_rows, write_rows
+from tasks.home import store
 
 PARTS = ("train", "test", "train", "validation", "train")
 
@@ -86,18 +89,21 @@ def test_annotate_and_train_take_the_training_part_unless_asked(
     assert [row.dialogue_id for row in rows] == expected
 
 
-def test_training_on_a_table_with_splits_takes_one(dialogues: Path) -> None:
-    rows = single._training_dialogues(load_config("tiny"), dialogues, states=True)
-    assert len(single._of_split(rows, dialogues, "train")) == 3
-    assert len(single._of_split(rows, dialogues, "all")) == 5
+@pytest.mark.parametrize(("split", "expected"), [("train", 3), ("all", 5)])
+def test_training_on_a_table_with_splits_takes_one(
+    dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str, expected: int
+) -> None:
+    monkeypatch.setenv("SAGE_HOME", str(tmp_path / "home"))
+    ref = single._training_text(load_config("tiny"), dialogues, split, states=True)
+    assert len(read_rows(store().folder(ref) / TRAINING, TrainingDialogue)) == expected
 
 
 def test_a_split_that_is_not_there_is_named(dialogues: Path, tmp_path: Path) -> None:
     write_rows(dialogues, [Dialogue("d", "t", "d", with_roles(["Hi.", "Hello."]))], Dialogue)
     rows = read_rows(dialogues, Dialogue)
     with pytest.raises(DataError, match="no dialogue in the split 'test'; --split train, or all"):
-        single._of_split(rows, dialogues, "test")
+        of_split(rows, dialogues, "test")
     # A table as published has no such column: all of it.
     write_rows(tmp_path / "sac.parquet", [AnnotatedDialogue("d", ())], AnnotatedDialogue)
     found = read_rows(tmp_path / "sac.parquet", AnnotatedDialogue)
-    assert single._of_split(found, tmp_path / "sac.parquet", "test") == found
+    assert of_split(found, tmp_path / "sac.parquet", "test") == found

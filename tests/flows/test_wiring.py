@@ -23,12 +23,11 @@ changes makes a test here fail, or, where it says so, one in tests/training/test
 - a learning rate that is not a cosine (there)
 """
 
-import inspect
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -37,7 +36,7 @@ import pytest
 
 from flows import pipeline as module
 from sage_core.config import ConversationConfig, PipelineConfig
-from sage_core.corpus import build as corpus_build
+from sage_core.corpus.records import DIALOGUES, FUNNEL
 from sage_core.engines import loading
 from sage_core.engines.base import Completion, Request, draw_seed
 from sage_core.engines.scripted import ScriptedEngine
@@ -50,10 +49,12 @@ from sage_core.schema import (
     Split,
     TrainingDialogue,
 )
+from sage_core.steps import dpo, sft
+from sage_core.steps.base import Model, Step
+from sage_core.steps.reading import read_figures, read_measurements
 from sage_core.storage import ArtifactRef, write_json, write_rows
 from sage_core.training.job import TRAINING_LOG, Job
-from tasks import engines, stages
-from tasks.caching import Stage
+from tasks import caching, engines, making
 from tasks.home import store
 
 SEED = 7
@@ -67,11 +68,14 @@ ANNOTATION = {
     "method": "score", "topics": "extracted", "calibration": "situations",
     "motivations": ["sharing", "question"], "emotions": ["sad", "joyful"],
 }  # fmt: skip
+# Each role's engine has settings of its own: a step that asks one that it does not name is refused.
+ROLES = {"agent_engine": {"max_retries": 1}, "user_engine": {"max_retries": 2}}
+SELECTOR = {"relevance": True, "engine": {"max_retries": 3}}
 SMALL = {"epochs": 1, "batch_size": 2, "micro_batch_size": 1}
 
 
 def config(situations: Path, **changes: Any) -> PipelineConfig:
-    selfplay = {"max_turns": 4, "shard_size": 2}
+    selfplay = {"max_turns": 4, "shard_size": 2, **ROLES}
     return PipelineConfig.model_validate(
         {
             "seed": SEED,
@@ -79,10 +83,11 @@ def config(situations: Path, **changes: Any) -> PipelineConfig:
             "sft": {**SMALL, "learning_rate": 1e-3},
             "situations": {"path": situations},
             "conversation": {"train_user": True},
-            "search": {"candidates": 3, "selfplay": selfplay, "selector": {"relevance": True}},
+            "search": {"candidates": 3, "selfplay": selfplay, "selector": SELECTOR},
             "refine": {"rounds": 2, "sft": {**SMALL, "learning_rate": 1e-4}},
             "evaluation": {
                 "selfplay": {**selfplay, "sampling": {"temperature": 0.9}},
+                "judges": [{"name": "m0", "engine": {"max_retries": 4}}],
                 "bootstrap_samples": 100,
             },
             "steering_report": {
@@ -107,13 +112,12 @@ class Recorder:
         self.seeds: set[int] = set()
         self._stage = ""
 
-    def make(self, stage: Stage, label: str, inputs: dict[str, Any]) -> ArtifactRef:
-        """Run a stage as without Prefect."""
-        self._stage = name = re.sub(r" ?\d+/\d+$", "", f"{stage.name} {label}".strip())
-        assert "base" not in inputs or self.names[inputs["base"]] == "base-model m0"
-        given = {key: self._shown(value) for key, value in inputs.items() if key != "base"}
+    def make(self, step: Step, label: str = "") -> ArtifactRef:
+        """Run a step as without Prefect."""
+        self._stage = name = re.sub(r" ?\d+/\d+$", "", f"{step.name} {label}".strip())
+        given = {field.name: self._shown(getattr(step, field.name)) for field in fields(step)}
         self.given[name] = "; ".join(f"{key}: {value}" for key, value in given.items() if value)
-        ref = stage.local(label, **inputs)
+        ref = making.make(step, label)
         self.names[ref] = name
         return ref
 
@@ -121,6 +125,12 @@ class Recorder:
         """The artefacts in an input; several of a kind as ``kind [which, which]``."""
         if isinstance(value, ArtifactRef):
             return self.names[value]
+        if isinstance(value, Model):
+            assert self.names[value.base] == "base-model m0"
+            assert bool(value.adapter) == (value.name != "m0")
+            if value.adapter:
+                assert self.names[value.adapter].split()[-1] == value.name
+            return self._shown(value.adapter)
         if isinstance(value, dict):
             for key, each in value.items():
                 assert not isinstance(each, ArtifactRef) or self.names[each].split()[-1] == key
@@ -137,7 +147,7 @@ class Recorder:
         )
 
     def engine(
-        self, settings: object, base: Path, model: object, adapter: Path | None
+        self, settings: object, base: Path, model: object, adapter: Path | None, home: Path
     ) -> ScriptedEngine:
         return Scripted(self, ((adapter or base) / "name").read_text())
 
@@ -299,27 +309,23 @@ def run(monkeypatch: pytest.MonkeyPatch, home: Path, **changes: Any) -> Recorder
             )
             for topic in TOPICS
         ]  # fmt: skip
-        write_rows(folder / corpus_build.DIALOGUES, rows, Dialogue)
-        write_json(
-            folder / corpus_build.FUNNEL, [{"step": "read", "kept": len(rows), "dropped": 0}]
-        )
+        write_rows(folder / DIALOGUES, rows, Dialogue)
+        write_json(folder / FUNNEL, [{"step": "read", "kept": len(rows), "dropped": 0}])
 
     def build_corpus(settings: object) -> ArtifactRef:
         ref = store().build("corpus/0", corpus, {})
         recorder.names[ref] = "corpus"
         return ref
 
-    def called(stage: Stage, label: str = "", /, **inputs: Any) -> ArtifactRef:
-        return recorder.make(stage, label, inputs)
-
-    monkeypatch.setattr(Stage, "__call__", called)
+    monkeypatch.setattr(caching, "make", recorder.make)
+    monkeypatch.setattr(module, "make", recorder.make)
     monkeypatch.setattr(module, "build_corpus", build_corpus)
     monkeypatch.setattr(
         loading, "prepare_base", lambda folder, model: (folder / "name").write_text("m0")
     )
-    monkeypatch.setattr(engines, "_made", recorder.engine)
-    monkeypatch.setattr(stages, "train_sft", recorder.train)
-    monkeypatch.setattr(stages, "train_dpo", recorder.train)
+    monkeypatch.setattr(engines, "open_engine", recorder.engine)
+    monkeypatch.setattr(sft, "train_sft", recorder.train)
+    monkeypatch.setattr(dpo, "train_dpo", recorder.train)
     monkeypatch.setattr(embedding, "_PACKAGE", "no_such_package")
     monkeypatch.setattr(module, "tables", Tracker(recorder))
     monkeypatch.setattr(module, "get_run_logger", lambda: Tracker(recorder))
@@ -477,13 +483,13 @@ def test_all_draws_are_of_the_seed(found: Recorder) -> None:
 
 
 def test_states_are_measured_of_models_that_write_them(found: Recorder) -> None:
-    refs = {name: ref for ref, name in found.names.items()}
+    folders = {name: store().folder(ref) for ref, name in found.names.items()}
     measured = [
         name
         for name in MODELS["all"]
-        if "emotion_accuracy" in stages.read_measurements(refs[f"measurements {name}"]).values
+        if "emotion_accuracy" in read_measurements(folders[f"measurements {name}"]).values
     ]
-    _, metrics = stages.read_figures(refs["figures"])
+    _, metrics = read_figures(folders["figures"])
     assert tuple(measured) == MODELS["chains"]
     shown = [each["model"] for each in metrics if each["emotion_accuracy"]["n"]]
     assert tuple(shown) == MODELS["chains"]
@@ -519,20 +525,3 @@ def test_other_settings_change_only_what_they_name(
         "dpo": "m3, dpo, seed 7; 6 agent with states: 1 chosen cut, 6 chosen m3, 1 rejected cut, "
         "6 rejected m3, 3 to m1, 6 to search",
     }
-
-
-def test_the_seed_is_in_the_key_of_every_stage_that_draws() -> None:
-    """Those without a seed read, join or pick by rule."""
-    all_stages = {stage.name: stage for stage in vars(stages).values() if isinstance(stage, Stage)}
-    drawing = {
-        name: stage
-        for name, stage in all_stages.items()
-        if "seed" in inspect.signature(stage._write).parameters
-    }
-    assert set(all_stages) - set(drawing) == {
-        "annotated-dialogues", "base-model", "corpus", "corpus-partition", "corpus-source",
-        "judgements", "report", "searched", "selected-dialogues", "situations", "sorted-posts",
-        "trajectories",
-    }  # fmt: skip
-    for stage in drawing.values():
-        assert stage.key(seed=0) == stage.key(seed=0) != stage.key(seed=1)

@@ -1,6 +1,7 @@
 """A flow whose stages ask a server that refuses them: the addresses come as arguments."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from flows import environment
@@ -13,15 +14,31 @@ from sage_core.config import EngineConfig, ModelConfig, SamplingConfig  # noqa: 
 from sage_core.engines.base import Request  # noqa: E402
 from sage_core.errors import SageError  # noqa: E402
 from sage_core.schema import Message  # noqa: E402
-from tasks.caching import stage  # noqa: E402
-from tasks.engines import engine_of  # noqa: E402
+from sage_core.steps.base import Context, Model, Step  # noqa: E402
+from sage_core.storage import ArtifactRef  # noqa: E402
+from tasks.caching import make  # noqa: E402
 
 
-@stage("schema")
-def ask(folder: Path, settings: EngineConfig, adapter: Path | None) -> None:
-    engine = engine_of(settings, folder, ModelConfig(), adapter)
-    sampling = SamplingConfig(top_k=0, repetition_penalty=1, max_new_tokens=5)
-    engine.generate([Request("the-request", (Message("user", "hi"),), sampling)])
+@dataclass(frozen=True, kw_only=True)
+class Ask(Step):
+    name = "ask"
+    settings: EngineConfig
+    asked: Model
+
+    @property
+    def engines(self) -> tuple[EngineConfig, ...]:
+        return (self.settings,)
+
+    def run(self, folder: Path, context: Context) -> None:
+        engine = context.engine(self.settings, self.asked, ModelConfig())
+        sampling = SamplingConfig(top_k=0, repetition_penalty=1, max_new_tokens=5)
+        engine.generate([Request("the-request", (Message("user", "hi"),), sampling)])
+
+
+def ask(label: str, settings: EngineConfig, adapter: Path | None) -> None:
+    base = ArtifactRef("nowhere", "", 0)
+    checkpoint = ArtifactRef(str(adapter), "", 0) if adapter else None
+    make(Ask(settings=settings, asked=Model("m1", base, checkpoint)), label)
 
 
 @flow

@@ -7,9 +7,11 @@ import pytest
 
 from sage_core.config import AnnotationConfig
 from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, ScoredDialogue, ScoredTurn
+from sage_core.steps.annotated import AnnotatedDialogues
+from sage_core.steps.names import ANNOTATION, SAC, SCORES, SITUATION_SCORES
 from sage_core.storage import ArtifactRef, read_json, read_rows, write_json, write_rows
-from tasks import stages
 from tasks.home import store
+from tasks.making import make
 
 SCORED = AnnotationConfig(
     method="score",
@@ -18,15 +20,15 @@ SCORED = AnnotationConfig(
     emotions=("sad", "joyful"),
 )
 UTTERANCES = ("I love my garden!", "I hate the cold.", "I love the lake!")
-SCORES = ((-2.0, -3.0), (-1.0, -4.0), (-2.0, -3.0))  # sad, joyful; their means: -5/3, -10/3
+LIKELY = ((-2.0, -3.0), (-1.0, -4.0), (-2.0, -3.0))  # sad, joyful; their means: -5/3, -10/3
 
 
 def scored_shard(number: int) -> ArtifactRef:
-    turn = ScoredTurn("user", UTTERANCES[number], (0.0, float(number)), SCORES[number])
+    turn = ScoredTurn("user", UTTERANCES[number], (0.0, float(number)), LIKELY[number])
     rows = [ScoredDialogue(f"d{number}", (turn,))]
     return store().build(
         f"shard/{number}",
-        lambda folder: write_rows(folder / stages.SCORES, rows, ScoredDialogue),
+        lambda folder: write_rows(folder / SCORES, rows, ScoredDialogue),
         {},
     )
 
@@ -34,9 +36,9 @@ def scored_shard(number: int) -> ArtifactRef:
 def joined(
     parts: list[ArtifactRef], settings: AnnotationConfig, compared: ArtifactRef | None = None
 ) -> tuple[list[AnnotatedDialogue], Any]:
-    ref = stages.annotated_dialogues.local(parts=parts, situations=compared, settings=settings)
+    ref = make(AnnotatedDialogues(parts=tuple(parts), situations=compared, settings=settings))
     folder = store().folder(ref)
-    return read_rows(folder / stages.SAC, AnnotatedDialogue), read_json(folder / stages.ANNOTATION)
+    return read_rows(folder / SAC, AnnotatedDialogue), read_json(folder / ANNOTATION)
 
 
 def test_scored_shards_are_calibrated_together(
@@ -55,7 +57,7 @@ def test_scored_shards_are_calibrated_together(
     assert figures["empty"] == {"motivation": 1, "emotion": 0, "topics": 0, "all": 0}
 
     compared = store().build(
-        "situations/0", lambda folder: write_json(folder / stages.SITUATION_SCORES, [[-0.5, -9.0]]),
+        "situations/0", lambda folder: write_json(folder / SITUATION_SCORES, [[-0.5, -9.0]]),
         {},
     )  # fmt: skip
     rows, figures = joined(parts, SCORED, compared)
@@ -76,7 +78,7 @@ def test_written_shards_are_joined_and_measured(
         rows = [written[number]]
         return store().build(
             f"shard/{number}",
-            lambda folder: write_rows(folder / stages.SAC, rows, AnnotatedDialogue),
+            lambda folder: write_rows(folder / SAC, rows, AnnotatedDialogue),
             {},
         )
 

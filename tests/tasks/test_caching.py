@@ -1,6 +1,7 @@
 """The cache of stages: hits, damage, code, and what is made again."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,33 +9,51 @@ from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
 
 from sage_core.errors import ArtifactError
+from sage_core.steps import code
+from sage_core.steps.base import Context, Step
 from sage_core.storage import ArtifactRef
 from tasks import caching
-from tasks.caching import Cached, forget_remade, listen, stage
+from tasks.caching import Cached, forget_remade, listen, make, make_all
 from tasks.home import store
 
 
-@stage("schema")
-def source(folder: Path, text: str) -> None:
-    (folder / "text").write_text(text)
+@dataclass(frozen=True, kw_only=True)
+class Source(Step):
+    name = "source"
+    text: str
+
+    def run(self, folder: Path, context: Context) -> None:
+        (folder / "text").write_text(self.text)
 
 
-@stage("schema")
-def upper(folder: Path, parent: ArtifactRef) -> None:
-    (folder / "text").write_text((store().folder(parent) / "text").read_text().upper())
+@dataclass(frozen=True, kw_only=True)
+class Upper(Step):
+    name = "upper"
+    parent: ArtifactRef
+
+    def run(self, folder: Path, context: Context) -> None:
+        text = (context.folder(self.parent) / "text").read_text()
+        (folder / "text").write_text(text.upper())
 
 
-@stage("schema")
-def join(folder: Path, parts: list[ArtifactRef]) -> None:
-    (folder / "text").write_text(
-        " ".join((store().folder(part) / "text").read_text() for part in parts)
-    )
+@dataclass(frozen=True, kw_only=True)
+class Join(Step):
+    name = "join"
+    parts: tuple[ArtifactRef, ...]
+
+    def run(self, folder: Path, context: Context) -> None:
+        texts = [(context.folder(part) / "text").read_text() for part in self.parts]
+        (folder / "text").write_text(" ".join(texts))
 
 
-@stage("schema")
-def failing(folder: Path, text: str) -> None:
-    (folder / "half").write_text(text)
-    raise OSError(28, "No space left on device")
+@dataclass(frozen=True, kw_only=True)
+class Failing(Step):
+    name = "failing"
+    text: str
+
+    def run(self, folder: Path, context: Context) -> None:
+        (folder / "half").write_text(self.text)
+        raise OSError(28, "No space left on device")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,9 +85,9 @@ def run(text: str) -> ArtifactRef:
     @flow
     def diamond() -> ArtifactRef:
         forget_remade()
-        first = source("first", text=text)
-        source("alone", text=f"alone {text}")
-        return join(parts=[first, upper(parent=first)])
+        first = make(Source(text=text), "first")
+        make(Source(text=f"alone {text}"), "alone")
+        return make(Join(parts=(first, make(Upper(parent=first)))))
 
     return diamond()
 
@@ -119,9 +138,12 @@ def test_changed_code_makes_the_stage_again(
 ) -> None:
     run("code")
     made(seen)
-    monkeypatch.setattr(caching, "_source", lambda module: f"changed {module}")
+    read = code.read_source
+    code._module.cache_clear()
+    monkeypatch.setattr(code, "read_source", lambda path: read(path) + "\nchanged = True\n")
     run("code")
     assert made(seen) == ALL
+    code._module.cache_clear()
 
 
 def test_no_space_left_leaves_nothing_half_written(
@@ -129,7 +151,7 @@ def test_no_space_left_leaves_nothing_half_written(
 ) -> None:
     @flow
     def full() -> None:
-        failing(text="x")
+        make(Failing(text="x"))
 
     with pytest.raises(ArtifactError, match="SAGE_HOME"):
         full()
@@ -140,32 +162,37 @@ def test_no_space_left_leaves_nothing_half_written(
 def test_side_by_side_gives_the_results_in_order(seen: list[tuple[str, bool]]) -> None:
     @flow
     def mapped() -> list[ArtifactRef]:
-        return source.map([{"text": f"part {number}"} for number in range(4)])
+        return make_all([Source(text=f"part {number}") for number in range(4)])
 
     texts = [(store().folder(ref) / "text").read_text() for ref in mapped()]
     assert texts == ["part 0", "part 1", "part 2", "part 3"]
     assert {name for name, _ in seen} == {f"source {number}/4" for number in (1, 2, 3, 4)}
 
 
-@stage("schema", resumable=True)
-def in_steps(folder: Path, text: str, work: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class InSteps(Step):
     """Dies after each step until all three are there."""
-    work.mkdir(parents=True, exist_ok=True)
-    steps = len(list(work.iterdir()))
-    if steps < 3:
-        (work / str(steps)).write_text(text)
-        raise KeyboardInterrupt
-    (folder / "text").write_text(f"{text} in {steps}")
+
+    name = "in-steps"
+    text: str
+
+    def run(self, folder: Path, context: Context) -> None:
+        context.work.mkdir(parents=True, exist_ok=True)
+        steps = len(list(context.work.iterdir()))
+        if steps < 3:
+            (context.work / str(steps)).write_text(self.text)
+            raise KeyboardInterrupt
+        (folder / "text").write_text(f"{self.text} in {steps}")
 
 
-def test_a_resumable_stage_finds_its_work_again(seen: list[tuple[str, bool]]) -> None:
+def test_a_resumable_step_finds_its_work_again(seen: list[tuple[str, bool]]) -> None:
     work = store().root.parent / "work" / "in-steps"
     for text in ("a", "b"):  # what is saved belongs to these inputs only
         for steps in range(3):
             with pytest.raises(KeyboardInterrupt):
-                in_steps.local(text=text)
+                make(InSteps(text=text))
             (folder,) = work.iterdir()
             assert len(list(folder.iterdir())) == steps + 1
-        ref = in_steps.local(text=text)
+        ref = make(InSteps(text=text))
         assert (store().folder(ref) / "text").read_text() == f"{text} in 3"
         assert list(work.iterdir()) == []

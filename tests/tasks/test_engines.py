@@ -7,7 +7,10 @@ import pytest
 from sage_core.config import EngineConfig, ModelConfig
 from sage_core.engines.base import Usage
 from sage_core.engines.openai_http import OpenAIEngine
+from sage_core.steps.base import Model
+from sage_core.storage import ArtifactRef
 from tasks.engines import accounting, engine_of
+from tasks.making import HomeContext
 
 
 def made(home: Path, model: str) -> OpenAIEngine:
@@ -35,3 +38,16 @@ def test_usage_is_summed_by_engine_and_belongs_to_the_block(
         "openai:b": {"requests": 2, "prompt_tokens": 5, "completion_tokens": 5, "seconds": 1.0},
     }  # fmt: skip
     assert list(outer) == ["openai:c"]
+
+
+def test_a_step_asks_the_engines_that_it_names_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code of others is not in its key."""
+    monkeypatch.setenv("SAGE_HOME", str(tmp_path))
+    named = EngineConfig(kind="openai", model="a", base_url="http://127.0.0.1:9/v1")
+    context = HomeContext((named,), tmp_path)
+    m0 = Model("m0", ArtifactRef("base", "", 0))
+    assert context.engine(named, m0, ModelConfig()).name == "openai:a"
+    with pytest.raises(ValueError, match="'transformers' is not among the step's engines"):
+        context.engine(EngineConfig(), m0, ModelConfig())

@@ -18,9 +18,14 @@ from sage_core.config import (
 from sage_core.evaluation import embedding
 from sage_core.evaluation.quality import key_figures
 from sage_core.schema import Trajectory, TrajectoryTurn
+from sage_core.steps.base import Model
+from sage_core.steps.health import ModelHealth
+from sage_core.steps.measurements import Measurements, Quality
+from sage_core.steps.names import QUALITY, TRAJECTORIES
+from sage_core.steps.reading import read_health, read_measurements, read_quality
 from sage_core.storage import ArtifactRef, read_json, write_rows
-from tasks import stages
 from tasks.home import store
+from tasks.making import make
 
 MODEL = ModelConfig(base="tiny", dtype="float32", device="cpu", max_context=1024)
 TEXTS = ("My cat ran away.", "I waited an hour for the bus.", "I got the job!")
@@ -49,7 +54,7 @@ def rollouts(name: str, reply: str, *, states: bool, cut: bool) -> ArtifactRef:
     ]
     return store().build(
         f"rollouts/{name}",
-        lambda folder: write_rows(folder / stages.TRAJECTORIES, rows, Trajectory),
+        lambda folder: write_rows(folder / TRAJECTORIES, rows, Trajectory),
         {},
     )
 
@@ -69,17 +74,19 @@ def test_rollouts_are_measured_compared_and_gated(
         "m1": rollouts("m1", "Oh.", states=True, cut=False),
         "m2": rollouts("m2", "Hm.", states=True, cut=True),
     }
-    common = {"base": base, "model": MODEL, "seed": 0}
     measured = {
-        name: stages.measurements.local(
-            name, agent_name=name, rollouts=ref, settings=QualityConfig(), engine=EngineConfig(),
-            scorer=embedding.scorer_name(), **common,
+        name: make(
+            Measurements(
+                of=name, m0=Model("m0", base), rollouts=ref, settings=QualityConfig(),
+                engine=EngineConfig(), model=MODEL, scorer=embedding.scorer_name(), seed=0,
+            ),
+            name,
         )
         for name, ref in spoken.items()
     }  # fmt: skip
-    assert "emotion_accuracy" not in stages.read_measurements(measured["m0"]).values
-    ref = stages.quality.local(measured=list(measured.values()), bootstrap_samples=200, seed=0)
-    found = stages.read_quality(ref)
+    assert "emotion_accuracy" not in read_measurements(store().folder(measured["m0"])).values
+    ref = make(Quality(measured=tuple(measured.values()), bootstrap_samples=200, seed=0))
+    found = read_quality(store().folder(ref))
     assert (found.scorer, found.compared) == ("TF-IDF", 3)
     by_model = {model.model: key_figures(model) for model in found.models}
     assert [by_model[name]["cut_share"] for name in spoken] == [1, 0, 1]
@@ -87,17 +94,19 @@ def test_rollouts_are_measured_compared_and_gated(
     assert by_model["m2"]["situation_recovery_embedding"] == 1
     assert by_model["m1"]["stray_braces"] == 0.5
     console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
-    console.print(quality_table(read_json(store().folder(ref) / stages.QUALITY)))
+    console.print(quality_table(read_json(store().folder(ref) / QUALITY)))
     text = console.export_text()
     assert "Which of 3 situations a first reply answers (by chance 33%)" in text
     assert "100%" in text
 
-    health = stages.model_health.local(
-        "m0", agent_name="m0", agent=None, rollouts=spoken["m0"], measured=measured["m0"],
-        settings=GatesConfig(kl_replies=0, min_action_entropy=0, max_malformed=0),
-        selfplay=SelfPlayConfig(), profile=ConversationConfig().agent, **common,
+    health = make(
+        ModelHealth(
+            agent=Model("m0", base), rollouts=spoken["m0"], measured=measured["m0"],
+            settings=GatesConfig(kl_replies=0, min_action_entropy=0, max_malformed=0),
+            selfplay=SelfPlayConfig(), profile=ConversationConfig().agent, model=MODEL, seed=0,
+        )
     )  # fmt: skip
-    assert stages.read_health(health)["collapsed"] == [
+    assert read_health(store().folder(health))["collapsed"] == [
         "cut_share is 1, over 0.5",
         "stray_braces is 0.5, over 0.1",
     ]

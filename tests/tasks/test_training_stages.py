@@ -8,9 +8,13 @@ from training_examples import DIALOGUES, DPO, FLOAT, PAIRS, SFT
 
 from sage_core.config import LoraConfig, TrainingConfig
 from sage_core.schema import PreferencePair, TrainingDialogue
+from sage_core.steps.base import Model
+from sage_core.steps.dpo import Dpo
+from sage_core.steps.names import PREFERENCES, TRAINING
+from sage_core.steps.sft import Sft
 from sage_core.storage import ArtifactRef, read_json, write_rows
-from tasks import stages
 from tasks.home import sage_home, store
+from tasks.making import make
 
 
 def test_rounds_of_artefacts(
@@ -21,26 +25,31 @@ def test_rounds_of_artefacts(
         "base-model/0", lambda folder: shutil.copytree(tiny_base, folder, dirs_exist_ok=True), {}
     )
     text = store().build(
-        "text/0", lambda folder: write_rows(folder / stages.TRAINING, DIALOGUES, TrainingDialogue),
+        "text/0", lambda folder: write_rows(folder / TRAINING, DIALOGUES, TrainingDialogue),
         {},
     )  # fmt: skip
     pairs = store().build(
-        "pairs/0", lambda folder: write_rows(folder / stages.PREFERENCES, PAIRS, PreferencePair), {}
+        "pairs/0", lambda folder: write_rows(folder / PREFERENCES, PAIRS, PreferencePair), {}
     )
-    common = {
-        "base": base, "lora": LoraConfig(rank=2, chain="stacked"), "seed": 0, "model": FLOAT,
-        "training": TrainingConfig(save_steps=1),
-    }  # fmt: skip
+    lora, training = LoraConfig(rank=2, chain="stacked"), TrainingConfig(save_steps=1)
 
-    def sft(name: str, parent: ArtifactRef | None) -> ArtifactRef:
-        return stages.sft.local(
-            name, name=name, dialogues=text, parent=parent, settings=SFT, **common
+    def sft(name: str, parent: Model) -> ArtifactRef:
+        step = Sft(
+            checkpoint=name, dialogues=text, parent=parent, settings=SFT, lora=lora,
+            training=training, model=FLOAT, seed=0,
+        )  # fmt: skip
+        return make(step, name)
+
+    m0 = Model("m0", base)
+    m1 = sft("m1", m0)
+    m2 = sft("m2", Model("m1", base, m1))
+    dpo = make(
+        Dpo(
+            pairs=pairs, parent=Model("m2", base, m2), settings=DPO, lora=lora, training=training,
+            model=FLOAT, seed=0,
         )
-
-    m1 = sft("m1", None)
-    m2 = sft("m2", m1)
-    dpo = stages.dpo.local("dpo", pairs=pairs, parent=m2, settings=DPO, **common)
-    assert sft("m1", None) == m1  # found, not made again
+    )  # fmt: skip
+    assert sft("m1", m0) == m1  # found, not made again
     models = read_json(store().folder(dpo) / "lineage.json")["models"]
     assert [(each["name"], each.get("sha256")) for each in models] == [
         ("m0", base.sha256), ("m1", m1.sha256), ("m2", m2.sha256), ("dpo", None),

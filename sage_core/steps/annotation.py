@@ -1,0 +1,67 @@
+"""States for the utterances, by a model (section 4.2)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sage_core import annotation, labels
+from sage_core.config import AnnotationConfig, EngineConfig, ModelConfig
+from sage_core.corpus.records import DIALOGUES
+from sage_core.schema import AnnotatedDialogue, Dialogue, ScoredDialogue, Situation
+from sage_core.steps.base import Context, Model, Step
+from sage_core.steps.names import SAC, SCORES, SITUATION_SCORES, SITUATIONS
+from sage_core.storage import ArtifactRef, read_rows, shards, write_json, write_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateShard(Step):
+    """States for the utterances of one shard of dialogues, or the scores of all listed values,
+    among which only the whole corpus can choose."""
+
+    name = "annotate-shard"
+    retries = 1
+    dialogues: ArtifactRef
+    annotator: Model
+    settings: AnnotationConfig
+    model: ModelConfig
+    shard: int
+    seed: int
+
+    @property
+    def engines(self) -> tuple[EngineConfig, ...]:
+        return (self.settings.engine,)
+
+    def run(self, folder: Path, context: Context) -> None:
+        settings, seed = self.settings, self.seed
+        rows = read_rows(context.folder(self.dialogues) / DIALOGUES, Dialogue)
+        part = shards(rows, settings.shard_size)[self.shard]
+        engine = context.engine(settings.engine, self.annotator, self.model)
+        with context.progress(f"annotate shard {self.shard + 1}", len(part)) as advance:
+            if settings.method == "score":
+                scored = labels.score(part, engine, settings, seed, advance)
+                write_rows(folder / SCORES, scored, ScoredDialogue)
+            else:
+                annotated = annotation.annotate(part, engine, settings, seed, advance)
+                write_rows(folder / SAC, annotated, AnnotatedDialogue)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SituationScores(Step):
+    """How likely each emotion is after each situation, whoever is annotated."""
+
+    name = "situation-scores"
+    retries = 1
+    situations: ArtifactRef
+    annotator: Model
+    settings: AnnotationConfig
+    model: ModelConfig
+    seed: int
+
+    @property
+    def engines(self) -> tuple[EngineConfig, ...]:
+        return (self.settings.engine,)
+
+    def run(self, folder: Path, context: Context) -> None:
+        rows = read_rows(context.folder(self.situations) / SITUATIONS, Situation)
+        engine = context.engine(self.settings.engine, self.annotator, self.model)
+        scores = labels.score_situations(rows, engine, self.settings, self.seed)
+        write_json(folder / SITUATION_SCORES, scores)

@@ -1,0 +1,54 @@
+"""Whether a refined model has collapsed (section 4.4)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sage_core.config import (
+    EngineConfig,
+    GatesConfig,
+    ModelConfig,
+    ProfileConfig,
+    SelfPlayConfig,
+)
+from sage_core.schema import Trajectory
+from sage_core.steps.base import Context, Model, Step
+from sage_core.steps.names import HEALTH, TRAJECTORIES
+from sage_core.steps.reading import read_measurements
+from sage_core.steps.speaking import speaker
+from sage_core.storage import ArtifactRef, read_rows, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelHealth(Step):
+    """Whether a refined model has collapsed, by its conversations."""
+
+    name = "model-health"
+    retries = 1
+    agent: Model
+    rollouts: ArtifactRef
+    measured: ArtifactRef
+    settings: GatesConfig
+    selfplay: SelfPlayConfig
+    profile: ProfileConfig
+    model: ModelConfig
+    seed: int
+
+    @property
+    def engines(self) -> tuple[EngineConfig, ...]:
+        return (self.selfplay.agent_engine,)
+
+    def run(self, folder: Path, context: Context) -> None:
+        from sage_core.evaluation import collapse  # imports scipy
+
+        engine = self.selfplay.agent_engine
+        found = collapse.health(
+            read_rows(context.folder(self.rollouts) / TRAJECTORIES, Trajectory),
+            speaker(context, self.agent, engine, self.model, self.profile),
+            context.engine(engine, self.agent.m0, self.model),
+            self.selfplay,
+            self.settings.kl_replies,
+            self.seed,
+            read_measurements(context.folder(self.measured)),
+        )
+        failed = collapse.collapsed(found, self.settings)
+        write_json(folder / HEALTH, {"figures": found.figures(), "collapsed": failed})

@@ -1,0 +1,47 @@
+"""Pairwise judging (section 4.6)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sage_core.config import EngineConfig, JudgeConfig, ModelConfig
+from sage_core.evaluation import judge
+from sage_core.schema import Judgement, Trajectory
+from sage_core.steps.base import Context, Model, Step
+from sage_core.steps.names import JUDGEMENTS, TRAJECTORIES
+from sage_core.storage import ArtifactRef, read_rows, write_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgePair(Step):
+    """One judge's verdicts on one pair of models, both orders.
+
+    Attributes:
+        judge: m0, unless the judge is on a server of the user's.
+    """
+
+    name = "judge-pair"
+    retries = 1
+    model_a: str
+    model_b: str
+    rollouts_a: ArtifactRef
+    rollouts_b: ArtifactRef
+    judge: Model
+    settings: JudgeConfig
+    model: ModelConfig
+    seed: int
+
+    @property
+    def engines(self) -> tuple[EngineConfig, ...]:
+        return (self.settings.engine,)
+
+    def run(self, folder: Path, context: Context) -> None:
+        first = read_rows(context.folder(self.rollouts_a) / TRAJECTORIES, Trajectory)
+        second = read_rows(context.folder(self.rollouts_b) / TRAJECTORIES, Trajectory)
+        engine = context.engine(self.settings.engine, self.judge, self.model)
+        title = f"judge {self.model_a}-{self.model_b}"
+        with context.progress(title, 2 * len(first)) as advance:
+            judgements = judge.judge_pair(
+                self.model_a, self.model_b, first, second, engine, self.settings, self.seed,
+                advance,
+            )  # fmt: skip
+        write_rows(folder / JUDGEMENTS, judgements, Judgement)

@@ -1,0 +1,53 @@
+"""Reading back what steps wrote as JSON."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from sage_core.schema import SearchNode
+from sage_core.steps.names import (
+    HEALTH,
+    MEASUREMENTS,
+    METRICS,
+    QUALITY,
+    SEARCH_TREE,
+    WIN_RATES,
+)
+from sage_core.storage import read_json, read_rows
+
+if TYPE_CHECKING:
+    from sage_core.evaluation.quality import Measurements, Quality
+
+
+def read_figures(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The win rates (with position bias) and the models' figures, as
+    :class:`~sage_core.steps.figures.Figures` wrote them."""
+    return read_json(folder / WIN_RATES), read_json(folder / METRICS)
+
+
+def read_health(folder: Path) -> dict[str, Any]:
+    """The figures of a model and the gates it did not pass, as
+    :class:`~sage_core.steps.health.ModelHealth` wrote them."""
+    record: dict[str, Any] = read_json(folder / HEALTH)
+    return record
+
+
+def read_measurements(folder: Path) -> "Measurements":
+    """A model's measurements, as :class:`~sage_core.steps.measurements.Measurements` wrote them."""
+    from sage_core.evaluation.quality import Measurements  # imports scipy
+
+    return TypeAdapter(Measurements).validate_python(read_json(folder / MEASUREMENTS))
+
+
+def read_quality(folder: Path) -> "Quality":
+    """All models' figures, as :class:`~sage_core.steps.measurements.Quality` wrote them."""
+    from sage_core.evaluation.quality import Quality  # imports scipy
+
+    return TypeAdapter(Quality).validate_python(read_json(folder / QUALITY))
+
+
+def first_tree(folder: Path) -> list[SearchNode]:
+    """The search tree of a search's first dialogue."""
+    nodes = read_rows(folder / SEARCH_TREE, SearchNode)
+    return [node for node in nodes if node.trajectory_id == nodes[0].trajectory_id]

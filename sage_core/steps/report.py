@@ -1,0 +1,72 @@
+"""The report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from sage_core.config import PipelineConfig
+from sage_core.corpus.records import DIALOGUES, FUNNEL
+from sage_core.schema import Showing, Trajectory
+from sage_core.steps.base import Context, Step
+from sage_core.steps.names import ANNOTATION, PROBE, REPORT, SHOWINGS, STEERING, TRAJECTORIES
+from sage_core.steps.reading import first_tree, read_figures, read_health, read_quality
+from sage_core.storage import ArtifactRef, read_json, read_rows
+from sage_core.training.job import read_losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Step):
+    """The self-contained HTML report.
+
+    Attributes:
+        searches: by the model that searched.
+        parents: model -> the model that it was trained from.
+    """
+
+    name = "report"
+    config: PipelineConfig
+    corpus: ArtifactRef
+    dialogues: ArtifactRef
+    annotated: ArtifactRef
+    probe: ArtifactRef
+    searches: dict[str, ArtifactRef]
+    parents: dict[str, str]
+    health: dict[str, ArtifactRef]
+    checkpoints: dict[str, ArtifactRef]
+    rollouts: dict[str, ArtifactRef]
+    figures: ArtifactRef
+    quality: ArtifactRef
+    steering: ArtifactRef | None
+
+    def run(self, folder: Path, context: Context) -> None:
+        from sage_core.evaluation import report, summary  # import matplotlib and scipy
+        from sage_core.search.figures import search_figures
+
+        at = context.folder
+
+        def trajectories_of(ref: ArtifactRef) -> list[Trajectory]:
+            return read_rows(at(ref) / TRAJECTORIES, Trajectory)
+
+        win_rates, metrics = read_figures(at(self.figures))
+        data = summary.report_data(
+            self.config,
+            funnel=read_json(at(self.corpus) / FUNNEL),
+            dialogues=pq.read_metadata(at(self.dialogues) / DIALOGUES).num_rows,
+            annotation=read_json(at(self.annotated) / ANNOTATION),
+            probe=read_json(at(self.probe) / PROBE),
+            searches=[
+                search_figures(name, trajectories_of(ref), read_rows(at(ref) / SHOWINGS, Showing))
+                for name, ref in self.searches.items()
+            ],
+            search_tree=first_tree(at(next(iter(self.searches.values())))),
+            parents=self.parents,
+            health={name: read_health(at(ref)) for name, ref in self.health.items()},
+            losses={name: read_losses(at(ref)) for name, ref in self.checkpoints.items()},
+            rollouts={name: trajectories_of(ref) for name, ref in self.rollouts.items()},
+            win_rates=win_rates,
+            metrics=metrics,
+            quality=read_quality(at(self.quality)),
+            steering=read_json(at(self.steering) / STEERING) if self.steering else None,
+        )
+        (folder / REPORT).write_text(report.render_report(data), encoding="utf-8")

@@ -1,0 +1,95 @@
+"""The whole flow on Prefect, with the wiring's scripted models: what a repeated run makes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_wiring as wiring
+from prefect import flow
+from prefect.testing.utilities import prefect_test_harness
+
+from flows import pipeline as module
+from tasks import caching, making
+from tasks.caching import Cached, forget_remade
+
+RUNTIME = {
+    "model": {"batch_size": 32, "prefill_tokens": 512, "resident_adapters": 1},
+    "training": {"save_steps": 7},
+    "plan": {"dialogues": 9},
+}
+SERVED = {"max_concurrency": 3, "timeout_s": 9.0, "max_retries": 1, "api_key_env": "OTHER"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(tmp_path_factory.mktemp("results")))
+        patch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
+        with prefect_test_harness(server_startup_timeout=90):
+            yield
+
+
+def run(home: Path, **changes: Any) -> dict[str, bool]:
+    """Step and label -> whether the cache had it, of all steps of one run."""
+    hits: dict[str, bool] = {}
+
+    def note(name: str, cached: Cached) -> None:
+        hits[name] = cached.hit
+
+    with pytest.MonkeyPatch.context() as patch:
+        original, make = module._pipeline, caching.make
+
+        def in_flow(*arguments: Any) -> None:
+            @flow
+            def run() -> None:
+                forget_remade()
+                original(*arguments)
+
+            run()
+
+        patch.setattr(module, "_pipeline", in_flow)
+        patch.setattr(making, "make", make)
+        patch.setattr(caching, "_listeners", [note])
+        wiring.run(patch, home, **changes)
+    return hits
+
+
+def test_a_repeated_run_makes_nothing_whatever_the_runtime_settings(tmp_path: Path) -> None:
+    made = run(tmp_path)
+    assert len(made) > 50
+    assert not any(made.values())
+    assert run(tmp_path) == dict.fromkeys(made, True)
+
+    selfplay = {"max_turns": 4, "shard_size": 2}
+    engines = {"agent_engine": SERVED, "user_engine": SERVED}
+    other = {
+        **RUNTIME,
+        "annotation": {**wiring.ANNOTATION, "engine": SERVED},
+        "search": {
+            "candidates": 3,
+            "selfplay": {**selfplay, **engines},
+            "selector": {"relevance": True, "engine": SERVED},
+        },
+    }
+    assert run(tmp_path, **other) == dict.fromkeys(made, True)
+
+    # A damaged artefact is made again, with what it feeds: nothing before it.
+    (damaged,) = store_files(tmp_path, "preferences", "preferences.parquet")
+    damaged.write_bytes(b"x")
+    again = {name for name, hit in run(tmp_path).items() if not hit}
+    assert {"preferences", "dpo", "rollout-shard dpo 1/2", "report"} <= again
+    assert not {name for name in again if name.split()[0] in ("sft", "search-shard", "searched")}
+
+
+def store_files(home: Path, step: str, name: str) -> list[Path]:
+    return list((home / "artifacts" / step).glob(f"*/{name}"))
+
+
+def test_a_changed_setting_makes_what_depends_on_it(tmp_path: Path) -> None:
+    made = run(tmp_path)
+    found = {name for name, hit in run(tmp_path, dpo={"beta": 0.2}).items() if not hit}
+    assert {"dpo", "rollout-shard dpo 1/2", "figures", "report"} <= found
+    kept = {name for name in made if name.split()[0] in ("sft", "search-shard", "preferences")}
+    assert kept
+    assert not kept & found

@@ -1,0 +1,226 @@
+"""What code and which files a step's key counts: all that it can reach, and nothing else."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from every_step import steps, with_engines
+
+from sage_core.config import EngineConfig
+from sage_core.steps import code
+from sage_core.steps.base import Step
+from sage_core.steps.key import code_of, key, roots
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "sage_core"
+STEPS = steps()
+SERVED = EngineConfig(kind="openai", model="judge")
+Change = Callable[[str, str], dict[str, str]]
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+FILES = {
+    path.relative_to(PACKAGE).as_posix(): path
+    for folder in ("data", "templates")
+    for path in sorted((PACKAGE / folder).iterdir())
+    if path.is_file() and path.suffix != ".py"
+}
+
+
+@pytest.fixture
+def changed(monkeypatch: pytest.MonkeyPatch) -> Change:
+    """The code hash of every step with one module or file changed: text is added to it."""
+    read, module, file = code.read_source, code._module, code._file
+
+    def change(name: str, more: str) -> dict[str, str]:
+        path = {**MODULES, **FILES}[name]
+
+        def changed_source(each: Path) -> str:
+            return read(each) + more if each == path else read(each)
+
+        monkeypatch.setattr(code, "read_source", changed_source)
+        # Only what is changed is read again: the other sources are known.
+        monkeypatch.setattr(
+            code,
+            "_module",
+            lambda each, packages: (module.__wrapped__ if each == name else module)(each, packages),
+        )
+        monkeypatch.setattr(
+            code, "_file", lambda each: (file.__wrapped__ if each == name else file)(each)
+        )
+        return {each: code_of(step) for each, step in STEPS.items()}
+
+    return change
+
+
+BEFORE = {name: code_of(step) for name, step in STEPS.items()}
+
+
+def remade(after: dict[str, str]) -> set[str]:
+    return {name for name, found in after.items() if found != BEFORE[name]}
+
+
+def test_each_file_changes_the_keys_of_the_steps_that_reach_it_and_no_others(
+    changed: Change,
+) -> None:
+    reached = {name: set(code.reach(*roots(step))) for name, step in STEPS.items()}
+    for module in MODULES:
+        expected = {name for name, found in reached.items() if module in found}
+        assert remade(changed(module, "\nchanged = True\n")) == expected, module
+    for file in FILES:
+        expected = {name for name, found in reached.items() if file in found}
+        assert remade(changed(file, "more")) == expected, file
+
+
+def test_what_a_step_imports_is_reached() -> None:
+    """Held against Python itself: the modules that are there once a step's module is imported."""
+    names = sorted({type(step).__module__ for step in STEPS.values()})
+    program = f"""
+import os, sys
+import pyarrow.parquet, pydantic, yaml
+for name in {names}:
+    sys.stdout.flush()
+    if os.fork() == 0:
+        __import__(name)
+        print(name, *sorted(each for each in sys.modules if each.split(".")[0] == "sage_core"))
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == names
+    for name, *imported in lines:
+        assert set(imported) - {"sage_core.steps"} <= set(code.reach(name)), name
+
+
+ALL = set(STEPS)
+REPORT = {"report"}
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "some", "none"),
+    [
+        # Helpers of steps, and how engines are opened.
+        ("sage_core.steps.speaking", "x = 1\n", {"search-shard", "rollout-shard"}, {"sft"}),
+        ("sage_core.steps.tables", "x = 1\n", {"searched", "judgements"}, {"search-shard"}),
+        ("sage_core.engines.opening", "x = 1\n", {"annotate-shard", "judge-pair"}, {"sft"}),
+        # Packaged files.
+        ("templates/report.html.jinja", "x", REPORT, ALL - REPORT),
+        ("templates/macros.html.jinja", "x", REPORT, ALL - REPORT),  # which it includes
+        ("templates/chatml.jinja", "x", {"base-model"}, {"report", "corpus"}),
+        ("templates/data_card.md.jinja", "x", {"corpus"}, {"base-model", "annotate-shard"}),
+        ("data/situations.jsonl", "x", {"situations"}, ALL - {"situations"}),
+        # What is used from afar.
+        ("sage_core.corpus.readers", "x = 1\n", {"chain-text"}, {"sft"}),
+        ("sage_core.training.job", "x = 1\n", {"report", "sft", "dpo"}, {"figures"}),
+        # What changes nothing.
+        ("sage_core.schema", "# a comment\n", set(), ALL),
+        ("sage_core.sac", "\n\n\n", set(), ALL),
+        ("sage_core.engines.scripted", "x = 1\n", set(), ALL),
+        ("sage_core.engines.openai_http", "x = 1\n", set(), ALL),  # all use transformers here
+        ("sage_core.planning.costs", "x = 1\n", set(), ALL),
+    ],
+)
+def test_keys_that_were_stale_or_too_fresh(
+    changed: Change, name: str, more: str, some: set[str], none: set[str]
+) -> None:
+    found = remade(changed(name, more))
+    assert some <= found
+    assert not none & found
+
+
+def test_an_engines_code_counts_where_it_is_named(changed: Change) -> None:
+    served = {
+        name: replace(step, **{f.name: with_engines(getattr(step, f.name), SERVED)
+                               for f in fields(step)})
+        for name, step in STEPS.items()
+    }  # fmt: skip
+    asking = {name for name, step in served.items() if step.engines}
+    assert {"annotate-shard", "search-shard", "judge-pair"} <= asking
+
+    before = {name: code_of(served[name]) for name in asking}
+
+    def after(module: str) -> set[str]:
+        changed(module, "x = 1\n")
+        return {name for name in asking if code_of(served[name]) != before[name]}
+
+    assert after("sage_core.engines.openai_http") == asking
+    assert "judge-pair" not in after("sage_core.engines.in_process")
+    assert "annotate-shard" not in after("sage_core.engines.drawing")
+
+
+PLAIN = "def f(a):\n    return a\n"
+SECTION = (
+    "class Section: ...\nclass Part(Section):\n    n: int = 1\n    def m(self): return self.n\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "same"),
+    [
+        (PLAIN, '"""Words."""\ndef f(a):\n    """More."""\n    return a  # why\n', True),
+        (PLAIN, "def f(\n    a,\n):\n    return (a)\n", True),
+        (PLAIN, "def f(a):\n    return -a\n", False),
+        # The values of settings are in the keys of the steps that are given them.
+        (SECTION, SECTION.replace("n: int = 1", "n: int = 2; other: str = 'x'"), True),
+        (SECTION, SECTION.replace("return self.n", "return -self.n"), False),
+    ],
+)
+def test_only_what_runs_is_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, other: str, same: bool
+) -> None:
+    hashes = []
+    for source in (text, other):
+        (tmp_path / "a_module.py").write_text(source)
+        monkeypatch.setattr(code, "locate", lambda name: tmp_path / f"{name}.py")
+        hashes.append(code._module.__wrapped__("a_module", frozenset({"a_module"})).text)
+    assert (hashes[0] == hashes[1]) is same
+
+
+def test_which_imports_and_files_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "a_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    for name in ("typed", "late", "sibling", "unused"):
+        (package / f"{name}.py").write_text("")
+    (package / "first.py").write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from a_package.typed import T\n"
+        "from . import sibling\n"
+        "def f():\n    from a_package.late import g\n    return packaged('data/situations.jsonl')\n"
+    )
+    (package / "wrong.py").write_text("packaged(name)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = set(code.reach("a_package.first"))
+    expected = {f"a_package.{name}" for name in ("first", "late", "sibling")}
+    assert found == {"a_package", "data/situations.jsonl", *expected}
+    with pytest.raises(ValueError, match=r"a_package\.wrong: packaged\(\) takes .* literal"):
+        code.reach("a_package.wrong")
+
+
+def test_packaged_files_are_read_in_one_way() -> None:
+    """A preset is read elsewhere: it becomes settings, which are in the keys."""
+    reads = 'resources.files("sage_core'
+    reading = {name for name, path in MODULES.items() if reads in path.read_text()}
+    assert reading == {"sage_core.packaged", "sage_core.config"}
+
+
+def test_a_step_is_keyed_by_name_inputs_and_code() -> None:
+    keys = {key(step) for step in STEPS.values()}
+    assert len(keys) == len(STEPS)
+    for step in STEPS.values():
+        assert isinstance(step, Step)
+        assert key(step) == key(replace(step))

@@ -1,0 +1,148 @@
+"""Which settings a step's key counts: all but those that only say how it runs."""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from every_step import steps
+from pydantic import BaseModel
+
+from sage_core.config import RUNTIME, PipelineConfig
+from sage_core.steps.base import Model, Step, writes_states
+from sage_core.steps.key import identity, key, parents, settings_hash
+from sage_core.storage import ArtifactRef
+from tasks.checkpoints import Checkpoint
+
+STEPS = steps()
+RUNTIME_SETTINGS = {
+    "ModelConfig.batch_size",
+    "ModelConfig.prefill_tokens",
+    "ModelConfig.resident_adapters",
+    "CorpusConfig.sort_memory_mb",
+    "EngineConfig.api_key_env",
+    "EngineConfig.max_concurrency",
+    "EngineConfig.timeout_s",
+    "EngineConfig.max_retries",
+    "EngineConfig.max_spend_usd",
+    "EngineConfig.usd_per_million_prompt_tokens",
+    "EngineConfig.usd_per_million_completion_tokens",
+    "EngineConfig.vllm_start_timeout_s",
+    "TrainingConfig.gradient_checkpointing",
+    "TrainingConfig.save_steps",
+    "GatesConfig.on_collapse",
+    "SteeringReportConfig.enabled",
+    "PipelineConfig.plan",
+}
+
+
+def other(value: Any, annotation: Any) -> Any:
+    """Another value for a setting; it need not be a valid one."""
+    if get_origin(annotation) is Literal:
+        return next(each for each in get_args(annotation) if each != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, str):
+        return f"{value}x"
+    if isinstance(value, tuple):
+        return (*value, "x")
+    return "x"
+
+
+def variants(section: BaseModel) -> Iterator[tuple[str, bool, BaseModel]]:
+    """(``Section.field``, whether it is a runtime setting at any level, the section with it
+    changed) for every setting at any depth."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        runtime = RUNTIME in field.metadata
+        if isinstance(value, BaseModel):
+            for path, inner, changed in variants(value):
+                yield path, runtime or inner, section.model_copy(update={name: changed})
+        else:
+            changed_value = other(value, field.annotation)
+            copy = section.model_copy(update={name: changed_value})
+            yield f"{type(section).__name__}.{name}", runtime, copy
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_each_setting_changes_the_key_unless_it_is_a_runtime_one(name: str) -> None:
+    step, before = STEPS[name], key(STEPS[name])
+    for field in fields(step):
+        value = getattr(step, field.name)
+        if isinstance(value, BaseModel):
+            for path, runtime, changed in variants(value):
+                after = key(replace(step, **{field.name: changed}))
+                assert (after == before) is runtime, f"{field.name}: {path}"
+        elif isinstance(value, str | int | bool):
+            changed_value = not value if isinstance(value, bool) else f"{value}1"
+            assert key(replace(step, **{field.name: changed_value})) != before, field.name
+        else:
+            assert key(replace(step, **{field.name: moved(value)})) != before, field.name
+
+
+def moved(value: Any) -> Any:
+    """The input with another artefact or path in it."""
+    if isinstance(value, ArtifactRef):
+        return replace(value, sha256="1" * 64)
+    if isinstance(value, Model):
+        return replace(value, adapter=moved(value.adapter))
+    if isinstance(value, tuple):
+        return tuple(each if isinstance(each, BaseModel) else moved(each) for each in value) * 2
+    if isinstance(value, dict):
+        return {f"{name}x": each for name, each in value.items()}
+    return Path("elsewhere")
+
+
+def test_runtime_settings_are_these_and_no_others() -> None:
+    """A new mark is a claim that results stay the same: make it here too."""
+    sections: dict[str, type[BaseModel]] = {}
+
+    def visit(section: BaseModel) -> None:
+        sections[type(section).__name__] = type(section)
+        for name in type(section).model_fields:
+            if isinstance(value := getattr(section, name), BaseModel):
+                visit(value)
+
+    visit(PipelineConfig())
+    found = {
+        f"{name}.{field}"
+        for name, section in sections.items()
+        for field, info in section.model_fields.items()
+        if RUNTIME in info.metadata
+    }
+    assert found == RUNTIME_SETTINGS
+
+
+def test_an_input_of_another_type_is_refused() -> None:
+    with pytest.raises(TypeError, match="set"):
+        identity({"roles": {"agent"}})
+
+
+def test_parents_are_by_field_and_bases_once() -> None:
+    base, m1, m2 = (ArtifactRef(name, name, 1) for name in ("base", "m1", "m2"))
+    step = replace(STEPS["search-shard"], agent=Model("m2", base, m2), user=Model("m1", base, m1))
+    found = {name: [each["path"] for each in refs] for name, refs in parents(step).items()}
+    assert found == {
+        "base": ["base"], "agent": ["m2"], "user": ["m1"], "situations": ["situations/1"],
+    }  # fmt: skip
+    first = replace(step, agent=Model("m0", base))
+    assert "agent" not in parents(first)
+    assert settings_hash(first) == settings_hash(step)  # artefacts are no settings
+
+
+@pytest.mark.parametrize(("name", "states"), [("m0", False), ("raw", False), ("m1", True)])
+def test_who_speaks_state_action_chains_is_known_in_one_place(name: str, states: bool) -> None:
+    base = ArtifactRef("base", "base", 1)
+    found = (writes_states(name), Model(name, base).states, Checkpoint(name, None, Path()).states)
+    assert found == (states, states, states)
+
+
+def test_every_step_says_how_it_runs() -> None:
+    """Steps that ask engines are worth another try, and those alone; names are paths."""
+    for name, step in STEPS.items():
+        assert isinstance(step, Step)
+        assert name.replace("-", "").isalpha()
+        assert (step.retries > 0) is bool(step.engines), name
