@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sage_core.engines.loading import load_model
 from sage_core.errors import ConfigError
-from sage_core.schema import PreferencePair, TrainingDialogue
 from sage_core.storage import content_hash, digest, read_json, write_json
 from sage_core.training.job import Job
-from sage_core.training.launch import model_here
+from sage_core.training.processes import model_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,10 +83,11 @@ def save(folder: Path, trained: Path, job: Job) -> None:
 def write_lineage(
     folder: Path,
     job: Job,
-    stage: Literal["sft", "dpo"],
-    examples: Sequence[TrainingDialogue] | Sequence[PreferencePair],
+    stage: str,
+    examples: Sequence[Any],
 ) -> None:
-    """Name the models that this one comes from, m0 first, and what each was trained on.
+    """Name the models that this one comes from, m0 first, the method (``stage``) that made each and
+    what it was trained on.
 
     ``sha256`` is the hash of the model's artefact; the checkpoint's own is not known to itself.
     """
