@@ -36,7 +36,7 @@ def start(job: Job) -> Any:
     Raises:
         ConfigError: the parent's adapter cannot be built upon.
     """
-    from peft import PeftModel, get_peft_model
+    from peft import PeftConfig, PeftModel, get_peft_model
     from transformers import set_seed
 
     set_seed(job.seed)
@@ -55,7 +55,9 @@ def start(job: Job) -> Any:
     if job.lora.chain == "merged":
         merged = PeftModel.from_pretrained(base, job.parent).merge_and_unload()
         return get_peft_model(merged, _lora(job))
-    model = PeftModel.from_pretrained(base, job.parent, adapter_name=CHAIN)
+    frozen: Any = PeftConfig.from_pretrained(job.parent)
+    frozen.lora_dropout = 0.0  # nothing of it is trained, and the new one goes on from all of it
+    model = PeftModel.from_pretrained(base, job.parent, adapter_name=CHAIN, config=frozen)
     model.add_adapter(TRAINED, _lora(job))
     activate(model)
     return model
