@@ -14,7 +14,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from flows.environment import prefect_database, running_server
-from sage_core.config import EMBEDDED_MODEL, GPUS, EngineConfig, PipelineConfig
+from sage_core.config import EMBEDDED_MODEL, GPUS, NEVER_RUN, EngineConfig, PipelineConfig
 from sage_core.corpus import readers
 from sage_core.engines.loading import check_quantization, embedded_gguf
 from sage_core.engines.vllm_server import check_server, gpus_of
@@ -48,6 +48,7 @@ def examine(config: PipelineConfig) -> list[Check]:
         _dialogues(config),
         _situations(config),
         *_training(config),
+        *_experimental(config),
         *_engines(config),
         *_machine(config, weights_here=base.ok and config.model.base != EMBEDDED_MODEL),
         *_databases(),
@@ -135,6 +136,11 @@ def _training(config: PipelineConfig) -> Iterator[Check]:
             "accelerate launch",
             "install what is missing, or --set training.launcher=null",
         )
+
+
+def _experimental(config: PipelineConfig) -> Iterator[Check]:
+    if chosen := config.experimental():
+        yield Check(", ".join(chosen), True, NEVER_RUN)
 
 
 def _probe(what: str, check: Callable[[], None], found: str, mend: str) -> Check:

@@ -45,6 +45,14 @@ class Section(BaseModel):
     )
 
 
+# Options that need hardware which no test or run of ours has had, by key and value.
+EXPERIMENTAL = {
+    "model.quantization": ("4bit",),
+    "training.launcher.strategy": ("fsdp", "zero2", "zero3"),
+}
+NEVER_RUN = "experimental: no test and no run of ours has used it"
+
+
 class ModelConfig(Section):
     """The base model m0."""
 
@@ -59,7 +67,8 @@ class ModelConfig(Section):
     )
     quantization: Literal["none", "4bit"] = Field(
         "none",
-        description="'4bit': the base in NF4 (QLoRA), which needs bitsandbytes and a GPU.",
+        description="'4bit': the base in NF4 (QLoRA), which needs bitsandbytes and a GPU; "
+        f"{NEVER_RUN}.",
     )
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
     max_context: Positive = Field(
@@ -433,7 +442,8 @@ class LauncherConfig(Section):
     strategy: Literal["ddp", "fsdp", "zero2", "zero3"] = Field(
         "ddp",
         description="'ddp': each process holds the model; 'fsdp' and 'zero3' (DeepSpeed) share out "
-        "its weights, 'zero2' only gradients and optimiser.",
+        "its weights, 'zero2' only gradients and optimiser. All but 'ddp': "
+        f"{NEVER_RUN}.",
     )
     accelerate_config: Path | None = Field(
         None,
@@ -991,6 +1001,17 @@ class PipelineConfig(Section):
             "evaluation user": self.evaluation.selfplay.user_engine,
             **{f"judge {judge.name}": judge.engine for judge in self.evaluation.judges},
         }
+
+    def experimental(self) -> list[str]:
+        """The options of :data:`EXPERIMENTAL` that are chosen, as ``key=value``."""
+        chosen = []
+        for key, values in EXPERIMENTAL.items():
+            value: Any = self
+            for part in key.split("."):
+                value = getattr(value, part, None)
+            if value in values:
+                chosen.append(f"{key}={value}")
+        return chosen
 
     @model_validator(mode="after")
     def _merges_whole_weights(self) -> Self:

@@ -124,3 +124,49 @@ def test_what_runs_inside_the_server_needs_nothing_of_our_environment() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def imported_modules(path: Path, modules: set[str]) -> set[str]:
+    """Those of ``modules`` that a file imports anywhere, unless for type checks only."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    unused = {
+        id(node)
+        for check in ast.walk(tree)
+        if isinstance(check, ast.If) and "TYPE_CHECKING" in ast.unparse(check.test)
+        for part in check.body
+        for node in ast.walk(part)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in unused:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+            found.update(f"{node.module}.{name.name}" for name in node.names)
+    return found & modules
+
+
+def cycle(graph: dict[str, set[str]]) -> set[str]:
+    """The nodes that are left when those without a way on are taken out one after the other."""
+    left = dict(graph)
+    while ends := [node for node, after in left.items() if not after & left.keys()]:
+        for node in ends:
+            del left[node]
+    return set(left)
+
+
+def test_the_modules_of_training_import_each_other_in_one_direction() -> None:
+    folder = ROOT / "sage_core" / "training"
+    paths = {f"sage_core.training.{path.stem}": path for path in folder.glob("[!_]*.py")}
+    graph = {name: imported_modules(path, set(paths)) for name, path in paths.items()}
+    assert graph["sage_core.training.worker"] >= {
+        "sage_core.training.chain",
+        "sage_core.training.trainers",  # inside a function
+    }
+    assert cycle(graph) == set()
+
+
+def test_the_check_for_cycles_sees_one() -> None:
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == {"a", "b", "c"}

@@ -44,7 +44,7 @@ def at_torch(module: str, **environment: str) -> str:
     [
         "flows.cli",  # sage
         "flows.pipeline",  # a worker's flow process
-        "sage_core.training.launch",  # a process of `accelerate launch`
+        "sage_core.training.worker",  # a process of `accelerate launch`
         "benchmarks.engines",
         "conftest",  # pytest
     ],

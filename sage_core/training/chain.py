@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sage_core.engines.loading import load_model
 from sage_core.errors import ConfigError
-from sage_core.schema import PreferencePair, TrainingDialogue
 from sage_core.storage import content_hash, digest, read_json, write_json
 from sage_core.training.job import Job
-from sage_core.training.launch import model_here
+from sage_core.training.processes import model_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +36,7 @@ def start(job: Job) -> Any:
     Raises:
         ConfigError: the parent's adapter cannot be built upon.
     """
-    from peft import PeftModel, get_peft_model
+    from peft import PeftConfig, PeftModel, get_peft_model
     from transformers import set_seed
 
     set_seed(job.seed)
@@ -56,7 +55,9 @@ def start(job: Job) -> Any:
     if job.lora.chain == "merged":
         merged = PeftModel.from_pretrained(base, job.parent).merge_and_unload()
         return get_peft_model(merged, _lora(job))
-    model = PeftModel.from_pretrained(base, job.parent, adapter_name=CHAIN)
+    frozen: Any = PeftConfig.from_pretrained(job.parent)
+    frozen.lora_dropout = 0.0  # nothing of it is trained, and the new one goes on from all of it
+    model = PeftModel.from_pretrained(base, job.parent, adapter_name=CHAIN, config=frozen)
     model.add_adapter(TRAINED, _lora(job))
     activate(model)
     return model
@@ -84,10 +85,11 @@ def save(folder: Path, trained: Path, job: Job) -> None:
 def write_lineage(
     folder: Path,
     job: Job,
-    stage: Literal["sft", "dpo"],
-    examples: Sequence[TrainingDialogue] | Sequence[PreferencePair],
+    stage: str,
+    examples: Sequence[Any],
 ) -> None:
-    """Name the models that this one comes from, m0 first, and what each was trained on.
+    """Name the models that this one comes from, m0 first, the method (``stage``) that made each and
+    what it was trained on.
 
     ``sha256`` is the hash of the model's artefact; the checkpoint's own is not known to itself.
     """

@@ -1,7 +1,7 @@
 """What every training needs beside its examples and its settings."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,31 @@ class Job:
     lora: LoraConfig
     training: TrainingConfig
     seed: int
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain JSON, with whole paths, for another process."""
+        return {
+            **asdict(self),
+            "base": str(self.base.resolve()),
+            "parent": str(self.parent.resolve()) if self.parent else None,
+            **{
+                name: getattr(self, name).model_dump(mode="json")
+                for name in ("model", "lora", "training")
+            },
+        }
+
+    @classmethod
+    def of_json(cls, record: dict[str, Any]) -> "Job":
+        """What :meth:`as_json` gave."""
+        return cls(
+            record["name"],
+            Path(record["base"]),
+            Path(record["parent"]) if record["parent"] else None,
+            ModelConfig.model_validate(record["model"]),
+            LoraConfig.model_validate(record["lora"]),
+            TrainingConfig.model_validate(record["training"]),
+            record["seed"],
+        )
 
 
 def no_progress(step: int, steps: int) -> None:

@@ -6,17 +6,61 @@ losses are logged one by one.
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage_core.config import SFTConfig
-from sage_core.engines import memory
-from sage_core.engines.loading import load_tokenizer
 from sage_core.schema import TrainingDialogue
-from sage_core.training import chain, launch
-from sage_core.training.data import fitting_dialogues
+from sage_core.training.data import Length, Usable, fitting_dialogues
 from sage_core.training.job import Job, Progress, no_progress
-from sage_core.training.tokens import Encoder
+from sage_core.training.launch import train
+from sage_core.training.method import NOT_SCORED, Batch, LossMethod, Tally, log_probs, padded
+from sage_core.training.tokens import NO_LOSS, SEGMENTS, Encoder
+
+if TYPE_CHECKING:
+    import torch
+
+
+class SFT(LossMethod[TrainingDialogue, SFTConfig]):
+    """The mean loss over tokens, each with the weight of its segment."""
+
+    name = "sft"
+    example = TrainingDialogue
+    settings = SFTConfig
+    parts = SEGMENTS
+
+    def fitting(
+        self, examples: Sequence[TrainingDialogue], settings: SFTConfig, length: Length
+    ) -> Usable[TrainingDialogue]:
+        return fitting_dialogues(examples, settings.max_length, length)
+
+    def encode(self, example: TrainingDialogue, encoder: Encoder) -> dict[str, list[int]]:
+        encoded = encoder.dialogue(example)
+        return {"input_ids": encoded.ids, "segments": encoded.segments}
+
+    def arguments(self, settings: SFTConfig) -> dict[str, Any]:
+        return {"warmup_steps": settings.warmup_steps}
+
+    def collate(self, rows: Sequence[dict[str, list[int]]], pad: int) -> Batch:
+        batch = padded(rows, input_ids=pad, segments=NO_LOSS)
+        unscored = batch["segments"] == NO_LOSS
+        return {**batch, "labels": batch["input_ids"].masked_fill(unscored, NOT_SCORED)}
+
+    def weight(self, batch: Batch, settings: SFTConfig) -> "torch.Tensor":
+        return _weights(batch, settings).sum()
+
+    def loss(self, model: Any, batch: Batch, settings: SFTConfig, tally: Tally) -> "torch.Tensor":
+        losses = -log_probs(model, batch)
+        tally.add(batch["segments"][:, 1:], losses)
+        return (losses * _weights(batch, settings)).sum()
+
+
+def _weights(batch: Batch, settings: SFTConfig) -> "torch.Tensor":
+    """(B, T - 1), of each token from the second on."""
+    import torch
+
+    segments = batch["segments"][:, 1:]
+    by_segment = [0.0, *(getattr(settings.weights, name) for name in SEGMENTS)]
+    return torch.tensor(by_segment, device=segments.device)[segments]
 
 
 def train_sft(
@@ -27,32 +71,5 @@ def train_sft(
     work: Path | None = None,
     on_step: Progress = no_progress,
 ) -> None:
-    """Fine-tune on dialogues; fills ``folder`` with the adapter, its lineage and the training log.
-
-    Args:
-        folder: an empty one.
-        work: where checkpoints are kept until training has ended; one that was killed goes on from
-            there, to the same result. None = a temporary folder.
-        on_step: called with (step, steps) after every optimiser step.
-
-    Raises:
-        DataError: nothing to train on, or the loss is not finite.
-    """
-    memory.release()  # training has the machine to itself
-    if job.training.launcher and not launch.launched():
-        launch.train(folder, job, dialogues, settings, work, on_step)
-        return
-    tokenizer: Any = load_tokenizer(job.base)
-    encoder = Encoder(tokenizer)
-    usable = fitting_dialogues(dialogues, settings.max_length, encoder.length)
-    with TemporaryDirectory() as scratch:
-        kept = work or Path(scratch)
-        from sage_core.training.trainers import sft_trainer  # imports TRL
-
-        examples = [encoder.dialogue(row) for row in usable.rows]
-        model = chain.start(job)
-        trainer = sft_trainer(model, tokenizer, examples, usable, settings, job, kept, on_step)
-        trainer.fit(kept)
-        trainer.finish(folder, kept, usable)
-    if not launch.launched() or launch.is_main():
-        chain.write_lineage(folder, job, "sft", dialogues)
+    """Fine-tune on dialogues; see :func:`sage_core.training.launch.train`."""
+    train(SFT(), folder, job, dialogues, settings, work, on_step)

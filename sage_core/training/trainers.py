@@ -1,12 +1,10 @@
-"""TRL's trainers with what SAGE adds: packed passes, weights on the segments of a reply, the
-divergence from the reference, a log by segment, and resuming to the same weights.
+"""TRL's trainers with what SAGE adds: packed passes, losses of our own methods, the divergence from
+the reference, a log by parts, and resuming to the same weights.
 
-Importing this takes seconds; :mod:`sage_core.training.sft` and :mod:`sage_core.training.dpo` do so
-when they train.
+Importing this takes seconds; :mod:`sage_core.training.worker` does so when it trains.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,11 @@ from accelerate.utils import gather_object
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from sage_core.config import DPOConfig as DPOSettings
-from sage_core.config import SegmentWeights
-from sage_core.config import SFTConfig as SFTSettings
 from sage_core.engines.loading import device_of, dtype_of
 from sage_core.errors import DataError
 from sage_core.storage import read_json, write_json
@@ -39,15 +33,25 @@ from sage_core.training.chain import (
 )
 from sage_core.training.data import Usable
 from sage_core.training.job import TRAINING_LOG, Job, Progress
+from sage_core.training.method import (
+    NOT_SCORED,
+    Batch,
+    Example,
+    Given,
+    LossMethod,
+    Method,
+    Settings,
+    Training,
+)
 from sage_core.training.packed import pack, packs
-from sage_core.training.tokens import SEGMENTS, STATE, Encoded, EncodedPair
+from sage_core.training.processes import count
 
 _STATE_FILE = "trainer_state.json"
 _OF_THE_CLOCK = ("runtime", "per_second")  # differs from run to run, and would change the hash
 
 
 class _Common:
-    """What both trainers share. ``rows`` in a batch says where its examples stood in the input."""
+    """What all trainers share. ``rows`` in a batch says where its examples stood in the input."""
 
     model: Any
     args: Any
@@ -135,58 +139,66 @@ class _Common:
         )
 
 
-class SFT(_Common, SFTTrainer):  # type: ignore[misc]
-    """The mean loss over tokens, each with the weight of its segment."""
+class LossTrainer(_Common, SFTTrainer):  # type: ignore[misc]
+    """The loss of a :class:`LossMethod`."""
 
-    def __init__(self, job: Job, weights: SegmentWeights, **arguments: Any) -> None:
+    def __init__(
+        self, method: LossMethod[Any, Any], settings: Settings, job: Job, **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
-        device = self.accelerator.device
-        by_segment = [0.0, *(getattr(weights, name) for name in SEGMENTS)]
-        self._weights = torch.tensor(by_segment, device=device)
-        self._sums = torch.zeros(2, len(by_segment), dtype=torch.float64, device=device)
+        self._method, self._settings = method, settings
+        self._sums = Sums(len(method.parts), self.accelerator.device)
         self.prepare(job)
 
     def compute_loss(
         self,
         model: Any,
-        inputs: dict[str, torch.Tensor],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """``num_items_in_batch`` is the sum of the weights in this optimiser step."""
         inputs = dict(inputs)
-        rows, segments = inputs.pop("rows"), inputs.pop("segments")[:, 1:]
-        losses = -model(**inputs, use_cache=False, fused_lm_head=True).log_probs
-        weights = self._weights[segments]
-        divisor = weights.sum() if num_items_in_batch is None else num_items_in_batch
+        rows = inputs.pop("rows")
+        total = self._method.loss(model, inputs, self._settings, self._sums)
+        divisor = num_items_in_batch
+        if divisor is None:
+            divisor = self._method.weight(inputs, self._settings)
         # clamped: in a step without weight there is nothing to learn, and nothing to divide by
-        loss: torch.Tensor = (losses * weights).sum() / divisor.clamp(
-            min=torch.finfo(losses.dtype).tiny
-        )
+        loss = total / divisor.clamp(min=torch.finfo(total.dtype).tiny)
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the gradient is averaged over these
-        counts = torch.ones_like(losses, dtype=torch.float64)
-        for total, values in zip(self._sums, (losses.detach().double(), counts), strict=True):
-            total.index_add_(0, segments.flatten(), values.flatten())
         self.seen(rows, loss)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        losses, counts = self.accelerator.reduce(self._sums, "sum").tolist()
-        for segment, name in enumerate(SEGMENTS, start=STATE):
-            if counts[segment]:
-                logs[f"loss/{name}"] = losses[segment] / counts[segment]
-        self._sums.zero_()
+        sums, counts = self.accelerator.reduce(self._sums.totals, "sum").tolist()
+        for part, name in enumerate(self._method.parts, start=1):
+            if counts[part]:
+                logs[f"loss/{name}"] = sums[part] / counts[part]
+        self._sums.totals.zero_()
         super().log(logs, start_time)
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
         weights = torch.stack(
-            [self._weights[batch["segments"][:, 1:].to(device)].sum() for batch in batch_samples]
+            [self._method.weight(batch, self._settings).to(device) for batch in batch_samples]
         )
         return self.accelerator.gather(weights.sum()).sum()
 
 
-class DPO(_Common, DPOTrainer):  # type: ignore[misc]
+class Sums:
+    """The :class:`Tally` of this process: sums and counts (2, parts + 1), in float64."""
+
+    def __init__(self, parts: int, device: torch.device) -> None:
+        self.totals = torch.zeros(2, 1 + parts, dtype=torch.float64, device=device)
+
+    def add(self, parts: torch.Tensor, values: torch.Tensor) -> None:
+        counts = torch.ones_like(values, dtype=torch.float64)
+        for total, each in zip(self.totals, (values.detach().double(), counts), strict=True):
+            total.index_add_(0, parts.flatten(), each.flatten())
+
+
+class PreferenceTrainer(_Common, DPOTrainer):  # type: ignore[misc]
     """TRL's losses; the reference is the model that training starts from, and its divergence is
     logged."""
 
@@ -204,7 +216,7 @@ class DPO(_Common, DPOTrainer):  # type: ignore[misc]
         self.prepare(self._job)
         return super()._precompute_ref_logps(dataset, *args)
 
-    def compute_ref_log_probs(self, model: Any, inputs: dict[str, torch.Tensor]) -> Any:
+    def compute_ref_log_probs(self, model: Any, inputs: Batch) -> Any:
         """(B,) of the chosen and of the rejected: nothing is trained yet, so of the model as it
         is."""
         self.model.eval()
@@ -216,7 +228,7 @@ class DPO(_Common, DPOTrainer):  # type: ignore[misc]
     def compute_loss(
         self,
         model: Any,
-        inputs: dict[str, torch.Tensor],
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -235,7 +247,7 @@ class DPO(_Common, DPOTrainer):  # type: ignore[misc]
             self._kl.clear()
         super().log(logs, start_time)
 
-    def _divergence(self, model: Any, inputs: dict[str, torch.Tensor]) -> float:
+    def _divergence(self, model: Any, inputs: Batch) -> float:
         """KL(model || reference) in nats per token, over the whole vocabulary, on the replies of
         the first pair of the step: exact there, and a pair a step shows the course."""
         pairs = len(inputs["input_ids"]) // 2
@@ -253,7 +265,7 @@ class DPO(_Common, DPOTrainer):  # type: ignore[misc]
         self.model.train()
         return float((now.exp() * (now - before)).sum(-1).mean())
 
-    def _log_distributions(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _log_distributions(self, model: Any, inputs: Batch) -> torch.Tensor:
         """(S, V) at the S positions before the replies' tokens."""
         scoring = self._scoring(inputs)
         if self._packed:
@@ -261,45 +273,34 @@ class DPO(_Common, DPOTrainer):  # type: ignore[misc]
         else:
             labels = scoring.pop("labels")
             del scoring["fused_lm_head"]
-            logits = model(**scoring).logits[:, :-1][labels[:, 1:] != -100]
+            logits = model(**scoring).logits[:, :-1][labels[:, 1:] != NOT_SCORED]
         return log_softmax(logits.float(), dim=-1)
 
-    def _scoring(self, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+    def _scoring(self, inputs: Batch) -> dict[str, Any]:
         names = ("input_ids", "attention_mask", *(["shared"] if self._packed else []))
-        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, NOT_SCORED)
         given = {name: inputs[name] for name in names}
         return {**given, "labels": labels, "use_cache": False, "fused_lm_head": True}
 
 
-class SFTCollator:
-    """Right-padded batches (B, T), with the segment of each token and the rows."""
+class Collator:
+    """Batches of a :class:`LossMethod`, with the rows."""
 
-    def __init__(self, pad_token_id: int) -> None:
-        self._pad = pad_token_id
+    def __init__(self, method: LossMethod[Any, Any], pad: int) -> None:
+        self._method, self._pad = method, pad
 
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        def padded(name: str, value: int) -> torch.Tensor:
-            rows = [torch.tensor(example[name]) for example in examples]
-            return pad_sequence(rows, batch_first=True, padding_value=value)
-
-        ids, segments = padded("input_ids", self._pad), padded("segments", 0)
-        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-        return {
-            "input_ids": ids,
-            "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
-            "labels": ids.masked_fill(segments == 0, -100),
-            "segments": segments,
-            "rows": torch.tensor([example["row"] for example in examples]),
-        }
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> Batch:
+        batch = self._method.collate(examples, self._pad)
+        return {**batch, "rows": torch.tensor([example["row"] for example in examples])}
 
 
-class DPOCollator(DataCollatorForPreference):  # type: ignore[misc]
+class PreferenceCollator(DataCollatorForPreference):  # type: ignore[misc]
     """TRL's, with the rows, and, to pack, the tokens that both replies of a pair share."""
 
     packed: bool = True
 
-    def __call__(self, examples: list[dict[str, Any]], *args: Any) -> dict[str, torch.Tensor]:
-        batch: dict[str, torch.Tensor] = self.torch_call(examples)
+    def __call__(self, examples: list[dict[str, Any]], *args: Any) -> Batch:
+        batch: Batch = self.torch_call(examples)
         batch["rows"] = torch.tensor([example["row"] for example in examples])
         if self.packed:
             batch["shared"] = torch.tensor([len(example["prompt_ids"]) for example in examples])
@@ -332,90 +333,57 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self._on_step(state.global_step, state.max_steps)
 
 
-def sft_trainer(
+def trainer_of(
+    method: Method[Example, Given],
+    training: Training[Given],
     model: Any,
     tokenizer: Any,
-    examples: Sequence[Encoded],
-    usable: Usable[Any],
-    settings: SFTSettings,
     job: Job,
     work: Path,
     on_step: Progress,
-) -> SFT:
+) -> LossTrainer | PreferenceTrainer:
+    """The trainer of a method, on a model that :func:`sage_core.training.chain.start` made."""
     from datasets import Dataset
 
     rows = [
-        {"input_ids": example.ids, "segments": example.segments, "row": place}
-        for example, place in zip(examples, usable.places, strict=True)
+        {**row, "row": place} for row, place in zip(training.rows, training.places, strict=True)
     ]
+    arguments = {
+        **_arguments(work, job, training.settings, len(rows)),
+        **method.arguments(training.settings),
+        "max_length": None,
+    }
     watch = Watch(on_step)
-    watch.trainer = trainer = SFT(
-        job,
-        settings.weights,
-        model=model,
-        args=SFTConfig(
-            **_arguments(work, job, settings, len(rows)),
-            warmup_steps=settings.warmup_steps,
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-        ),
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list(rows),
-        data_collator=SFTCollator(tokenizer.pad_token_id),
-        callbacks=[watch],
-    )
+    common = {
+        "job": job,
+        "model": model,
+        "processing_class": tokenizer,
+        "train_dataset": Dataset.from_list(rows),
+        "callbacks": [watch],
+    }
+    trainer: LossTrainer | PreferenceTrainer
+    if isinstance(method, LossMethod):
+        trainer = LossTrainer(
+            method,
+            training.settings,
+            args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),
+            data_collator=Collator(method, tokenizer.pad_token_id),
+            **common,
+        )
+    else:
+        collator = PreferenceCollator(tokenizer.pad_token_id)
+        collator.packed = job.training.packing and packs(model.get_base_model().config)
+        trainer = PreferenceTrainer(
+            args=DPOConfig(**arguments, precompute_ref_log_probs=True),
+            data_collator=collator,
+            **common,
+        )
+    watch.trainer = trainer
     return trainer
 
 
-def dpo_trainer(
-    model: Any,
-    tokenizer: Any,
-    examples: Sequence[EncodedPair],
-    usable: Usable[Any],
-    settings: DPOSettings,
-    job: Job,
-    work: Path,
-    on_step: Progress,
-) -> DPO:
-    from datasets import Dataset
-
-    rows = [
-        {
-            "prompt_ids": example.prompt,
-            "chosen_ids": example.chosen,
-            "rejected_ids": example.rejected,
-            "row": place,
-        }
-        for example, place in zip(examples, usable.places, strict=True)
-    ]
-    terms: dict[str, Any] = {"loss_type": ["sigmoid"]}
-    if settings.sft_weight:
-        terms = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, settings.sft_weight]}
-    collator = DPOCollator(tokenizer.pad_token_id)
-    collator.packed = job.training.packing and packs(model.get_base_model().config)
-    watch = Watch(on_step)
-    watch.trainer = trainer = DPO(
-        job,
-        model=model,
-        args=DPOConfig(
-            **_arguments(work, job, settings, len(rows)),
-            **terms,
-            beta=settings.beta,
-            max_length=None,
-            precompute_ref_log_probs=True,
-        ),
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list(rows),
-        data_collator=collator,
-        callbacks=[watch],
-    )
-    return trainer
-
-
-def _arguments(
-    work: Path, job: Job, settings: SFTSettings | DPOSettings, examples: int
-) -> dict[str, Any]:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+def _arguments(work: Path, job: Job, settings: Settings, examples: int) -> dict[str, Any]:
+    processes = count()
     together = max(1, settings.batch_size // processes)
     micro = min(settings.micro_batch_size, together, max(1, examples // processes))
     cpu = device_of(job.model) == "cpu"

@@ -149,7 +149,7 @@ def test_a_launcher_starts_without_models_and_without_the_server(
 ) -> None:
     server, model = start()._server, used(tiny_base)
     seen: list[object] = []
-    monkeypatch.setattr(launch, "train", lambda *_: seen.append((model(), server.alive())))
+    monkeypatch.setattr(launch, "_run", lambda *_: seen.append((model(), server.alive())))
     two = LauncherConfig(processes=2)
     train_sft(tmp_path / "m1", job(tiny_base, launcher=two), DIALOGUES, SFT)
     train_dpo(tmp_path / "dpo", job(tiny_base, tmp_path, two), PAIRS, DPO)

@@ -61,6 +61,23 @@ def served_base(base: Path) -> torch.Tensor:
     return logits(AutoModelForCausalLM.from_pretrained(base))
 
 
+def test_the_frozen_adapter_of_a_stack_has_no_dropout_while_training(
+    job: Callable[..., Job], tmp_path: Path
+) -> None:
+    """The new adapter still says nothing, so all that varies would be the frozen one's."""
+    parent = tmp_path / "m1"
+    parent.mkdir()
+    train_sft(parent, job(dropout=0.5), DIALOGUES, SFT)
+    assert read_json(parent / "adapter_config.json")["lora_dropout"] == 0.5
+    model = chain.start(job(parent, "m2", chain="stacked", dropout=0.5)).train()
+    assert torch.equal(logits(model), logits(model))
+    torch.testing.assert_close(logits(model), logits(model.eval()))
+    for name, parameter in model.train().named_parameters():
+        if f"lora_B.{chain.TRAINED}" in name:
+            torch.nn.init.normal_(parameter)
+    assert not torch.equal(logits(model), logits(model))  # the trained one's dropout is on
+
+
 def test_merged_and_stacked_rounds_give_the_same_logits(
     job: Callable[..., Job], tiny_base: Path, m1: Path, tmp_path: Path
 ) -> None:

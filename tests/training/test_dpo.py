@@ -11,8 +11,7 @@ from training_examples import DIALOGUES, DPO, PAIRS, SFT
 
 from sage_core.errors import DataError
 from sage_core.schema import PreferencePair
-from sage_core.training import chain
-from sage_core.training.data import Usable
+from sage_core.training import chain, dpo
 from sage_core.training.dpo import train_dpo
 from sage_core.training.job import Job, read_log
 from sage_core.training.sft import train_sft
@@ -49,21 +48,17 @@ def by_hand(model: Any, pair: EncodedPair) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("how", CHAINS)
 def test_the_loss_is_ln_2_at_first_and_then_that_of_the_formula(
     job: Callable[..., Job],
+    trainer_on: Callable[..., Any],
     chatml_tokenizer: Any,
     tiny_base: Path,
     parent: Path,
     tmp_path: Path,
     how: str,
 ) -> None:
-    from sage_core.training.trainers import dpo_trainer
-
     todo = job(parent, "dpo", chain=how)
     examples = [Encoder(chatml_tokenizer).pair(pair) for pair in PAIRS]
     model = chain.start(todo)
-    trainer = dpo_trainer(
-        model, chatml_tokenizer, examples, Usable(PAIRS, list(range(8)), {}), DPO, todo,
-        tmp_path / "work", lambda *_: None,
-    )  # fmt: skip
+    trainer = trainer_on(dpo.DPO(), model, PAIRS, DPO, todo, tmp_path / "work")
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
     weights = trainer.loss_weights
     trainer.loss_weights = [1.0, 0.0]  # the sigmoid term alone

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from training_examples import DIALOGUES, SFT
 
 from sage_core import preflight
-from sage_core.config import LauncherConfig, load_config
+from sage_core.config import EXPERIMENTAL, NEVER_RUN, LauncherConfig, load_config
 from sage_core.errors import ConfigError, DataError
 from sage_core.training.job import Job, read_log
 from sage_core.training.launch import check_launcher
@@ -78,6 +78,24 @@ def test_what_cannot_be_launched_is_said_before(tmp_path: Path) -> None:
         check_launcher(LauncherConfig(accelerate_config=tmp_path / "none.yaml"))
     with pytest.raises(ConfigError, match="needs the package deepspeed"):
         check_launcher(LauncherConfig(strategy="zero3"))
+
+
+def test_the_doctor_says_what_has_never_been_run() -> None:
+    from flows.doctor import _experimental
+
+    wanted = ["model.quantization=4bit", "training.launcher={strategy: fsdp}"]
+    (check,) = _experimental(load_config("tiny", wanted))
+    assert check.what == "model.quantization=4bit, training.launcher.strategy=fsdp"
+    assert check.found == NEVER_RUN
+    for tested in ([], ["training.launcher={processes: 2}"]):
+        assert list(_experimental(load_config("tiny", tested))) == []
+
+
+def test_experimental_options_are_values_of_the_configuration() -> None:
+    for key, values in EXPERIMENTAL.items():
+        for value in values:
+            chosen = load_config("tiny", [f"{key}={value}"]).experimental()
+            assert chosen == [f"{key}={value}"]
 
 
 def test_preflight_and_doctor_say_what_training_lacks(tmp_path: Path) -> None:

@@ -1,17 +1,19 @@
 """Passes without padding give what padded ones give."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from training_examples import DIALOGUES, PAIRS
 
+from sage_core.config import DPOConfig, SFTConfig
 from sage_core.training import chain
-from sage_core.training.data import Usable
+from sage_core.training.dpo import DPO
 from sage_core.training.job import Job
 from sage_core.training.packed import Layout, Run, packs
-from sage_core.training.tokens import Encoder
+from sage_core.training.sft import SFT
 
 
 def test_the_layout_of_pairs_holds_each_prompt_once() -> None:
@@ -47,13 +49,13 @@ def scored(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, li
 
 @pytest.fixture
 def trainers(
-    job: Callable[..., Job], chatml_tokenizer: Any, tmp_path: Any
+    job: Callable[..., Job], trainer_on: Callable[..., Any], tmp_path: Path
 ) -> Callable[[str], list[Any]]:
     """Trainers of one kind, packed and not, whose adapters already say something."""
-    from sage_core.config import DPOConfig, SFTConfig
-    from sage_core.training.trainers import dpo_trainer, sft_trainer
-
-    encoder = Encoder(chatml_tokenizer)
+    kinds: dict[str, tuple[Any, ...]] = {
+        "sft": (SFT(), DIALOGUES, SFTConfig()),
+        "dpo": (DPO(), PAIRS, DPOConfig()),
+    }
 
     def make(kind: str) -> list[Any]:
         made: list[Any] = []
@@ -64,21 +66,9 @@ def trainers(
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
                     torch.nn.init.normal_(parameter, std=0.1)
-            common = (todo, tmp_path / str(packing), lambda step, steps: None)
-            if kind == "sft":
-                dialogues = [encoder.dialogue(each) for each in DIALOGUES]
-                usable = Usable(DIALOGUES, list(range(8)), {})
-                made.append(
-                    sft_trainer(model, chatml_tokenizer, dialogues, usable, SFTConfig(), *common)
-                )
-            else:
-                pairs = [encoder.pair(each) for each in PAIRS]
-                made.append(
-                    dpo_trainer(
-                        model, chatml_tokenizer, pairs, Usable(PAIRS, list(range(8)), {}),
-                        DPOConfig(), *common,
-                    )
-                )  # fmt: skip
+            method, examples, settings = kinds[kind]
+            work = tmp_path / str(packing)
+            made.append(trainer_on(method, model, examples, settings, todo, work))
         return made
 
     return make

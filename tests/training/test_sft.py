@@ -11,8 +11,7 @@ from training_examples import DIALOGUES, SFT
 from sage_core.errors import DataError
 from sage_core.schema import TrainingDialogue, with_roles
 from sage_core.storage import read_json
-from sage_core.training import chain
-from sage_core.training.data import Usable
+from sage_core.training import chain, sft
 from sage_core.training.job import Job, read_log
 from sage_core.training.sft import train_sft
 from sage_core.training.tokens import SEGMENTS, STATE, Encoder
@@ -35,6 +34,7 @@ def losses_by_hand(tokenizer: Any, model: Any) -> dict[int, torch.Tensor]:
 @pytest.mark.parametrize("weights", [(1, 1, 1), (0, 1, 1), (0.5, 2, 0), (0, 0, 3)])
 def test_the_loss_and_its_gradient_are_those_of_the_weighted_tokens(
     job: Callable[..., Job],
+    trainer_on: Callable[..., Any],
     chatml_tokenizer: Any,
     tiny_base: Path,
     tmp_path: Path,
@@ -44,19 +44,12 @@ def test_the_loss_and_its_gradient_are_those_of_the_weighted_tokens(
     from peft import PeftModel, get_peft_model_state_dict
     from transformers import AutoModelForCausalLM
 
-    from sage_core.training.trainers import sft_trainer
-
     todo = job()
-    encoder = Encoder(chatml_tokenizer)
-    examples = [encoder.dialogue(each) for each in DIALOGUES]
     settings = SFT.model_copy(
         update={"weights": SFT.weights.model_copy(update=dict(zip(SEGMENTS, weights, strict=True)))}
     )
-    usable = Usable(DIALOGUES, list(range(8)), {})
     model = chain.start(todo)
-    trainer = sft_trainer(
-        model, chatml_tokenizer, examples, usable, settings, todo, tmp_path, lambda *_: None
-    )
+    trainer = trainer_on(sft.SFT(), model, DIALOGUES, settings, todo, tmp_path)
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
