@@ -1,10 +1,10 @@
 """An engine that loads nothing: it answers with placeholder text, and counts."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sage_core.annotation import write_state
 from sage_core.config import PlanConfig
 from sage_core.engines.base import Capabilities, Completion, Request, Usage
 from sage_core.engines.grammar import (
@@ -107,8 +107,7 @@ class CountingEngine:
         utterance = self._text.of(self._reply, number)
         constraint = request.constraint
         if constraint is not None and constraint.kind == "json_schema":
-            values = {"motivation": state.motivation, "emotion": state.emotion}
-            return json.dumps({**values, "topics": list(state.topics)})
+            return write_state(state)
         if constraint == user_grammar():
             return user
         if constraint == action_grammar():

@@ -315,8 +315,7 @@ class _Planner:
         """The dialogue with states of the planned length."""
         state = self.text.state()
         turns = tuple(
-            AnnotatedTurn(each.role, each.content, state.motivation, state.emotion, state.topics)
-            for each in dialogue.messages
+            AnnotatedTurn.of(each.role, each.content, state) for each in dialogue.messages
         )
         return AnnotatedDialogue(dialogue.dialogue_id, turns)
 

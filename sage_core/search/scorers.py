@@ -69,8 +69,8 @@ class RelevanceSelector:
     DialoGPT). Votes are log p(reply | dialogue) - log p(reply | nothing said) under m0 in nats,
     divided by the reply's tokens to the power ``length_penalty``: 0 for a reply that would do in
     any dialogue, below for one that does not belong. Replies of equal text after the same dialogue
-    have equal votes. A mean over few tokens varies more than one over many, so that with the power 1 the
-    highest of several is often that of a fragment.
+    have equal votes. A mean over few tokens varies more than one over many, so that with the power
+    1 the highest of several is often that of a fragment.
 
     Departure from the release, whose LLM ranks letters: a small model scores better than it ranks.
     """

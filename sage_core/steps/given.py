@@ -16,6 +16,7 @@ from sage_core.schema import (
     TrainingDialogue,
     Trajectory,
 )
+from sage_core.states import EMPTY
 from sage_core.steps.base import Context, Step
 from sage_core.steps.names import PREFERENCES, SAC, TRAINING, TRAJECTORIES
 from sage_core.storage import ArtifactRef, Row, read_rows, write_rows
@@ -62,9 +63,7 @@ class Unannotated(Step):
         rows = [
             AnnotatedDialogue(
                 row.dialogue_id,
-                tuple(
-                    AnnotatedTurn(turn.role, turn.content, None, None, ()) for turn in row.messages
-                ),
+                tuple(AnnotatedTurn.of(turn.role, turn.content, EMPTY) for turn in row.messages),
             )
             for row in read_rows(context.folder(self.dialogues) / DIALOGUES, Dialogue)
         ]
