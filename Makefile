@@ -77,5 +77,5 @@ $(CLUSTER): $(STAMP)
 ui: setup  ## Prefect and MLflow in the browser
 	$(BIN)/sage ui
 
-clean:  ## remove the environment and all runs
-	rm -rf $(VENV) $(VLLM) .sage
+clean:  ## remove the environment, the site and all runs
+	rm -rf $(VENV) $(VLLM) .sage site

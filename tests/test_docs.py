@@ -14,7 +14,10 @@ import yaml
 from typer.main import get_command
 
 from flows.cli import app
-from sage_core.config import PipelineConfig
+from sage_core.config import CorpusConfig, PipelineConfig
+from sage_core.corpus import filters
+from sage_core.corpus.readers import sharegpt
+from sage_core.schema import Dialogue, Message
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -159,6 +162,39 @@ def test_every_page_is_in_the_navigation():
     text = (ROOT / "mkdocs.yml").read_text("utf-8")
     named = set(re.findall(r"([\w-]+\.md)\s*$", text, re.MULTILINE))
     assert {page.name for page in ROOT.glob("docs/*.md")} <= named
+
+
+def python_blocks(name: str) -> list[str]:
+    text = (ROOT / "docs" / name).read_text("utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_example_of_state_action_text_runs():
+    (example,) = python_blocks("conversation.md")
+    exec(example, {})
+
+
+def test_the_recipes_run():
+    rule, reader, selector = python_blocks("extending.md")
+
+    made = vars(filters).copy()
+    exec(rule, made)
+    keeps = made["_no_digits"](CorpusConfig(), None)
+    assert keeps(dialogue("no numbers"))
+    assert not keeps(dialogue("7 numbers"))
+
+    made = vars(sharegpt).copy()
+    exec(reader, made)
+    assert made["LAYOUT"].roles["bot"] == "assistant"
+    assert made["knows"](Path("a.jsonl"))
+
+    made = {}
+    exec(selector, made)
+    assert made["short"]("one two") == -2.0
+
+
+def dialogue(text: str) -> Dialogue:
+    return Dialogue("d", "s", "t", (Message("user", text),))
 
 
 def test_the_configuration_reference_is_complete():
