@@ -34,7 +34,7 @@ check: setup docs  ## lint, format, types and docs
 	$(BIN)/mypy
 
 docs: setup  ## build the documentation into site/; a dead link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: check  ## check, and all tests with one real run of the pipeline
 	$(BIN)/pytest
@@ -77,5 +77,5 @@ $(CLUSTER): $(STAMP)
 ui: setup  ## Prefect and MLflow in the browser
 	$(BIN)/sage ui
 
-clean:  ## remove the environment and all runs
-	rm -rf $(VENV) $(VLLM) .sage
+clean:  ## remove the environment, the site and all runs
+	rm -rf $(VENV) $(VLLM) .sage site

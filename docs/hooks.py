@@ -145,7 +145,7 @@ def _row(path: str, name: str, field: Any, seen: dict[type[BaseModel], str]) -> 
     if below and default == "`{}`":
         default = ""
     key = f"{path}.{name}".lstrip(".")
-    meaning = _text(field.description or "")
+    meaning = _text(field.description or (below[0].__doc__ if below else "") or "")
     return f"| `{key}` | {' '.join([values, *bounds])} | {default} | {meaning} |"
 
 

@@ -1,6 +1,6 @@
-"""``sage doctor``: what a preset needs, what is here, and the fix for what is missing.
+"""``sage doctor``: what a preset needs, what was found, and the fix for what is missing.
 
-GPUs, memory and disk are held against the plan's own numbers (:mod:`sage_core.planning.needs`).
+GPUs, memory and disk are compared with the plan's own numbers (:mod:`sage_core.planning.needs`).
 """
 
 import os
@@ -31,7 +31,7 @@ _GB = 1e9
 
 @dataclass(frozen=True)
 class Check:
-    """One need: whether it is met, what was found, and what to do about it."""
+    """One requirement: whether it is met, what was found, and the fix."""
 
     what: str
     ok: bool
@@ -89,8 +89,8 @@ def _base_model(config: PipelineConfig) -> Check:
     return Check(
         what,
         cached,
-        "in the hub cache" if cached else "no folder, and not in the hub cache",
-        "" if cached else f"on a machine with a hub: hf download {config.model.base}",
+        "in the hub cache" if cached else "neither a folder nor in the hub cache",
+        "" if cached else f"where the hub can be reached: hf download {config.model.base}",
     )
 
 
@@ -114,12 +114,12 @@ def _situations(config: PipelineConfig) -> Check:
         "situations",
         found,
         "embedded (64)" if path is None else str(path),
-        "" if found else "--set situations.path=PATH, EmpatheticDialogues or a file of your own",
+        "" if found else "--set situations.path=PATH (EmpatheticDialogues, or your own file)",
     )
 
 
 def _training(config: PipelineConfig) -> Iterator[Check]:
-    """What only some ways of training need."""
+    """Requirements of quantization and of training in several processes."""
     if config.model.quantization != "none":
         yield _probe(
             f"quantization {config.model.quantization}",
@@ -191,7 +191,7 @@ def _engine(role: str, engine: EngineConfig) -> Check:
 
 
 def _machine(config: PipelineConfig, *, weights_here: bool) -> Iterator[Check]:
-    """GPUs, memory and disk against what the plan says."""
+    """GPUs, memory and disk, compared with the plan."""
     import torch
 
     devices = range(torch.cuda.device_count())
@@ -203,20 +203,22 @@ def _machine(config: PipelineConfig, *, weights_here: bool) -> Iterator[Check]:
     try:
         needed = needs(config, gpus=len(gpus_gb))
     except SageError as error:
-        yield Check("GPUs, memory, disk", False, f"not planned: {error}", "set what it names")
+        yield Check(
+            "GPUs, memory, disk", False, f"not planned: {error}", "change the setting that it names"
+        )
         return
     yield _gpus(config, needed, gpus_gb)
     for what, mend in needed.too_few:
         yield Check("settings for these GPUs", False, what, mend)
     yield _enough(
         "memory", needed.memory_gb, memory_gb, "",
-        "use a machine with more, a smaller model, or fewer training.launcher.processes",
+        "use a machine with more memory, a smaller model, or fewer training.launcher.processes",
     )  # fmt: skip
     weights_gb = 0.0 if weights_here else needed.weights_gb
     yield _enough(
         "disk", needed.disk_gb + weights_gb, free_gb, f" free at {home}",
-        "free space, or set SAGE_HOME (and HF_HOME, for models of a hub) to folders on another "
-        "disk",
+        "free some space, or set SAGE_HOME (and HF_HOME, for models of a hub) to folders on "
+        "another disk",
     )  # fmt: skip
 
 
@@ -232,14 +234,15 @@ def _gpus(config: PipelineConfig, needed: Needs, gpus_gb: Sequence[float]) -> Ch
             f"{len(gpus_gb)} GPU(s), {cores}",
             "--set model.device=cpu" if wanted else "",
         )
-    what = f"GPUs, {needed.gpus or 'none enough'} x {needed.gpu_memory_gb:.0f} GB"
+    memory = f"{needed.gpu_memory_gb:.0f} GB"
+    what = f"GPUs, {needed.gpus} x {memory}" if needed.gpus else f"GPUs of {memory}, any number"
     fit = sum(each >= needed.gpu_memory_gb for each in gpus_gb)
     if needed.gpus is not None and fit >= needed.gpus:
         return Check(what, True, found)
     return Check(
         what, False, found,
-        f"use a machine with them (planned for {planned.name}), or set plan.gpu to yours, one of "
-        f"{', '.join(GPUS)}, and ask again",
+        f"use a machine with these GPUs (planned for {planned.name}), or set plan.gpu to yours, "
+        f"one of {', '.join(GPUS)}, and run this again",
     )  # fmt: skip
 
 
@@ -261,4 +264,4 @@ def _databases() -> Iterator[Check]:
 
 def _server() -> Check:
     api = os.environ.get("PREFECT_API_URL") or running_server(sage_home())
-    return Check("Prefect server", True, api or "none runs; each run starts one of its own")
+    return Check("Prefect server", True, api or "not running; each run starts its own")

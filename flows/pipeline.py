@@ -69,7 +69,8 @@ def _pipeline(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
         tracker.checkpoint(name, reference(trained[name]), parent="m0", data=text)
     user = trained["m1"]  # plays the user in every conversation
     openings = situations(config, "search", config.search.situations)
-    probe = make(configured.grammar_probe(config, trained["m1"], openings))
+    probed = situations(config, "search", config.search.grammar_probe)
+    probe = make(configured.grammar_probe(config, trained["m1"], probed))
 
     held_out = situations(config, "evaluation", config.evaluation.situations)
     rollouts = {"m1": roll_out(config, trained["m1"], user, held_out)}

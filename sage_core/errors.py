@@ -1,7 +1,7 @@
 """The errors that SAGE raises on purpose.
 
-Every message names the value that is wrong, the valid choices and the mend, so that the
-command line can print it as it stands and exit with code 2.
+Every message names the wrong value, the valid choices and the fix, so that the command line can
+print it unchanged and exit with code 2.
 """
 
 
@@ -10,15 +10,15 @@ class SageError(Exception):
 
 
 class ConfigError(SageError):
-    """A preset, a ``--set`` or a form field holds a wrong key or value."""
+    """A preset, a ``--set`` or a form field has a wrong key or value."""
 
 
 class DataError(SageError):
-    """An input file, or what a stage was handed, cannot be used."""
+    """An input file, or the input of a stage, cannot be used."""
 
 
 class EngineError(SageError):
-    """A model cannot be loaded or reached, or cannot do what was asked of it."""
+    """A model cannot be loaded or reached, or cannot do what a request asks for."""
 
 
 class ContextError(EngineError):

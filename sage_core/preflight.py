@@ -1,4 +1,4 @@
-"""What can be known to fail before a run starts: missing files, wrong names, missing keys."""
+"""Checks before a run starts: missing files, wrong names, missing keys."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +22,7 @@ def check(config: PipelineConfig) -> None:
     """Check a configuration against this machine.
 
     Raises:
-        ConfigError: all that is wrong, in one message.
+        ConfigError: all problems, in one message.
     """
     roles = config.engines().values()
     corpora = [config.corpus, *config.mixture.corpora]

@@ -1,8 +1,10 @@
 """The documentation names only what exists: targets, commands, settings, files and pages."""
 
 import importlib.util
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +16,10 @@ import yaml
 from typer.main import get_command
 
 from flows.cli import app
-from sage_core.config import PipelineConfig
+from sage_core.config import CorpusConfig, PipelineConfig
+from sage_core.corpus import filters
+from sage_core.corpus.readers import sharegpt
+from sage_core.schema import Dialogue, Message
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -161,6 +166,39 @@ def test_every_page_is_in_the_navigation():
     assert {page.name for page in ROOT.glob("docs/*.md")} <= named
 
 
+def python_blocks(name: str) -> list[str]:
+    text = (ROOT / "docs" / name).read_text("utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_example_of_state_action_text_runs():
+    (example,) = python_blocks("conversation.md")
+    exec(example, {})
+
+
+def test_the_recipes_run():
+    rule, reader, selector = python_blocks("extending.md")
+
+    made = vars(filters).copy()
+    exec(rule, made)
+    keeps = made["_no_digits"](CorpusConfig(), None)
+    assert keeps(dialogue("no numbers"))
+    assert not keeps(dialogue("7 numbers"))
+
+    made = vars(sharegpt).copy()
+    exec(reader, made)
+    assert made["LAYOUT"].roles["bot"] == "assistant"
+    assert made["knows"](Path("a.jsonl"))
+
+    made = {}
+    exec(selector, made)
+    assert made["short"]("one two") == -2.0
+
+
+def dialogue(text: str) -> Dialogue:
+    return Dialogue("d", "s", "t", (Message("user", text),))
+
+
 def test_the_configuration_reference_is_complete():
     shown = set(re.findall(r"^\| `([\w. ]+)` \|", hooks.configuration(), re.MULTILINE))
 
@@ -187,13 +225,36 @@ def test_links_are_translated_for_the_site():
     assert hooks._translated(link("](../README.md#c)"), "docs/method.md") == "](index.md#c)"
 
 
-def test_the_site_builds_and_loads_nothing_from_other_hosts(tmp_path):
+def build(source: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """Build the site as `make docs` does. With --quiet, --strict would let everything pass."""
     pytest.importorskip("mkdocs", reason="`make setup` installs it")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    (options,) = re.findall(r"mkdocs (build .*)", makefile)
+    command = [sys.executable, "-m", "mkdocs", *options.split(), "-d", str(site)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(
+        command, cwd=source, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_site_builds_and_loads_nothing_from_other_hosts(tmp_path):
+    built = build(ROOT, tmp_path)
     assert built.returncode == 0, built.stderr
     loads = re.compile(r"<(?:script|img|iframe|link)\b[^>]*(?:src|href)=\"(?:https?:)?//[^\"]*")
     for page in tmp_path.rglob("*.html"):
         assert not loads.findall(page.read_text("utf-8")), page
     for style in tmp_path.rglob("*.css"):
         assert not re.findall(r"url\(['\"]?(?:https?:)?//[^)]*", style.read_text("utf-8")), style
+
+
+@pytest.mark.parametrize("link", ["nothing.md", "search.md#nothing", "../sage_core/sac.py"])
+def test_a_dead_link_stops_the_build(tmp_path, link):
+    for name in ("docs", "benchmarks/results"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    with (tmp_path / "docs/export.md").open("a", encoding="utf-8") as page:
+        page.write(f"[a link]({link})\n")
+    built = build(tmp_path, tmp_path / "site")
+    assert built.returncode == 1
+    assert link.removeprefix("../").partition("#")[0] in built.stderr

@@ -148,7 +148,6 @@ ABOUT = {
         "emotion topic", "measures of emotions and topics; of the forced replies Table 3 is shown",
     ),
     "sage_core/topics.py": ("topic", "how topics are extracted"),
-    "tasks/stages.py": ("emotion topic", "modules by name"),
     "tasks/tracking.py": ("emotion", "the measure emotion_accuracy"),
 }  # fmt: skip
 # Not where it is an example of use, such as emotion=playful.

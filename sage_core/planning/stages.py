@@ -147,7 +147,7 @@ class _Planner:
 
     def probe(self) -> StagePlan:
         settings = self.config.search
-        limit = min(settings.grammar_probe, self.openings)
+        limit = min(settings.grammar_probe, self._situations("search", settings.grammar_probe))
         step = configured.grammar_probe(self.config, self._model("m1"), self.opening)
         step = replace(step, settings=settings.model_copy(update={"grammar_probe": 1}))
         (agent,) = self.store.run(step, self._reply_tokens("m1")).engines
