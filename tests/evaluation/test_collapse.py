@@ -156,7 +156,9 @@ def test_what_is_measured_already_is_in_the_figures_and_the_gates() -> None:
     }
     measured = Measurements("m2", "TF-IDF", 2, {}, values)
     own, _ = engine(-1.0)
-    found = health(TRAJECTORIES, speaker("m2", own), own, SelfPlayConfig(), 0, 7, measured=measured)
+    found = health(
+        TRAJECTORIES, speaker("m2", own), own, SelfPlayConfig(), 0, 7, measured=measured
+    )
     assert found.figures()["cut_share"] == 0.5
     assert found.figures()["stray_braces"] == 0.2
     assert found.figures()["situation_recovery"] == 0.5
