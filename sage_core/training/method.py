@@ -118,6 +118,7 @@ class PreferenceMethod(Method[PreferencePair, Given]):
     example = PreferencePair
 
     def encode(self, example: PreferencePair, encoder: Encoder) -> dict[str, list[int]]:
+        """In the columns that TRL's collator reads."""
         pair = encoder.pair(example)
         return {
             "prompt_ids": pair.prompt,
@@ -163,7 +164,11 @@ class Training(Generic[Given]):
 
     @classmethod
     def of(
-        cls, method: Method[Example, Given], usable: Usable[Example], settings: Given, to: Encoder
+        cls,
+        method: Method[Example, Given],
+        usable: Usable[Example],
+        settings: Given,
+        encoder: Encoder,
     ) -> "Training[Given]":
-        """The tokens of ``usable`` by the encoder ``to``."""
-        return cls([method.encode(row, to) for row in usable.rows], usable.places, settings)
+        """The tokens of what can be trained on."""
+        return cls([method.encode(row, encoder) for row in usable.rows], usable.places, settings)
