@@ -50,7 +50,7 @@ def at_torch(module: str, **environment: str) -> str:
     ],
 )
 def test_both_are_set_before_pytorch_loads(module: str) -> None:
-    assert at_torch(module) == "PASSIVE 0"
+    assert at_torch(module) == "PASSIVE 10000"
 
 
 def test_the_users_own_values_win() -> None:
