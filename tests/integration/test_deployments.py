@@ -42,7 +42,8 @@ def servers(home: Path) -> Iterator[tuple[str, str]]:
             time.sleep(0.5)
         for child in psutil.Process(process.pid).children(recursive=True):
             names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-            assert [child.environ()[name] for name in names] == ["PASSIVE", "10000"], child.cmdline()
+            values = [child.environ()[name] for name in names]
+            assert values == ["PASSIVE", "10000"], child.cmdline()
         yield f"http://127.0.0.1:{ports[0]}/api", f"http://127.0.0.1:{ports[1]}"
     finally:
         process.send_signal(signal.SIGINT)
