@@ -162,6 +162,14 @@ class Engine(Protocol):
         ...
 
 
+def spaces_in_options(request: Request, options: Sequence[str]) -> tuple[Request, list[str]]:
+    """The same options to score, with spaces at the end of the prefix at their start instead:
+    tokenizers join a space to the word behind it, so that it is no end of a prompt."""
+    bare = request.prefix.rstrip(" ")
+    spaces = request.prefix[len(bare) :]
+    return replace(request, prefix=bare), [spaces + each if each else each for each in options]
+
+
 STATE_GROUPS = 2
 
 

@@ -22,6 +22,7 @@ from sage_core.engines.base import (
     Request,
     Usage,
     require,
+    spaces_in_options,
 )
 from sage_core.engines.drawing import Rows
 from sage_core.engines.resident import Decoder, Prefilled, common_prefix, resident_model
@@ -84,6 +85,8 @@ class TransformersEngine:
     def choose(
         self, requests: Sequence[Request], options: Sequence[Sequence[str]]
     ) -> list[list[float]]:
+        asked = [spaces_in_options(*item) for item in zip(requests, options, strict=True)]
+        requests, options = [request for request, _ in asked], [some for _, some in asked]
         prompts, _ = self._fit(requests)
         began = time.monotonic()
         encode = self._resident.prompts.option

@@ -28,6 +28,7 @@ from sage_core.engines.base import (
     draw_seed,
     require,
     shortened,
+    spaces_in_options,
 )
 from sage_core.engines.grammar import led
 from sage_core.engines.marks import spaced
@@ -432,7 +433,7 @@ class OpenAIEngine:
         is drawn and the log-probabilities of the options' next tokens are read off. ``echo`` with
         log-probabilities would do it in one request per option, but reads past the prefix cache.
         """
-        request, options = item
+        request, options = spaces_in_options(*item)
         self._check_options(request, options)
         asked = self._asked_of(request)
         key = self._key("choose", options=list(options), model=self.config.model, **asked)

@@ -408,6 +408,13 @@ def test_a_prefix_is_continued_and_not_repeated(
     assert engine.generate([request]) == [[expected]]
 
 
+def test_spaces_at_the_end_of_a_prefix_belong_to_the_options(engine: TransformersEngine) -> None:
+    """Tokenizers join a space to the word behind it."""
+    (ahead,) = engine.choose([asked("hi", prefix="It is ")], [["A", "so good"]])
+    (behind,) = engine.choose([asked("hi", prefix="It is")], [[" A", " so good"]])
+    assert ahead == behind
+
+
 def test_a_prompt_that_is_too_long_is_named(engine: TransformersEngine) -> None:
     long = asked("word " * 800)
     with pytest.raises(EngineError, match=r"'r/word word.*leaves room for 976") as caught:

@@ -28,8 +28,8 @@ def test_two_first_runs_at_once_and_a_third(tmp_path: Path) -> None:
     first, second = sorted(
         (json.loads(result) for result, _ in said), key=lambda result: len(result["cached"])
     )
-    # The held-out situations are asked for twice, by the rollouts and by steering.
-    assert first["cached"] == ["situations evaluation"]
+    # Both halves are asked for twice: by the probe and the search, by the rollouts and by steering.
+    assert first["cached"] == ["situations search", "situations evaluation"]
     assert second["made"] == []
     assert first["artifacts"] == second["artifacts"]
     (waited,) = [errors for _, errors in said if "is in use by" in errors]
