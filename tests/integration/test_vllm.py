@@ -132,7 +132,8 @@ def test_states_under_the_grammar_are_well_formed(m0: VllmEngine) -> None:
     speaking = [reply.text for reply in replies if reply.text.count("}") >= 2]
     assert speaking  # the others were cut off by their length
     assert all(is_well_formed(text) and parse(text).utterance for text in speaking)
-    assert all(1 <= reply.completion_tokens <= 160 for reply in replies)
+    most = sampling.budget(states=True)
+    assert all(1 <= reply.completion_tokens <= most for reply in replies)
     assert m0.usage.completion_tokens >= sum(reply.completion_tokens for reply in replies)
 
 
