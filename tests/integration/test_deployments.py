@@ -93,12 +93,13 @@ def test_schedules_make_runs_and_fire(home: Path, servers: tuple[str, str]) -> N
         assert run["state_type"] == "SCHEDULED"
 
     tiny = call(f"{api}/deployments/name/sage-pipeline/tiny")
-    due = datetime.now(UTC) + timedelta(seconds=20)
+    # Later than the scheduler's next look, once a minute: from then on it plans the week after.
+    due = datetime.now(UTC) + timedelta(seconds=90)
     schedule = {"interval": 7 * 24 * 3600, "anchor_date": due.isoformat()}
     url = f"{api}/deployments/{tiny['id']}/schedules"
     (made_,) = call(url, [{"schedule": schedule, "active": True}])
     first = min(
-        wait_for(lambda: scheduled(api, tiny["id"]), 90), key=lambda run: run["expected_start_time"]
+        wait_for(lambda: scheduled(api, tiny["id"]), 80), key=lambda run: run["expected_start_time"]
     )
     assert datetime.fromisoformat(first["expected_start_time"]) == due
     before = made(home)
