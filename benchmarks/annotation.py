@@ -17,7 +17,7 @@ import numpy as np
 import typer
 
 from benchmarks.harness import Benchmark
-from sage_core.config import load_config
+from sage_core.config.loading import load_config
 from sage_core.corpus.readers.empathetic_dialogues import read_situations
 from sage_core.evaluation.annotations import sign_of_emotion
 from sage_core.evaluation.metrics import Rate

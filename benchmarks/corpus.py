@@ -19,7 +19,7 @@ import zstandard
 
 from benchmarks.clusters import ray_cluster
 from benchmarks.harness import Benchmark, alone, peak_memory, timed
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import readers
 from sage_core.corpus.build import build
 from sage_core.corpus.filters import asks_question, has_turns, mean_words

@@ -18,16 +18,11 @@ from typing import Any
 from urllib.request import urlopen
 
 from benchmarks.harness import Benchmark, alone
-from sage_core.config import (
-    ConversationConfig,
-    EngineConfig,
-    LoraConfig,
-    ModelConfig,
-    SamplingConfig,
-    SelectorConfig,
-    SelfPlayConfig,
-    SituationsConfig,
-)
+from sage_core.config.conversation import ConversationConfig, SelfPlayConfig, SituationsConfig
+from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.search import SelectorConfig
+from sage_core.config.training import LoraConfig
 from sage_core.engines.base import Completion, Engine, Request, Usage
 from sage_core.engines.grammar import sac_grammar
 from sage_core.engines.loading import prepare_base

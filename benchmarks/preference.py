@@ -24,7 +24,7 @@ from enum import StrEnum
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from sage_core.config import SelfPlayConfig
+from sage_core.config.conversation import SelfPlayConfig
 from sage_core.sac import AGENT, ends_of_states, is_well_formed, utterance_of
 from sage_core.schema import Situation, Trajectory
 from sage_core.search.dialogue import Dialogue, Speaker, agent_request

@@ -22,7 +22,7 @@ from flows.pipeline import (
     situations,
     training_text,
 )
-from sage_core.config import PipelineConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.steps.base import Model
 from sage_core.storage import ArtifactRef, read_json
 from tasks.caching import forget_remade, make

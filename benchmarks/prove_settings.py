@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from hashlib import sha256
 
-from sage_core.config import PipelineConfig, load_config
+from sage_core.config.loading import load_config
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.schema import Situation
 
 SEEDS = 4

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from benchmarks import preference
 from benchmarks.prove_settings import Half, halved
-from sage_core.config import EngineConfig, ModelConfig, ProfileConfig, SelfPlayConfig
+from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
 from sage_core.schema import PreferencePair, Situation, Trajectory
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import PREFERENCES, SITUATIONS, TRAJECTORIES

@@ -21,14 +21,9 @@ from random import Random
 from typing import Any
 
 from benchmarks.harness import Benchmark, alone, peak_memory
-from sage_core.config import (
-    CorpusConfig,
-    DPOConfig,
-    LoraConfig,
-    ModelConfig,
-    SFTConfig,
-    TrainingConfig,
-)
+from sage_core.config.corpus import CorpusConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.training import DPOConfig, LoraConfig, SFTConfig, TrainingConfig
 from sage_core.corpus import readers
 from sage_core.engines.loading import load_model, load_tokenizer, prepare_base
 from sage_core.schema import Dialogue, Message, PreferencePair, TrainingDialogue

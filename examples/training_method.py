@@ -16,7 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from sage_core.config import LoraConfig, ModelConfig, Section, TrainingConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.section import Section
+from sage_core.config.training import LoraConfig, TrainingConfig
 from sage_core.engines.loading import prepare_base
 from sage_core.schema import Message, PreferencePair
 from sage_core.training import methods

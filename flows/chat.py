@@ -44,7 +44,7 @@ def chat(
 ) -> None:
     """Talk with a model: its states are shown, and can be steered as you talk."""
     from flows import environment
-    from sage_core.config import load_config
+    from sage_core.config.loading import load_config
     from sage_core.engines.steering import Steering
 
     config = load_config(preset, overrides or ())

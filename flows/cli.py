@@ -22,7 +22,7 @@ from flows.steer import app as steer_app
 from sage_core.errors import SageError
 
 if TYPE_CHECKING:
-    from sage_core.config import PipelineConfig
+    from sage_core.config.pipeline import PipelineConfig
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,7 +68,7 @@ def run(
 ) -> None:
     """Run the whole pipeline: corpus, states, m0 to dpo, judging, report."""
     from flows import environment
-    from sage_core.config import load_config
+    from sage_core.config.loading import load_config
     from sage_core.preflight import check
     from tasks import home
 
@@ -95,7 +95,7 @@ def doctor(preset: Preset = "demo", overrides: Overrides = None, as_json: AsJson
     GPUs, memory and disk are those of sage plan.
     """
     from flows import environment
-    from sage_core.config import load_config
+    from sage_core.config.loading import load_config
 
     config = load_config(preset, overrides or ())
     environment.prepare(quiet=True)
@@ -173,7 +173,7 @@ def corpus_build(
 
     Beside them: quarantine.jsonl, samples of unreadable records, and data_card.md.
     """
-    from sage_core.config import validate_config
+    from sage_core.config.loading import validate_config
 
     settings: dict[str, Any] = {"reader": reader, "input": input_path, **_HELD_OUT}
     config = validate_config(_with_overrides({"corpus": settings}, overrides)).corpus
@@ -331,7 +331,7 @@ def _single(preset: str, overrides: list[str] | None, wait: bool) -> Iterator["P
     """The settings of a stage that runs by itself, with its environment and the lock of the home,
     into which m0 and what servers answer are written."""
     from flows import environment
-    from sage_core.config import load_config
+    from sage_core.config.loading import load_config
     from tasks import home
 
     config = load_config(preset, overrides or ())
@@ -345,7 +345,7 @@ def _said(path: Path) -> None:
 
 
 def _with_overrides(tree: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
-    from sage_core.config import apply_override
+    from sage_core.config.loading import apply_override
 
     for override in overrides or ():
         apply_override(tree, override)

@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.runners import Runner, held_by_flow, shared_server, task_runner
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import ingest, readers
 from sage_core.corpus.build import load_funnel
 from sage_core.corpus.records import FunnelStep

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from flows.environment import running_server
-from sage_core.config import load_config
+from sage_core.config.loading import load_config
 from sage_core.errors import SageError
 from tasks.home import sage_home
 

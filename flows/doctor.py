@@ -14,7 +14,11 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from flows.environment import prefect_database, running_server
-from sage_core.config import EMBEDDED_MODEL, GPUS, NEVER_RUN, EngineConfig, PipelineConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import EMBEDDED_MODEL
+from sage_core.config.pipeline import PipelineConfig
+from sage_core.config.plan import GPUS
+from sage_core.config.section import NEVER_RUN
 from sage_core.corpus import readers
 from sage_core.engines.loading import check_quantization, embedded_gguf
 from sage_core.engines.vllm_server import check_server, gpus_of

@@ -10,7 +10,7 @@ from rich.console import Console
 from flows.options import AsJson, Overrides, Preset
 
 if TYPE_CHECKING:
-    from sage_core.config import PipelineConfig
+    from sage_core.config.pipeline import PipelineConfig
     from sage_core.export import Exported
     from tasks.checkpoints import Checkpoint
 
@@ -33,7 +33,7 @@ def export(
     """Write a model with its card to a folder that transformers, peft and vLLM load."""
     from flows import environment
     from flows.folders import check_new, new_folder
-    from sage_core.config import load_config
+    from sage_core.config.loading import load_config
 
     config = load_config(preset, overrides or ())
     environment.prepare(quiet=True)

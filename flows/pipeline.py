@@ -12,7 +12,7 @@ from prefect import flow, get_run_logger
 from flows.corpus import build_corpus
 from flows.runners import Runner, held_by_flow, task_runner
 from sage_core import preflight
-from sage_core.config import PipelineConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.evaluation.embedding import scorer_name
 from sage_core.evaluation.judge import model_pairs

@@ -14,7 +14,7 @@ from rich.table import Table
 from flows.options import AsJson, Overrides, Preset
 
 if TYPE_CHECKING:
-    from sage_core.config import PipelineConfig
+    from sage_core.config.pipeline import PipelineConfig
     from sage_core.planning import StagePlan
     from tasks.usage import Used
 
@@ -37,7 +37,7 @@ def plan(
     settings plan.*: --set plan.gpu=A100-80GB
     """
     from sage_core import planning
-    from sage_core.config import load_config
+    from sage_core.config.loading import load_config
 
     config = load_config(preset, overrides or ())
     stages = planning.plan(config)

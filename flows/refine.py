@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.pipeline import pipeline
 from flows.runners import held_by_flow
-from sage_core.config import PipelineConfig
+from sage_core.config.pipeline import PipelineConfig
 from tasks.tracking import finished_rounds
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from flows.intervals import with_interval
 from flows.pipeline import pipeline
 from flows.runners import Runner, shared_server, task_runner
-from sage_core.config import PipelineConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.steps.names import REPORT
 from sage_core.steps.reading import read_figures, read_quality
 from sage_core.storage import ArtifactRef

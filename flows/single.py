@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from flows import pipeline
 from flows.folders import check_new, new_folder
 from sage_core import labels
-from sage_core.config import PipelineConfig, SearchConfig
+from sage_core.config.pipeline import PipelineConfig
+from sage_core.config.search import SearchConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError, DataError
 from sage_core.evaluation import judge

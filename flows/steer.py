@@ -33,7 +33,7 @@ def report(
 ) -> None:
     """Measure a model's steering: dose-response, faithfulness, replies under forced values."""
     from flows import environment
-    from sage_core.config import load_config
+    from sage_core.config.loading import load_config
 
     config = load_config(preset, overrides or ())
     environment.prepare(quiet=True)

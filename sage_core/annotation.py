@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sage_core.config import AnnotationConfig, SamplingConfig
+from sage_core.config.annotation import AnnotationConfig
+from sage_core.config.engine import SamplingConfig
 from sage_core.engines.base import Constraint, Engine, Request
 from sage_core.engines.grammar import json_schema
 from sage_core.errors import StateFormatError

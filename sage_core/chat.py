@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sage_core.config import SelfPlayConfig
+from sage_core.config.conversation import SelfPlayConfig
 from sage_core.conversation import Said, view
 from sage_core.engines.base import Request
 from sage_core.engines.grammar import sac_grammar

@@ -20,7 +20,7 @@ turn answers nothing.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sage_core.config import ProfileConfig
+from sage_core.config.conversation import ProfileConfig
 from sage_core.sac import (
     AGENT,
     EMPTY,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sage_core.config import EMBEDDED_MODEL, ModelConfig, ProfileConfig
+from sage_core.config.conversation import ProfileConfig
+from sage_core.config.model import EMBEDDED_MODEL, ModelConfig
 from sage_core.conversation import consent
 from sage_core.engines.loading import load_model, load_tokenizer
 from sage_core.errors import ConfigError, EngineError

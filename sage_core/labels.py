@@ -29,7 +29,8 @@ from itertools import islice
 import numpy as np
 
 from sage_core.annotation import SPEAKERS, is_carried, prepare, transcript
-from sage_core.config import AnnotationConfig, SamplingConfig
+from sage_core.config.annotation import AnnotationConfig
+from sage_core.config.engine import SamplingConfig
 from sage_core.engines.base import Engine, Request
 from sage_core.errors import ConfigError, DataError
 from sage_core.schema import (

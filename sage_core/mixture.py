@@ -7,7 +7,9 @@ Instruction data is the paper's own remedy for the arithmetic that dialogue trai
 from collections.abc import Sequence
 from random import Random
 
-from sage_core.config import ConversationConfig, CorpusConfig, InstructionsConfig
+from sage_core.config.conversation import ConversationConfig
+from sage_core.config.corpus import CorpusConfig
+from sage_core.config.mixture import InstructionsConfig
 from sage_core.conversation import Said, of_annotated, view
 from sage_core.corpus import readers
 from sage_core.errors import DataError

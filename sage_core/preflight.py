@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sage_core import labels
-from sage_core.config import PipelineConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.filters import filters
 from sage_core.corpus.readers import sources
 from sage_core.engines.loading import check_quantization, check_weights

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sage_core.config import ModelConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines.loading import BASE
 from sage_core.errors import ConfigError
 from sage_core.steps.base import Model, writes_states

@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 from prefect.runtime import flow_run
 
-from sage_core.config import PipelineConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.evaluation.quality import key_figures as quality_figures
 from sage_core.evaluation.steering import key_figures
 from sage_core.evaluation.summary import lineage, read_steering

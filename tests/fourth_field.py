@@ -17,7 +17,9 @@ from flows.chat import show
 from flows.chat_web import SLIDERS
 from sage_core import annotation, labels
 from sage_core.chat import Chat
-from sage_core.config import AnnotationConfig, ProfileConfig, SelfPlayConfig, SteeringReportConfig
+from sage_core.config.annotation import AnnotationConfig
+from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
+from sage_core.config.steering import SteeringReportConfig
 from sage_core.engines.base import Completion, Request
 from sage_core.engines.grammar import action_grammar, sac_grammar, states_grammar, user_grammar
 from sage_core.engines.steerer import Row, Steerer, Vocabulary

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_core.annotation import annotate, read_state
-from sage_core.config import AnnotationConfig
+from sage_core.config.annotation import AnnotationConfig
 from sage_core.conversation import of_annotated
 from sage_core.engines.base import Completion, Request
 from sage_core.engines.scripted import ScriptedEngine

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_core.chat import Chat, Turn
-from sage_core.config import ConversationConfig, ModelConfig, SamplingConfig, SelfPlayConfig
+from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
+from sage_core.config.engine import SamplingConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Completion, Request, shortened
 from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.resident import release

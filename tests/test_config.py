@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sage_core.config import PRESETS, PipelineConfig, apply_override, load_config, validate_config
+from sage_core.config.loading import PRESETS, apply_override, load_config, validate_config
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.errors import ConfigError
 
 FOLDER = Path(__file__).parent.parent / "sage_core" / "presets"

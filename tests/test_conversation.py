@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers_of_families import metaspace_tokenizer, packaged_template, real_tokenizer
 
-from sage_core.config import ConversationConfig, SamplingConfig
+from sage_core.config.conversation import ConversationConfig
+from sage_core.config.engine import SamplingConfig
 from sage_core.conversation import Said, of_annotated, of_turns, shortened, view
 from sage_core.engines.base import Request
 from sage_core.engines.grammar import sac_grammar, user_grammar, utterance_grammar

@@ -16,7 +16,8 @@ import yaml
 from typer.main import get_command
 
 from flows.cli import app
-from sage_core.config import CorpusConfig, PipelineConfig
+from sage_core.config.corpus import CorpusConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus import filters
 from sage_core.corpus.readers import sharegpt
 from sage_core.schema import Dialogue, Message

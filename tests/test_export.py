@@ -12,7 +12,8 @@ import torch
 from huggingface_hub import ModelCard
 
 from sage_core import export as exporting
-from sage_core.config import ModelConfig, ProfileConfig
+from sage_core.config.conversation import ProfileConfig
+from sage_core.config.model import ModelConfig
 from sage_core.conversation import Said, view
 from sage_core.errors import ConfigError
 from sage_core.export import DATA_CARD, Exported, Step, card

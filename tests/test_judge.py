@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sage_core.config import JudgeConfig
+from sage_core.config.evaluation import JudgeConfig
 from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import DataError

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.config import EngineConfig, load_config, validate_config
+from sage_core.config.engine import EngineConfig
+from sage_core.config.loading import load_config, validate_config
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.errors import ConfigError
 from sage_core.export import check_push

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.config import AnnotationConfig, load_config
+from sage_core.config.annotation import AnnotationConfig
+from sage_core.config.loading import load_config
 from sage_core.conversation import of_annotated
 from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.config import ConversationConfig, InstructionsConfig
+from sage_core.config.conversation import ConversationConfig
+from sage_core.config.mixture import InstructionsConfig
 from sage_core.conversation import of_annotated, view
 from sage_core.errors import DataError
 from sage_core.mixture import blend, draw, read_instructions, training_text, with_instructions

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_core.config import ModelConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines import vllm_server
 
 ROOT = Path(__file__).parents[1]

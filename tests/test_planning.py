@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sage_core.config import PlanConfig, load_config
+from sage_core.config.loading import load_config
+from sage_core.config.plan import PlanConfig
 from sage_core.errors import ConfigError
 from sage_core.planning import StagePlan, plan
 from sage_core.planning.sizes import MODELS, lora_parameters, parameters, quantised_parameters

@@ -20,7 +20,8 @@ from benchmarks.claims import (
 )
 from benchmarks.preference import Part, ReplyLikelihood, likelihoods
 from benchmarks.prove_settings import SEEDS, Half, configs, halved, seeds_of, sets_config
-from sage_core.config import ModelConfig, ProfileConfig, SelfPlayConfig
+from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import DataError

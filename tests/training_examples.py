@@ -1,6 +1,7 @@
 """Small examples that the tests of training share, and settings to train on them in seconds."""
 
-from sage_core.config import DPOConfig, ModelConfig, SFTConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.training import DPOConfig, SFTConfig
 from sage_core.schema import Message, PreferencePair, TrainingDialogue, with_roles
 
 FLOAT = ModelConfig(dtype="float32", device="cpu")

@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import card, readers, threads
 from sage_core.corpus.duplicates import Duplicates
 from sage_core.corpus.filters import Filter, across, filters, longest_run

@@ -19,7 +19,7 @@ from functools import lru_cache, partial
 from itertools import groupby
 from operator import eq
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import offensive
 from sage_core.corpus.sentiment import analyser
 from sage_core.errors import ConfigError

@@ -11,7 +11,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from zlib import crc32
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import readers
 from sage_core.corpus.records import BadRecord, Post, Record
 from sage_core.corpus.tables import ROW_GROUP, RowWriter, rare_collections, row_groups_in, rows_in

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from itertools import groupby, pairwise
 from operator import attrgetter
 
-from sage_core.config import ThreadsConfig
+from sage_core.config.corpus import ThreadsConfig
 from sage_core.corpus.records import SAMPLE_CHARACTERS, BadRecord, Post
 from sage_core.schema import Dialogue, Rejection, with_roles
 

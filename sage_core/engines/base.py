@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from sage_core import conversation
-from sage_core.config import SamplingConfig
+from sage_core.config.engine import SamplingConfig
 from sage_core.engines.steering import Force, Steering
 from sage_core.errors import EngineError
 from sage_core.schema import Message

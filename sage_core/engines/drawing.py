@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sage_core.config import SamplingConfig
+from sage_core.config.engine import SamplingConfig
 from sage_core.engines.base import Completion, ReplyLimits, Request, draw_seed
 from sage_core.engines.resident import Kept, Resident
 from sage_core.engines.steerer import Row, Steerer, apply

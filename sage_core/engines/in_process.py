@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from sage_core.config import EngineConfig, ModelConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines.base import (
     Capabilities,
     Completion,

@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sage_core.config import EMBEDDED_MODEL, ModelConfig
+from sage_core.config.model import EMBEDDED_MODEL, ModelConfig
 from sage_core.engines import prompts
 from sage_core.errors import ConfigError, EngineError
 from sage_core.packaged import packaged

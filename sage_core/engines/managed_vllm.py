@@ -14,7 +14,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_core.config import EngineConfig, ModelConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines import memory
 from sage_core.engines.answers import AnswerStore, answers_of
 from sage_core.engines.base import Completion, ReplyLimits, Request, open_groups

@@ -18,7 +18,8 @@ from json import JSONDecodeError, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_core.config import EngineConfig, ModelConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines.answers import AnswerStore, answers_of
 from sage_core.engines.base import (
     Capabilities,

@@ -4,7 +4,8 @@ imported, so the code of the others is in no key of a step that does not use the
 from importlib import import_module
 from pathlib import Path
 
-from sage_core.config import EngineConfig, ModelConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Engine
 
 MODULES: dict[str, tuple[str, ...]] = {

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from sage_core.config import ModelConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines import shared_prefix
 from sage_core.engines.base import Constraint, Request
 from sage_core.engines.loading import load_model, load_tokenizer, stop_tokens

@@ -33,7 +33,8 @@ from urllib.request import Request as HttpRequest
 import psutil
 
 import sage_core
-from sage_core.config import EngineConfig, ModelConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines import leash
 from sage_core.engines.loading import BASE, dtype_of, load_tokenizer
 from sage_core.engines.prompts import Prompts

@@ -9,7 +9,8 @@ from random import Random
 
 from scipy import stats
 
-from sage_core.config import GatesConfig, SelfPlayConfig
+from sage_core.config.conversation import SelfPlayConfig
+from sage_core.config.refine import GatesConfig
 from sage_core.engines.base import Engine, Request
 from sage_core.errors import ContextError
 from sage_core.evaluation.metrics import Mean, Rate, model_metrics

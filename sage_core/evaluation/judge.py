@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from sage_core.config import JudgeConfig, SamplingConfig
+from sage_core.config.engine import SamplingConfig
+from sage_core.config.evaluation import JudgeConfig
 from sage_core.engines.base import Engine, Request
 from sage_core.engines.grammar import one_of
 from sage_core.errors import DataError

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from sage_core.config import QualityConfig
+from sage_core.config.evaluation import QualityConfig
 from sage_core.corpus.sentiment import analyser
 from sage_core.emotions import polarity, sign
 from sage_core.engines.base import Engine

@@ -28,7 +28,8 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from sage_core.config import SelfPlayConfig, SteeringReportConfig
+from sage_core.config.conversation import SelfPlayConfig
+from sage_core.config.steering import SteeringReportConfig
 from sage_core.conversation import Said, view
 from sage_core.corpus.sentiment import analyser
 from sage_core.engines.base import Completion, Engine, Request

@@ -6,7 +6,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from sage_core.config import EMBEDDED_MODEL, PipelineConfig
+from sage_core.config.model import EMBEDDED_MODEL
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
 from sage_core.evaluation.metrics import ModelMetrics, Rate

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sage_core.config import EngineConfig, ModelConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
 from sage_core.planning.counting import CountingEngine, Text
 from sage_core.steps.base import Model, Step
 from sage_core.storage import ArtifactRef, read_rows, write_rows

@@ -28,7 +28,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sage_core.config import EMBEDDED_MODEL, EngineConfig, PipelineConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import EMBEDDED_MODEL
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.planning.sizes import (
     lora_parameters,
     model_size,

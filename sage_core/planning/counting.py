@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sage_core.annotation import write_state
-from sage_core.config import PlanConfig
+from sage_core.config.plan import PlanConfig
 from sage_core.engines.base import Capabilities, Completion, Request, Usage
 from sage_core.engines.grammar import (
     action_grammar,

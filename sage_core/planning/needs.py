@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sage_core.config import PipelineConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.engines.vllm_server import gpus_of
 from sage_core.planning.costs import StagePlan
 from sage_core.planning.stages import plan, planned_dialogues

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sage_core.config import EMBEDDED_MODEL, ModelConfig, ModelSizeConfig, PlanConfig
+from sage_core.config.model import EMBEDDED_MODEL, ModelConfig
+from sage_core.config.plan import ModelSizeConfig, PlanConfig
 from sage_core.errors import ConfigError
 
 # Facts of the models' config.json.

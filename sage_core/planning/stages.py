@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage_core import labels
-from sage_core.config import EngineConfig, PipelineConfig, SelectorConfig, SelfPlayConfig
+from sage_core.config.conversation import SelfPlayConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.pipeline import PipelineConfig
+from sage_core.config.search import SelectorConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError
 from sage_core.evaluation import judge

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from sage_core.config import ProfileConfig, SelfPlayConfig
+from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
 from sage_core.conversation import Said, of_turns, opening_states, view
 from sage_core.engines.base import Completion, Engine, Request
 from sage_core.engines.grammar import sac_grammar, user_grammar

@@ -8,7 +8,7 @@ generation prompt would be simpler, but not every chat template can write one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sage_core.config import SamplingConfig
+from sage_core.config.engine import SamplingConfig
 from sage_core.engines.base import Engine, Request
 from sage_core.errors import ContextError
 from sage_core.schema import Message

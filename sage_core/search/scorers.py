@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sage_core.config import SelectorConfig
+from sage_core.config.search import SelectorConfig
 from sage_core.engines.base import Engine
 from sage_core.engines.memory import droppable
 from sage_core.errors import ConfigError, ContextError

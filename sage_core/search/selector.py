@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Protocol
 
-from sage_core.config import SamplingConfig, SelectorConfig
+from sage_core.config.engine import SamplingConfig
+from sage_core.config.search import SelectorConfig
 from sage_core.engines.base import Engine, Request
 from sage_core.errors import ConfigError, ContextError
 from sage_core.schema import Message, Showing

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
-from sage_core.config import SelfPlayConfig
+from sage_core.config.conversation import SelfPlayConfig
 from sage_core.sac import is_well_formed
 from sage_core.schema import SearchNode, Showing, Situation, Trajectory
 from sage_core.search.dialogue import (

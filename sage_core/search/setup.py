@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sage_core.config import SearchConfig, SelectorConfig
+from sage_core.config.search import SearchConfig, SelectorConfig
 from sage_core.engines.base import Engine
 from sage_core.search import scorers
 from sage_core.search.selector import LLMSelector, RandomSelector, Selector, check_options

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 from zlib import crc32
 
-from sage_core.config import SituationsConfig
+from sage_core.config.conversation import SituationsConfig
 from sage_core.corpus.readers import empathetic_dialogues
 from sage_core.errors import DataError
 from sage_core.packaged import packaged

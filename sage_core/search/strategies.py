@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
-from sage_core.config import SelfPlayConfig, TreeConfig
+from sage_core.config.conversation import SelfPlayConfig
+from sage_core.config.search import TreeConfig
 from sage_core.engines.base import Completion, Request
 from sage_core.engines.grammar import states_grammar, utterance_grammar
 from sage_core.errors import ConfigError, ContextError
@@ -200,7 +201,7 @@ class BestOfNDialogue:
 @dataclass(frozen=True)
 class Tree:
     """Distinct actions first, wordings under them, and a look ahead (see
-    :class:`sage_core.config.TreeConfig`).
+    :class:`sage_core.config.search.TreeConfig`).
 
     At each turn ``candidates`` states are drawn without words, and the first ``width`` whose action
     (its fields of one value) differs are kept; under each, ``wordings`` replies go on from them, of

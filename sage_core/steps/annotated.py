@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sage_core import labels
-from sage_core.config import AnnotationConfig
+from sage_core.config.annotation import AnnotationConfig
 from sage_core.schema import AnnotatedDialogue, ScoredDialogue
 from sage_core.steps.base import Context, Step
 from sage_core.steps.names import ANNOTATION, SAC, SCORES, SITUATION_SCORES

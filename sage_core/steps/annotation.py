@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sage_core import annotation, labels
-from sage_core.config import AnnotationConfig, EngineConfig, ModelConfig
+from sage_core.config.annotation import AnnotationConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.schema import AnnotatedDialogue, Dialogue, ScoredDialogue, Situation
 from sage_core.steps.base import Context, Model, Step

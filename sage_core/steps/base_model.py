@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_core.config import ModelConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines import loading
 from sage_core.steps.base import Context, Step
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sage_core import mixture
-from sage_core.config import ConversationConfig, MixtureConfig
+from sage_core.config.conversation import ConversationConfig
+from sage_core.config.mixture import MixtureConfig
 from sage_core.schema import AnnotatedDialogue, TrainingDialogue
 from sage_core.steps.base import Context, Step
 from sage_core.steps.names import SAC, TRAINING

@@ -5,7 +5,8 @@ The pipeline makes these steps, single stages make them of files, a plan runs th
 
 from collections.abc import Mapping, Sequence
 
-from sage_core.config import JudgeConfig, PipelineConfig
+from sage_core.config.evaluation import JudgeConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.schema import Split
 from sage_core.steps.annotation import AnnotateShard, SituationScores
 from sage_core.steps.base import Model

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import build, ingest
 from sage_core.corpus.tables import rows_in
 from sage_core.steps.base import Context, Step

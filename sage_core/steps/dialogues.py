@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sage_core import mixture
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import build
 from sage_core.corpus.records import DIALOGUES
 from sage_core.schema import Dialogue

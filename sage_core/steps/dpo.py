@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_core.config import DPOConfig, LoraConfig, ModelConfig, TrainingConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.training import DPOConfig, LoraConfig, TrainingConfig
 from sage_core.schema import PreferencePair
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import PREFERENCES

@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_core.config import (
-    EngineConfig,
-    GatesConfig,
-    ModelConfig,
-    ProfileConfig,
-    SelfPlayConfig,
-)
+from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.refine import GatesConfig
 from sage_core.schema import Trajectory
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import HEALTH, TRAJECTORIES

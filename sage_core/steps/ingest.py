@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import ingest, readers
 from sage_core.steps.base import Context, Step
 from sage_core.storage import ArtifactRef

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_core.config import EngineConfig, JudgeConfig, ModelConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.evaluation import JudgeConfig
+from sage_core.config.model import ModelConfig
 from sage_core.evaluation import judge
 from sage_core.schema import Judgement, Trajectory
 from sage_core.steps.base import Context, Model, Step

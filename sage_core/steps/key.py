@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sage_core.config import RUNTIME
+from sage_core.config.section import RUNTIME
 from sage_core.engines.opening import MODULES
 from sage_core.steps.base import Model, Step
 from sage_core.steps.code import code_hash

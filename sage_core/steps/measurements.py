@@ -4,7 +4,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sage_core.config import EngineConfig, ModelConfig, QualityConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.evaluation import QualityConfig
+from sage_core.config.model import ModelConfig
 from sage_core.schema import Trajectory
 from sage_core.steps.base import Context, Model, Step, writes_states
 from sage_core.steps.names import MEASUREMENTS, QUALITY, TRAJECTORIES

@@ -3,7 +3,10 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sage_core.config import EngineConfig, ModelConfig, ProfileConfig, SearchConfig
+from sage_core.config.conversation import ProfileConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.search import SearchConfig
 from sage_core.schema import Situation
 from sage_core.search import selfplay
 from sage_core.steps.base import Context, Model, Step

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from sage_core.config import PipelineConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES, FUNNEL
 from sage_core.schema import Showing, Trajectory
 from sage_core.steps.base import Context, Step

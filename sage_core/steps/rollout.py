@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_core.config import ConversationConfig, EngineConfig, ModelConfig, SelfPlayConfig
+from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
 from sage_core.schema import Trajectory
 from sage_core.search import selfplay
 from sage_core.search.strategies import Players

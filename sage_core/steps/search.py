@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_core.config import ConversationConfig, EngineConfig, ModelConfig, SearchConfig
+from sage_core.config.conversation import ConversationConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.search import SearchConfig
 from sage_core.engines.base import Engine
 from sage_core.schema import SearchNode, Showing, Trajectory
 from sage_core.search import selfplay

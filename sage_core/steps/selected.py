@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from sage_core.config import ProfileConfig
+from sage_core.config.conversation import ProfileConfig
 from sage_core.schema import PreferencePair, TrainingDialogue, Trajectory
 from sage_core.steps.base import Context, Step
 from sage_core.steps.names import PREFERENCES, TRAINING, TRAJECTORIES

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_core.config import LoraConfig, ModelConfig, SFTConfig, TrainingConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.training import LoraConfig, SFTConfig, TrainingConfig
 from sage_core.schema import TrainingDialogue
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import TRAINING

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_core.config import SituationsConfig
+from sage_core.config.conversation import SituationsConfig
 from sage_core.schema import Situation, Split
 from sage_core.search.situations import situations
 from sage_core.steps.base import Context, Step

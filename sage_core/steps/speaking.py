@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from sage_core.config import EngineConfig, ModelConfig, ProfileConfig, SelfPlayConfig
+from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
 from sage_core.schema import Situation
 from sage_core.search.dialogue import Speaker
 from sage_core.steps.base import Context, Model

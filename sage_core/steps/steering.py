@@ -4,13 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sage_core.config import (
-    EngineConfig,
-    ModelConfig,
-    ProfileConfig,
-    SelfPlayConfig,
-    SteeringReportConfig,
-)
+from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.steering import SteeringReportConfig
 from sage_core.schema import Situation
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import SITUATIONS, STEERING

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Generic, Literal, TypeVar
 
-from sage_core.config import ProfileConfig
+from sage_core.config.conversation import ProfileConfig
 from sage_core.conversation import of_turns, shortened, view
 from sage_core.errors import DataError
 from sage_core.sac import utterance_of

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sage_core.config import DPOConfig
+from sage_core.config.training import DPOConfig
 from sage_core.schema import PreferencePair
 from sage_core.training.data import Length, Usable, fitting_pairs
 from sage_core.training.job import Job, Progress, no_progress

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sage_core.config import LoraConfig, ModelConfig, TrainingConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.training import LoraConfig, TrainingConfig
 from sage_core.storage import read_json
 
 TRAINING_LOG = "training_log.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sage_core import errors
-from sage_core.config import LauncherConfig
+from sage_core.config.training import LauncherConfig
 from sage_core.engines import memory
 from sage_core.engines.loading import dtype_of
 from sage_core.errors import ConfigError, EngineError

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import sage_core
-from sage_core.config import ModelConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines import leash
 from sage_core.engines.loading import device_of
 from sage_core.training.job import Job

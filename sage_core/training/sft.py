@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_core.config import SFTConfig
+from sage_core.config.training import SFTConfig
 from sage_core.schema import TrainingDialogue
 from sage_core.training.data import Length, Usable, fitting_dialogues
 from sage_core.training.job import Job, Progress, no_progress

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sage_core.annotation import annotate
-from sage_core.config import AnnotationConfig, ConversationConfig, CorpusConfig
+from sage_core.config.annotation import AnnotationConfig
+from sage_core.config.conversation import ConversationConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.conversation import of_annotated, view
 from sage_core.corpus.build import (
     DIALOGUES,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers import Source, read, sources, yields_posts
 from sage_core.corpus.records import BadRecord, Record
 from sage_core.errors import ConfigError, DataError

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers import read, sources
 from sage_core.corpus.readers.empathetic_dialogues import read_situations
 from sage_core.corpus.records import BadRecord, Post, Record

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers import read, sources
 from sage_core.corpus.records import BadRecord, Record
 from sage_core.schema import Dialogue

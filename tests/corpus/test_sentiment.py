@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import sentiment
 from sage_core.corpus.readers import read, sources
 from sage_core.corpus.sentiment import analyser, lexicon, reference

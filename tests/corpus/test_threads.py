@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.config import ThreadsConfig
+from sage_core.config.corpus import ThreadsConfig
 from sage_core.corpus.records import Post
 from sage_core.corpus.threads import PostCounts, dialogues
 from sage_core.schema import Dialogue, Rejection

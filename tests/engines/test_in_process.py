@@ -12,7 +12,8 @@ import pytest
 import regex
 import torch
 
-from sage_core.config import ModelConfig, SamplingConfig
+from sage_core.config.engine import SamplingConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines import in_process
 from sage_core.engines.base import Completion, Constraint, Request
 from sage_core.engines.drawing import Rows, draw

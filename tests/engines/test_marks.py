@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.config import ModelConfig, SamplingConfig
+from sage_core.config.engine import SamplingConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Request
 from sage_core.engines.marks import Marks
 from sage_core.engines.resident import Resident, release, resident_model

@@ -13,8 +13,9 @@ import pytest
 import torch
 from training_examples import DIALOGUES, DPO, FLOAT, PAIRS, SFT
 
-from sage_core.config import EngineConfig, LauncherConfig, LoraConfig, SamplingConfig
-from sage_core.config import TrainingConfig as Training
+from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.training import LauncherConfig, LoraConfig
+from sage_core.config.training import TrainingConfig as Training
 from sage_core.engines import managed_vllm, memory, vllm_server
 from sage_core.engines.base import Request
 from sage_core.engines.in_process import TransformersEngine

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sage_core.config import EngineConfig, SamplingConfig
+from sage_core.config.engine import EngineConfig, SamplingConfig
 from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Capabilities, Request, Usage, draw_seed, require
 from sage_core.engines.grammar import json_schema, sac_grammar

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sage_core.config import SamplingConfig
+from sage_core.config.engine import SamplingConfig
 from sage_core.engines.base import Completion, ReplyLimits, Request
 from sage_core.engines.managed_vllm import VllmEngine
 from sage_core.schema import Message

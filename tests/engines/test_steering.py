@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xgrammar import GrammarMatcher
 
-from sage_core.config import ModelConfig, SamplingConfig
+from sage_core.config.engine import SamplingConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Completion, Constraint, Request, require
 from sage_core.engines.grammar import one_of, sac_grammar
 from sage_core.engines.in_process import TransformersEngine

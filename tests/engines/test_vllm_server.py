@@ -13,7 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from sage_core.config import EngineConfig, ModelConfig, PipelineConfig, SamplingConfig
+from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.engines import managed_vllm, vllm_server
 from sage_core.engines.base import Request
 from sage_core.engines.managed_vllm import VllmEngine
@@ -160,7 +162,8 @@ import signal
 import time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs of a shell
-from sage_core.config import EngineConfig, ModelConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines import managed_vllm, vllm_server
 vllm_server._GRACE_S = 0.3
 settings = EngineConfig(kind="vllm", vllm_python=Path({str(python)!r}))

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from sage_core.config import ConversationConfig, GatesConfig, ModelConfig, SelfPlayConfig
+from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.refine import GatesConfig
 from sage_core.engines.base import Engine, Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.evaluation.collapse import Health, collapsed, health

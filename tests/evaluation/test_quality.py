@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from sage_core.config import ModelConfig, QualityConfig
+from sage_core.config.evaluation import QualityConfig
+from sage_core.config.model import ModelConfig
 from sage_core.emotions import MIXED, NEGATIVE, POSITIVE, polarity
 from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
@@ -259,7 +260,7 @@ def test_the_users_emotion_exactly_and_by_polarity() -> None:
 
 
 def test_every_label_has_one_polarity() -> None:
-    from sage_core.config import load_config
+    from sage_core.config.loading import load_config
 
     labels = load_config("demo").annotation.emotions
     assert {*POSITIVE, *NEGATIVE, *MIXED} == set(labels)

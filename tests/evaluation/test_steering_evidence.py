@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sage_core.config import (
-    ConversationConfig,
-    ModelConfig,
-    SamplingConfig,
-    SelfPlayConfig,
-    SteeringReportConfig,
-)
+from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
+from sage_core.config.engine import SamplingConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.steering import SteeringReportConfig
 from sage_core.engines.base import Completion, Request
 from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.resident import release

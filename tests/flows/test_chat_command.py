@@ -11,7 +11,8 @@ from rich.console import Console
 
 from flows.chat import command, show
 from sage_core.chat import Chat, Turn
-from sage_core.config import ConversationConfig, ModelConfig, SelfPlayConfig
+from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, SageError
 from sage_core.sac import StateAction

@@ -12,7 +12,9 @@ import pytest
 
 from flows import doctor
 from sage_core import preflight
-from sage_core.config import EngineConfig, PipelineConfig, load_config
+from sage_core.config.engine import EngineConfig
+from sage_core.config.loading import load_config
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.engines.vllm_server import check_server, gpus_of
 from sage_core.errors import ConfigError, EngineError
 from sage_core.planning import needs, plan
@@ -144,7 +146,7 @@ def test_a_model_is_not_split_over_more_gpus_than_there_are(
 
 
 def test_sharing_weights_out_needs_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sage_core.config import LauncherConfig
+    from sage_core.config.training import LauncherConfig
     from sage_core.training.launch import check_launcher
 
     wanted = LauncherConfig(processes=4, strategy="fsdp")

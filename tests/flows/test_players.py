@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows import single
-from sage_core.config import load_config
+from sage_core.config.loading import load_config
 from sage_core.errors import ConfigError
 from sage_core.search.dialogue import Speaker
 from sage_core.search.strategies import Players

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows import pipeline as module
-from sage_core.config import PipelineConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.evaluation.winrate import PairSummary, improves
 from sage_core.steps.base import Step
 from sage_core.steps.dpo import Dpo

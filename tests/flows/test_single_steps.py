@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows import single
-from sage_core.config import PipelineConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.engines import loading
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli, single
-from sage_core.config import PRESETS, load_config
+from sage_core.config.loading import PRESETS, load_config
 from sage_core.errors import DataError
 from sage_core.schema import AnnotatedDialogue, Dialogue, TrainingDialogue, with_roles
 from sage_core.steps.given import of_split

@@ -35,7 +35,8 @@ from zlib import crc32
 import pytest
 
 from flows import pipeline as module
-from sage_core.config import ConversationConfig, PipelineConfig
+from sage_core.config.conversation import ConversationConfig
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES, FUNNEL
 from sage_core.engines import loading
 from sage_core.engines.base import Completion, Request, draw_seed

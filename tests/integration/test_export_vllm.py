@@ -9,15 +9,10 @@ import pytest
 from processor import needs_vllm_cpu
 
 from sage_core import export as exporting
-from sage_core.config import (
-    EngineConfig,
-    LoraConfig,
-    ModelConfig,
-    ProfileConfig,
-    SamplingConfig,
-    SFTConfig,
-    TrainingConfig,
-)
+from sage_core.config.conversation import ProfileConfig
+from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.training import LoraConfig, SFTConfig, TrainingConfig
 from sage_core.engines.base import Request
 from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.loading import prepare_base

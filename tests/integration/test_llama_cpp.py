@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_core.config import EngineConfig, SamplingConfig
+from sage_core.config.engine import EngineConfig, SamplingConfig
 from sage_core.engines.base import Request
 from sage_core.engines.grammar import json_schema, sac_grammar
 from sage_core.engines.openai_http import OpenAIEngine

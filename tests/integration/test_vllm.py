@@ -18,14 +18,9 @@ import psutil
 import pytest
 from processor import needs_vllm_cpu
 
-from sage_core.config import (
-    EngineConfig,
-    LoraConfig,
-    ModelConfig,
-    SamplingConfig,
-    SFTConfig,
-    TrainingConfig,
-)
+from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.training import LoraConfig, SFTConfig, TrainingConfig
 from sage_core.engines import managed_vllm
 from sage_core.engines.base import Request
 from sage_core.engines.grammar import json_schema, one_of, sac_grammar

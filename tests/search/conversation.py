@@ -4,7 +4,7 @@ draws do, so that equal requests get equal answers whatever is asked beside them
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sage_core.config import ConversationConfig, SelfPlayConfig
+from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
 from sage_core.engines.base import Request, draw_seed
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.schema import Situation

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from conversation import SITUATIONS, Cast
 
-from sage_core.config import TreeConfig
+from sage_core.config.search import TreeConfig
 from sage_core.errors import DataError
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.search.comparison import play_strategies, strategy_rows

@@ -5,13 +5,9 @@ from pathlib import Path
 import pytest
 from conversation import SITUATIONS, Cast
 
-from sage_core.config import (
-    ConversationConfig,
-    ModelConfig,
-    SelectorConfig,
-    SelfPlayConfig,
-    TreeConfig,
-)
+from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.search import SelectorConfig, TreeConfig
 from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.search.dialogue import Speaker

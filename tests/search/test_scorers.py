@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from conversation import SITUATIONS, Cast
 
-from sage_core.config import SamplingConfig, SearchConfig, SelectorConfig
+from sage_core.config.engine import SamplingConfig
+from sage_core.config.search import SearchConfig, SelectorConfig
 from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, ContextError
@@ -352,7 +353,7 @@ def test_relevance_asks_an_engine_but_ranks_nothing() -> None:
 
 def test_relevance_on_a_real_model(tiny_base: Path) -> None:
     """Against the definition: each reply scored alone, after the history and after nothing."""
-    from sage_core.config import ModelConfig
+    from sage_core.config.model import ModelConfig
     from sage_core.engines.in_process import TransformersEngine
 
     config = ModelConfig(base="tiny", dtype="float32", device="cpu", max_context=512)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.config import SelectorConfig
+from sage_core.config.search import SelectorConfig
 from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, ContextError

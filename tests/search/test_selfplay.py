@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from sage_core.config import ConversationConfig, SelectorConfig, SelfPlayConfig
+from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
+from sage_core.config.search import SelectorConfig
 from sage_core.conversation import of_turns, view
 from sage_core.engines.base import Completion, Request
 from sage_core.engines.scripted import ScriptedEngine

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_core.config import SituationsConfig
+from sage_core.config.conversation import SituationsConfig
 from sage_core.errors import DataError
 from sage_core.search.situations import situations
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from conversation import ACTIONS, SITUATIONS, Cast, drawn, states
 
-from sage_core.config import ConversationConfig, SearchConfig, SelectorConfig, TreeConfig
+from sage_core.config.conversation import ConversationConfig
+from sage_core.config.search import SearchConfig, SelectorConfig, TreeConfig
 from sage_core.engines.base import Request
 from sage_core.errors import ConfigError
 from sage_core.sac import parse, utterance_of

@@ -10,7 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 
 import sage_core.steps
-from sage_core.config import EngineConfig, JudgeConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.evaluation import JudgeConfig
 from sage_core.steps.base import Model, Step
 from sage_core.storage import ArtifactRef
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from every_step import steps, with_engines
 
-from sage_core.config import EngineConfig
+from sage_core.config.engine import EngineConfig
 from sage_core.steps import code
 from sage_core.steps.base import Step
 from sage_core.steps.key import code_of, key, roots
@@ -215,7 +215,7 @@ def test_packaged_files_are_read_in_one_way() -> None:
     """A preset is read elsewhere: it becomes settings, which are in the keys."""
     reads = 'resources.files("sage_core'
     reading = {name for name, path in MODULES.items() if reads in path.read_text()}
-    assert reading == {"sage_core.packaged", "sage_core.config"}
+    assert reading == {"sage_core.packaged", "sage_core.config.loading"}
 
 
 def test_a_step_is_keyed_by_name_inputs_and_code() -> None:

@@ -9,7 +9,8 @@ import pytest
 from every_step import steps
 from pydantic import BaseModel
 
-from sage_core.config import RUNTIME, PipelineConfig
+from sage_core.config.pipeline import PipelineConfig
+from sage_core.config.section import RUNTIME
 from sage_core.steps.base import Model, Step, writes_states
 from sage_core.steps.key import identity, key, parents, settings_hash
 from sage_core.storage import ArtifactRef

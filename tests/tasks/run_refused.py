@@ -10,7 +10,8 @@ environment.prepare(quiet=False)  # Prefect keeps what it logs
 
 from prefect import flow  # noqa: E402
 
-from sage_core.config import EngineConfig, ModelConfig, SamplingConfig  # noqa: E402
+from sage_core.config.engine import EngineConfig, SamplingConfig  # noqa: E402
+from sage_core.config.model import ModelConfig  # noqa: E402
 from sage_core.engines.base import Request  # noqa: E402
 from sage_core.errors import SageError  # noqa: E402
 from sage_core.schema import Message  # noqa: E402

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sage_core.config import AnnotationConfig
+from sage_core.config.annotation import AnnotationConfig
 from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, ScoredDialogue, ScoredTurn
 from sage_core.steps.annotated import AnnotatedDialogues
 from sage_core.steps.names import ANNOTATION, SAC, SCORES, SITUATION_SCORES

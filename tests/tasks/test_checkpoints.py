@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sage_core.config import ModelConfig
+from sage_core.config.model import ModelConfig
 from sage_core.errors import ConfigError
 from sage_core.storage import ArtifactRef, write_json
 from tasks import checkpoints

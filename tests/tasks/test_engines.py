@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sage_core.config import EngineConfig, ModelConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Usage
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.steps.base import Model

@@ -7,14 +7,11 @@ import pytest
 from rich.console import Console
 
 from flows.run import quality_table
-from sage_core.config import (
-    ConversationConfig,
-    EngineConfig,
-    GatesConfig,
-    ModelConfig,
-    QualityConfig,
-    SelfPlayConfig,
-)
+from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.evaluation import QualityConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.refine import GatesConfig
 from sage_core.evaluation import embedding
 from sage_core.evaluation.quality import key_figures
 from sage_core.schema import Trajectory, TrajectoryTurn

@@ -13,7 +13,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from sage_core.config import load_config
+from sage_core.config.loading import load_config
 from sage_core.errors import ArtifactError
 from tasks import databases, tracking
 from tasks.home import held, mlflow_database

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from training_examples import DIALOGUES, DPO, FLOAT, PAIRS, SFT
 
-from sage_core.config import LoraConfig, TrainingConfig
+from sage_core.config.training import LoraConfig, TrainingConfig
 from sage_core.schema import PreferencePair, TrainingDialogue
 from sage_core.steps.base import Model
 from sage_core.steps.dpo import Dpo

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from training_examples import FLOAT
 
-from sage_core.config import LoraConfig, TrainingConfig
+from sage_core.config.training import LoraConfig, TrainingConfig
 from sage_core.training.data import Usable
 from sage_core.training.job import Job, no_progress
 from sage_core.training.method import Method, Training

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from training_examples import DIALOGUES, PAIRS
 
-from sage_core.config import DPOConfig, LoraConfig, ModelConfig, SFTConfig, TrainingConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.training import DPOConfig, LoraConfig, SFTConfig, TrainingConfig
 from sage_core.training.dpo import train_dpo
 from sage_core.training.job import Job
 from sage_core.training.sft import train_sft

@@ -8,7 +8,8 @@ import pytest
 import torch
 from training_examples import DIALOGUES, DPO, PAIRS, SFT
 
-from sage_core.config import ModelConfig, load_config
+from sage_core.config.loading import load_config
+from sage_core.config.model import ModelConfig
 from sage_core.engines.loading import check_quantization
 from sage_core.errors import ConfigError
 from sage_core.storage import content_hash, read_json

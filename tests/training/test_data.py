@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.config import ConversationConfig
+from sage_core.config.conversation import ConversationConfig
 from sage_core.errors import DataError
 from sage_core.sac import utterance_of
 from sage_core.schema import (

@@ -9,7 +9,10 @@ from safetensors.torch import load_file
 from training_examples import DIALOGUES, SFT
 
 from sage_core import preflight
-from sage_core.config import EXPERIMENTAL, NEVER_RUN, LauncherConfig, load_config
+from sage_core.config.loading import load_config
+from sage_core.config.pipeline import EXPERIMENTAL
+from sage_core.config.section import NEVER_RUN
+from sage_core.config.training import LauncherConfig
 from sage_core.errors import ConfigError, DataError
 from sage_core.training.job import Job, read_log
 from sage_core.training.launch import check_launcher

@@ -10,7 +10,7 @@ import pytest
 import torch
 from training_examples import DIALOGUES, PAIRS, SFT
 
-from sage_core.config import DPOConfig, LauncherConfig
+from sage_core.config.training import DPOConfig, LauncherConfig
 from sage_core.errors import ConfigError
 from sage_core.named import load, path_of
 from sage_core.storage import read_json

@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_examples import DIALOGUES, PAIRS
 
-from sage_core.config import DPOConfig, SFTConfig
+from sage_core.config.training import DPOConfig, SFTConfig
 from sage_core.training import chain
 from sage_core.training.dpo import DPO
 from sage_core.training.job import Job

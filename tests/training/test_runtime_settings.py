@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from training_examples import DIALOGUES, DPO, FLOAT, PAIRS, SFT
 
-from sage_core.config import LoraConfig, TrainingConfig
+from sage_core.config.training import LoraConfig, TrainingConfig
 from sage_core.storage import content_hash
 from sage_core.training.dpo import train_dpo
 from sage_core.training.job import Job

@@ -8,7 +8,7 @@ from importlib import resources
 
 import orjson
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers.fields import Source
 from sage_core.corpus.records import Record
 from sage_core.schema import Dialogue, with_roles

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import PurePath
 from typing import Any
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import read_chunks, read_lines, uncompressed
 from sage_core.corpus.readers.arrays import holds_array, split_array
 from sage_core.corpus.readers.fields import FieldError, Source, identifier, json_records, text

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any, cast
 from zipfile import BadZipFile, ZipExtFile, ZipFile
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import bad_record, read_lines, split_lines, stream_chunks
 from sage_core.corpus.readers.fields import (
     FieldError,

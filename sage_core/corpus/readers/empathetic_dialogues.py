@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import bad_record, is_utf8, read_lines, uncompressed
 from sage_core.corpus.readers import parquet
 from sage_core.corpus.readers.fields import FieldError, Source, identifier, needed, text

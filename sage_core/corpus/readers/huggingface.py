@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers import messages, sharegpt
 from sage_core.corpus.readers.conversations import conversation, dialogue
 from sage_core.corpus.readers.fields import FieldError, Source, row_records

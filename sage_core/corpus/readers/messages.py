@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import PurePath
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers import parquet
 from sage_core.corpus.readers.conversations import (
     SYSTEM,

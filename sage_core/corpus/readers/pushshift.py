@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import COMPRESSED, read_lines
 from sage_core.corpus.readers.fields import FieldError, Source, json_records, seconds, text
 from sage_core.corpus.records import Post, Record

@@ -7,7 +7,7 @@ out. ``id`` may be missing.
 
 from collections.abc import Iterator
 
-from sage_core.config import CorpusConfig
+from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers.conversations import SYSTEM, Layout, knows_json, read_json
 from sage_core.corpus.readers.fields import Source
 from sage_core.corpus.records import Record

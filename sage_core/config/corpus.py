@@ -1,0 +1,136 @@
+"""The human dialogues."""
+
+import re
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from sage_core.config.section import NonNegative, Positive, Runtime, Section, Share
+
+Reader = Literal[
+    "chitchat", "empathetic_dialogues", "pushshift", "convokit", "sharegpt", "messages", "hf"
+]
+RuleSet = Literal["paper", "dialogpt", "all"]
+
+
+class ThreadsConfig(Section):
+    """How reply trees become dialogues: every path from a root to a leaf is one."""
+
+    two_authors: bool = Field(False, description="Only paths on which two authors take turns.")
+    merge_consecutive: bool = Field(
+        True, description="Posts of one author that follow each other become one turn."
+    )
+    drop_deleted: bool = Field(
+        True, description="Drop [deleted] and [removed] posts; answers to them start own trees."
+    )
+    bot_pattern: str = Field(
+        r"(?i)^automoderator$|bot$",
+        description="Posts of authors that match this regular expression are dropped likewise; "
+        "empty = none.",
+    )
+    max_paths: NonNegative = Field(0, description="Paths per thread, drawn at random; 0 = all.")
+
+    @field_validator("bot_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return pattern
+
+
+class CorpusConfig(Section):
+    """Which human dialogues are kept (paper section 4.1)."""
+
+    reader: Reader = "chitchat"
+    input: Path | None = Field(
+        None, description="File or folder of the reader, or name on the hub; not for packaged data."
+    )
+    licence: str = Field("", description="Licence of the input, for the data card.")
+    threads: ThreadsConfig = ThreadsConfig()
+    span: Literal["whole", "longest_run"] = Field(
+        "whole",
+        description="'longest_run' keeps the first longest run of turns over min_sentiment.",
+    )
+    rules: RuleSet | tuple[str, ...] = Field(
+        "paper",
+        description="'paper' for the paper's four rules, 'dialogpt' for DialoGPT's, 'all', or a "
+        "list of rule names.",
+    )
+    min_turns: Positive = Field(5, description="Fewest turns kept; the paper: more than 4.")
+    min_mean_words: float = Field(15.0, ge=0, description="Mean words a turn must be over this.")
+    min_sentiment: float = Field(
+        0.4, ge=-1, le=1, description="Every turn's VADER compound must be over this."
+    )
+    max_words: Positive = Field(200, description="Words of a whole dialogue at most (DialoGPT).")
+    max_repeats: Positive = Field(
+        2, description="Times in a row that a word may stand at most (DialoGPT)."
+    )
+    blocked_phrases: Path | None = Field(
+        None, description="A text file of offensive words or phrases, one a line, on top."
+    )
+    blocked_sources: tuple[str, ...] = Field(
+        (), description="Sources dropped by the rule 'subreddit', on top of the list with it."
+    )
+    near_duplicate_similarity: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Jaccard similarity of word 5-grams from which on two "
+        "dialogues are near duplicates.",
+    )
+    max_read: NonNegative = Field(0, description="Conversations read at most; 0 = all.")
+    max_bad_share: Share = Field(
+        0.01, description="Share of records that may be unreadable before the run stops."
+    )
+    max_record_bytes: Positive = Field(
+        4_194_304, description="A longer record is quarantined, not read into memory."
+    )
+    validation_share: Share = Field(
+        0.0,
+        description="Share of threads in the validation split, which no stage of a run reads: for "
+        "your own use; `sage corpus build` has 0.02.",
+    )
+    test_share: Share = Field(
+        0.0, description="Share of threads in the test split; as validation_share."
+    )
+    max_dialogues: NonNegative = Field(
+        0, description="Kept dialogues used for training, drawn at random; 0 = all."
+    )
+    max_turns: NonNegative = Field(
+        0, description="Turns of a kept dialogue used for training, from its start; 0 = all."
+    )
+    weight: float = Field(
+        0.0,
+        ge=0,
+        description="With several corpora: how many of its dialogues are used, relative to the "
+        "others' weights; 0 = all.",
+    )
+    records_per_partition: Positive = Field(
+        50_000, description="Records filtered by one task; bounds its memory."
+    )
+
+    sort_memory_mb: Runtime[Positive] = Field(
+        150,
+        description="Memory of the sort by thread, which spills to disk; 150 MB are enough for "
+        "8 million posts, and a larger dump needs somewhat more.",
+    )
+
+    @property
+    def reading(self) -> Self:
+        """Only what reading depends on, so that a changed threshold reads nothing again."""
+        names = {
+            "reader", "input", "max_read", "max_bad_share", "max_record_bytes", "sort_memory_mb"
+        }  # fmt: skip
+        return type(self)(**{name: getattr(self, name) for name in names})
+
+    @model_validator(mode="after")
+    def _leaves_some_for_training(self) -> Self:
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError(
+                "validation_share and test_share leave nothing for training; together they must "
+                "be under 1"
+            )
+        return self

@@ -1,0 +1,29 @@
+"""What is trained on beside the main corpus."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from sage_core.config.corpus import CorpusConfig
+from sage_core.config.section import Section, Share
+
+
+class InstructionsConfig(Section):
+    """Instruction data, trained on as it is, without states."""
+
+    reader: Literal["messages", "sharegpt", "hf"] = "messages"
+    input: Path = Field(description="File or folder of the reader, or name on the hub.")
+    share: float = Field(0.1, ge=0, lt=1, description="Share of the training dialogues.")
+
+
+class MixtureConfig(Section):
+    """What SFT trains on besides the main corpus."""
+
+    corpora: tuple[CorpusConfig, ...] = Field(
+        (), description="Further corpora; max_dialogues and weight say how much of each."
+    )
+    blend: Share = Field(
+        0.0, description="Share of dialogues joined in pairs, one's turns after the other's."
+    )
+    instructions: InstructionsConfig | None = None

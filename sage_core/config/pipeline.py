@@ -1,0 +1,94 @@
+"""The whole run."""
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from sage_core.config.annotation import AnnotationConfig
+from sage_core.config.conversation import ConversationConfig, SituationsConfig
+from sage_core.config.corpus import CorpusConfig
+from sage_core.config.engine import EngineConfig
+from sage_core.config.evaluation import EvaluationConfig
+from sage_core.config.mixture import MixtureConfig
+from sage_core.config.model import ModelConfig
+from sage_core.config.plan import PlanConfig
+from sage_core.config.refine import RefineConfig
+from sage_core.config.search import SearchConfig
+from sage_core.config.section import NonNegative, Runtime, Section
+from sage_core.config.steering import SteeringReportConfig
+from sage_core.config.training import DPOConfig, LoraConfig, SFTConfig, TrainingConfig
+
+# Options that need hardware which no test or run of ours has had, by key and value.
+EXPERIMENTAL = {
+    "model.quantization": ("4bit",),
+    "training.launcher.strategy": ("fsdp", "zero2", "zero3"),
+}
+
+
+class PipelineConfig(Section):
+    """The whole run."""
+
+    name: str = Field("sage", description="Name of the MLflow experiment and registered model.")
+    seed: NonNegative = 0
+    model: ModelConfig = ModelConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    mixture: MixtureConfig = MixtureConfig()
+    annotation: AnnotationConfig = AnnotationConfig()
+    lora: LoraConfig = LoraConfig()
+    training: TrainingConfig = TrainingConfig()
+    sft: SFTConfig = SFTConfig()
+    situations: SituationsConfig = SituationsConfig()
+    conversation: ConversationConfig = ConversationConfig()
+    search: SearchConfig = SearchConfig()
+    refine: RefineConfig = RefineConfig()
+    dpo: DPOConfig = DPOConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    steering_report: SteeringReportConfig = SteeringReportConfig()
+    plan: Runtime[PlanConfig] = PlanConfig()
+
+    def engines(self) -> dict[str, EngineConfig]:
+        """The engine of each role, by the role's name."""
+        return {
+            "annotator": self.annotation.engine,
+            "search agent": self.search.selfplay.agent_engine,
+            "search user": self.search.selfplay.user_engine,
+            **(
+                {"selector": self.search.selector.engine}
+                if self.search.selector.asks_engine
+                else {}
+            ),
+            "evaluation agent": self.evaluation.selfplay.agent_engine,
+            "evaluation user": self.evaluation.selfplay.user_engine,
+            **{f"judge {judge.name}": judge.engine for judge in self.evaluation.judges},
+        }
+
+    def experimental(self) -> list[str]:
+        """The options of :data:`EXPERIMENTAL` that are chosen, as ``key=value``."""
+        chosen = []
+        for key, values in EXPERIMENTAL.items():
+            value: Any = self
+            for part in key.split("."):
+                value = getattr(value, part, None)
+            if value in values:
+                chosen.append(f"{key}={value}")
+        return chosen
+
+    @model_validator(mode="after")
+    def _merges_whole_weights(self) -> Self:
+        if self.model.quantization != "none" and self.lora.chain == "merged":
+            raise ValueError(
+                "lora.chain = 'merged' needs the base's full weights, which model.quantization = "
+                f"'{self.model.quantization}' does not keep; use 'stacked' or 'continue'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_vllm_server(self) -> Self:
+        managed = [engine for engine in self.engines().values() if engine.kind == "vllm"]
+        servers = {(e.vllm_python, e.vllm_arguments, e.vllm_start_timeout_s) for e in managed}
+        if len(servers) > 1:
+            raise ValueError(
+                "all roles of kind 'vllm' share one server; give them the same vllm_python, "
+                "vllm_arguments and vllm_start_timeout_s"
+            )
+        return self
