@@ -124,6 +124,8 @@ ABOUT = {
     "flows/run.py": ("emotion", "the measure emotion_accuracy"),
     "sage_core/annotation.py": ("topic", "topics can be held to words of the dialogue"),
     "sage_core/config/annotation.py": (_EVERY, "the settings of each field"),
+    "sage_core/config/conversation.py": ("emotion", _LABEL),
+    "sage_core/config/refine.py": ("motivation", "the entropy of actions is that of motivations"),
     "sage_core/config/steering.py": (_EVERY, "the settings of each field"),
     "sage_core/corpus/readers/empathetic_dialogues.py": ("emotion", _LABEL),
     "sage_core/emotions.py": ("emotion", "which emotions are pleasant"),
