@@ -20,12 +20,14 @@ import zstandard
 from benchmarks.clusters import ray_cluster
 from benchmarks.harness import Benchmark, alone, peak_memory, timed
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus import readers
-from sage_core.corpus.build import build
-from sage_core.corpus.filters import asks_question, has_turns, mean_words
 from sage_core.corpus.records import DIALOGUES, FUNNEL, REJECTED
+from sage_core.corpus.rules.question import asks_question
+from sage_core.corpus.rules.turns import has_turns
+from sage_core.corpus.rules.words import mean_words
 from sage_core.corpus.sentiment import analyser, reference
+from sage_core.corpus.sources import read, sources
 from sage_core.schema import Dialogue, with_roles
+from sage_core.steps.local import build
 from sage_core.storage import read_rows
 
 UNITS = (1, 4, 16)
@@ -76,8 +78,8 @@ def warm(
 def plain(config: CorpusConfig) -> list[str]:
     """The ids kept by scoring everything first."""
     compound = reference()
-    (source,) = readers.sources(config)
-    records = islice(readers.read(source, config), config.max_read or None)
+    (source,) = sources(config)
+    records = islice(read(source, config), config.max_read or None)
     dialogues = [row for row in records if isinstance(row, Dialogue)]
     scores = [[compound(message.content) for message in row.messages] for row in dialogues]
     kept = []
@@ -132,10 +134,10 @@ def sentiment(benchmark: Benchmark) -> None:
 
 def utterances() -> list[str]:
     config = CorpusConfig()
-    (source,) = readers.sources(config)
+    (source,) = sources(config)
     return [
         message.content
-        for row in readers.read(source, config)
+        for row in read(source, config)
         if isinstance(row, Dialogue)
         for message in row.messages
     ]

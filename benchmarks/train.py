@@ -24,7 +24,7 @@ from benchmarks.harness import Benchmark, alone, peak_memory
 from sage_core.config.corpus import CorpusConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.training import DPOConfig, LoraConfig, SFTConfig, TrainingConfig
-from sage_core.corpus import readers
+from sage_core.corpus.sources import read, sources
 from sage_core.engines.loading import load_model, load_tokenizer, prepare_base
 from sage_core.schema import Dialogue, Message, PreferencePair, TrainingDialogue
 from sage_core.training.data import fitting_dialogues, fitting_pairs
@@ -102,8 +102,8 @@ def measure(trainer: str, folder: Path, steps: int) -> Measured:
 def conversations(number: int) -> list[tuple[Message, ...]]:
     """Conversations of 4 to 24 turns that end on the agent, drawn once for all trainers."""
     config = CorpusConfig()
-    (source,) = readers.sources(config)
-    rows = [row.messages for row in readers.read(source, config) if isinstance(row, Dialogue)]
+    (source,) = sources(config)
+    rows = [row.messages for row in read(source, config) if isinstance(row, Dialogue)]
     fitting = [row[: len(row) - len(row) % 2] for row in rows if 4 <= len(row) <= 24]
     return list(islice(Random(SEED).sample(fitting, len(fitting)), number))
 

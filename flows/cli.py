@@ -19,6 +19,7 @@ from flows.options import AsJson, Input, InSplit, Output, Overrides, Preset, Wai
 from flows.plan import plan
 from flows.runners import Runner
 from flows.steer import app as steer_app
+from sage_core.corpus.readers import READERS
 from sage_core.errors import SageError
 
 if TYPE_CHECKING:
@@ -150,9 +151,7 @@ def corpus_build(
     output: Annotated[Path, typer.Option(help="Folder for the tables.")],
     reader: Annotated[
         str,
-        typer.Option(
-            help="chitchat, empathetic_dialogues, pushshift, convokit, sharegpt, messages or hf."
-        ),
+        typer.Option(help=f"{READERS.choices}."),
     ] = "chitchat",
     input_path: Annotated[
         Path | None,
@@ -178,9 +177,9 @@ def corpus_build(
     settings: dict[str, Any] = {"reader": reader, "input": input_path, **_HELD_OUT}
     config = validate_config(_with_overrides({"corpus": settings}, overrides)).corpus
     if runner is None:
-        from sage_core.corpus import build
+        from sage_core.steps.local import build
 
-        funnel = build.build(config, output, processes or os.cpu_count() or 1)
+        funnel = build(config, output, processes or os.cpu_count() or 1)
     else:
         from flows import environment
         from tasks import home

@@ -1,21 +1,20 @@
-"""The corpus: every source read, then its partitions filtered side by side, on any task runner."""
+"""The corpus as a flow: its steps are cached tasks, side by side on any task runner."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import flow
 
 from flows.runners import Runner, held_by_flow, shared_server, task_runner
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus import ingest, readers
 from sage_core.corpus.build import load_funnel
 from sage_core.corpus.records import FunnelStep
-from sage_core.steps.corpus import Corpus, CorpusPartition
-from sage_core.steps.ingest import CorpusSource, SortedPosts
+from sage_core.steps.base import Step
+from sage_core.steps.whole_corpus import make_corpus
 from sage_core.storage import MANIFEST, ArtifactRef
-from tasks.caching import make, make_all
+from tasks import caching, inputs
 from tasks.home import store
-from tasks.inputs import source_hash
 
 
 @flow(name="sage-corpus")
@@ -38,25 +37,20 @@ def run_corpus(config: CorpusConfig, output: Path, runner: Runner) -> list[Funne
 
 def build_corpus(config: CorpusConfig) -> ArtifactRef:
     """The filtered corpus; call it within a flow."""
-    sources = make_all(
-        [
-            CorpusSource(corpus=config.reading, part=source.name, source=source_hash(source.path))
-            for source in readers.sources(config)
-        ]
-    )
-    records = sources
-    if readers.yields_posts(config):
-        records = [make(SortedPosts(sources=tuple(sources), corpus=config.reading))]
-    parts = make_all(
-        [
-            CorpusPartition(
-                records=records[partition.source],
-                corpus=config,
-                first=partition.first,
-                stop=partition.stop,
-                phrases=source_hash(config.blocked_phrases),
-            )
-            for partition in ingest.plan([store().folder(source) for source in sources], config)
-        ]
-    )
-    return make(Corpus(sources=tuple(sources), parts=tuple(parts), corpus=config))
+    return make_corpus(config, _Tasks())
+
+
+class _Tasks:
+    """Makes steps in the SAGE home (:class:`sage_core.steps.whole_corpus.Maker`)."""
+
+    def make(self, step: Step) -> ArtifactRef:
+        return caching.make(step)
+
+    def make_all(self, steps: Sequence[Step]) -> list[ArtifactRef]:
+        return caching.make_all(steps)
+
+    def folder(self, ref: ArtifactRef) -> Path:
+        return store().folder(ref)
+
+    def source_hash(self, path: Path | None) -> str:
+        return inputs.source_hash(path)

@@ -19,7 +19,7 @@ from sage_core.config.model import EMBEDDED_MODEL
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.plan import GPUS
 from sage_core.config.section import NEVER_RUN
-from sage_core.corpus import readers
+from sage_core.corpus.sources import reader_of, sources
 from sage_core.engines.loading import check_quantization, embedded_gguf
 from sage_core.engines.vllm_server import check_server, gpus_of
 from sage_core.errors import ConfigError, SageError
@@ -99,16 +99,20 @@ def _base_model(config: PipelineConfig) -> Check:
 
 
 def _dialogues(config: PipelineConfig) -> Check:
-    if config.corpus.reader == "chitchat":
-        try:
-            return Check("dialogues", True, f"chitchat-dataset {version('chitchat-dataset')}")
-        except PackageNotFoundError:
-            return Check("dialogues", False, "chitchat-dataset not installed", "run `make setup`")
     try:
-        sources = readers.sources(config.corpus)
+        package = reader_of(config.corpus).package
+    except SageError as error:
+        return Check("dialogues", False, str(error), "--set corpus.reader=NAME")
+    if package:
+        try:
+            return Check("dialogues", True, f"{package} {version(package)}")
+        except PackageNotFoundError:
+            return Check("dialogues", False, f"{package} not installed", "run `make setup`")
+    try:
+        found = sources(config.corpus)
     except SageError as error:
         return Check("dialogues", False, str(error), "--set corpus.input=PATH")
-    return Check("dialogues", True, f"{config.corpus.input} ({len(sources)} sources)")
+    return Check("dialogues", True, f"{config.corpus.input} ({len(found)} sources)")
 
 
 def _situations(config: PipelineConfig) -> Check:

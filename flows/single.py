@@ -25,10 +25,11 @@ from sage_core.search.setup import strategy_of
 from sage_core.search.situations import situations
 from sage_core.steps import configured
 from sage_core.steps.base import Model
+from sage_core.steps.code import own_code
 from sage_core.steps.given import GivenTable, Unannotated
 from sage_core.steps.key import identity
 from sage_core.steps.names import JUDGEMENTS, PREFERENCES, SAC, TRAINING, TRAJECTORIES
-from sage_core.steps.search import engines_of, players_of, write_found
+from sage_core.steps.search import engines_of, named_in, players_of, write_found
 from sage_core.steps.selected import DrawnPairs
 from sage_core.steps.speaking import turns
 from sage_core.storage import MANIFEST, ArtifactRef, digest, read_rows, write_json, write_rows
@@ -150,6 +151,8 @@ def judge_run(
     """The verdicts of all configured judges on two models' trajectories, in both orders."""
     if names[0] == names[1]:
         raise ConfigError(f"both models are called '{names[0]}'; set --model-a or --model-b")
+    for judging in config.evaluation.judges:
+        judge.question(judging.prompt)
     given = {name: _given(path, TRAJECTORIES) for name, path in zip(names, rollouts, strict=True)}
     parts = pipeline.judge_pairs(config, [names], given, pipeline.base_model(config))
     judgements = [
@@ -185,7 +188,12 @@ def _comparing(config: PipelineConfig, models: tuple[Model, Model], output: Path
     """What a comparison of strategies asks, and the folder in which one with these settings and
     files is saved."""
     searched = digest(
-        [identity(config), identity(models), scorers.fingerprint(config.search.selector)]
+        [
+            identity(config),
+            identity(models),
+            scorers.fingerprint(config.search.selector),
+            own_code(named_in(config.search)),
+        ]
     )
     engines = (*engines_of(config.search), config.evaluation.judges[0].engine)
     return HomeContext(engines, output / f".search-{searched[:20]}")

@@ -11,8 +11,8 @@ from sage_core.config.conversation import ConversationConfig
 from sage_core.config.corpus import CorpusConfig
 from sage_core.config.mixture import InstructionsConfig
 from sage_core.conversation import Said, of_annotated, view
-from sage_core.corpus import readers
-from sage_core.errors import DataError
+from sage_core.corpus.sources import read, reader_of, sources
+from sage_core.errors import ConfigError, DataError
 from sage_core.schema import (
     AnnotatedDialogue,
     Dialogue,
@@ -110,6 +110,18 @@ def instruction_corpus(config: InstructionsConfig) -> CorpusConfig:
     return CorpusConfig(reader=config.reader, input=config.input)
 
 
+def check_instructions(config: InstructionsConfig) -> None:
+    """
+    Raises:
+        ConfigError: the reader yields posts, of which no conversation is made here.
+    """
+    if reader_of(instruction_corpus(config)).posts:
+        raise ConfigError(
+            f"mixture.instructions.reader = '{config.reader}' reads reply trees; take a reader of "
+            "dialogues, such as messages"
+        )
+
+
 def read_instructions(config: InstructionsConfig) -> list[TrainingDialogue]:
     """Instruction data as it is, without states, each conversation cut to whole exchanges; an
     assistant's turn that opens one stays.
@@ -119,8 +131,8 @@ def read_instructions(config: InstructionsConfig) -> list[TrainingDialogue]:
     """
     corpus = instruction_corpus(config)
     found = []
-    for source in readers.sources(corpus):
-        for record in readers.read(source, corpus):
+    for source in sources(corpus):
+        for record in read(source, corpus):
             if isinstance(record, Dialogue) and (messages := whole_exchanges(record.messages)):
                 found.append(TrainingDialogue(messages))
     if not found:

@@ -1,11 +1,129 @@
-"""Things that are named ``package.module:name``, so that a user's own need no change here."""
+"""What settings name: registries of built-in names, and anything of a user's own.
 
+A setting takes a short name, or ``package.module:name`` for code outside this project, which then
+needs no change here. A :class:`Registry` is a table of strings, so the configuration can check
+names without importing what they stand for, and a step reaches only what its settings name.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from sage_core.errors import ConfigError
 
-_FORM = "package.module:name"
+FORM = "package.module:name"
+_NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_FORM = re.compile(rf"{_NAME}:{_NAME}")
+
+
+@dataclass(frozen=True)
+class Named:
+    """Something that a setting names.
+
+    Attributes:
+        name: as the setting has it.
+        path: where it is, ``package.module:name``.
+    """
+
+    name: str
+    path: str
+
+    @property
+    def module(self) -> str:
+        return self.path.partition(":")[0]
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the user's own, not one of a registry."""
+        return self.name == self.path
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The names that one setting takes.
+
+    As the annotation of a configuration field it checks the value, a name or several: it must be in
+    the table or have the form ``package.module:name``. Nothing is imported for that.
+
+    Attributes:
+        setting: the setting's key, for messages.
+        what: what a name stands for, such as "reader".
+        table: name -> ``package.module:name``, or the names that it stands for.
+    """
+
+    setting: str
+    what: str
+    table: Mapping[str, str | tuple[str, ...]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in the table, in its order."""
+        return tuple(self.table)
+
+    @property
+    def choices(self) -> str:
+        """What the setting takes, in words."""
+        return f"{', '.join(self.names)}, or your own as {FORM}"
+
+    def resolve(self, *names: str) -> tuple[Named, ...]:
+        """What each name stands for, in order.
+
+        Raises:
+            ConfigError: a name is not in the table and does not have the form of one's own.
+        """
+        found: list[Named] = []
+        for name in names:
+            entry = self.table.get(name)
+            if isinstance(entry, tuple):
+                found += self.resolve(*entry)
+            elif entry is not None or _FORM.fullmatch(name):
+                found.append(Named(name, entry or name))
+            else:
+                raise self.error(name, "does not exist")
+        return tuple(found)
+
+    def load(self, name: str) -> Any:
+        """The object that a single name stands for.
+
+        Raises:
+            ConfigError: as :meth:`resolve`, or it cannot be imported.
+        """
+        (found,) = self.resolve(name)
+        try:
+            return load(found.path)
+        except ConfigError as error:
+            raise ConfigError(f"{self.setting}: {error}") from error.__cause__
+
+    def error(self, name: str, problem: str) -> ConfigError:
+        """The error of a name that cannot be used."""
+        return ConfigError(
+            f"{self.setting}: the {self.what} '{name}' {problem}; choose {self.choices}"
+        )
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "examples": list(self.names)}
+
+    def _checked(self, value: Any) -> Any:
+        try:
+            self.resolve(*([value] if isinstance(value, str) else value))
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
 
 
 def load(path: str) -> Any:
@@ -14,16 +132,23 @@ def load(path: str) -> Any:
     Raises:
         ConfigError: not of that form, or it cannot be imported.
     """
-    module, separator, name = path.partition(":")
-    if not (separator and module and name):
-        raise ConfigError(f"'{path}' is not of the form {_FORM}")
+    if not _FORM.fullmatch(path):
+        raise ConfigError(f"'{path}' is not of the form {FORM}")
+    search_here()
+    module, _, name = path.partition(":")
     try:
-        return getattr(import_module(module), name)
+        return reduce(getattr, name.split("."), import_module(module))
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"'{path}' cannot be imported ({error}); give {_FORM}, with the module's folder on "
-            "PYTHONPATH"
+            f"'{path}' cannot be imported ({error}); give {FORM}, with the module's folder on "
+            "PYTHONPATH or as the working directory"
         ) from error
+
+
+def search_here() -> None:
+    """Look for modules in the working directory too, which a console script does not."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def path_of(thing: type) -> str:

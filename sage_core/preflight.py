@@ -6,13 +6,13 @@ from functools import partial
 from sage_core import labels
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.filters import filters
-from sage_core.corpus.readers import sources
+from sage_core.corpus.sources import sources
 from sage_core.engines.loading import check_quantization, check_weights
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.engines.vllm_server import check_server
 from sage_core.errors import ConfigError, SageError
-from sage_core.evaluation import steering
-from sage_core.mixture import instruction_corpus
+from sage_core.evaluation import judge, steering
+from sage_core.mixture import check_instructions, instruction_corpus
 from sage_core.search.setup import check_search
 from sage_core.search.situations import situations
 from sage_core.training.launch import check_launcher
@@ -26,19 +26,22 @@ def check(config: PipelineConfig) -> None:
     """
     roles = config.engines().values()
     corpora = [config.corpus, *config.mixture.corpora]
-    if config.mixture.instructions:
-        corpora.append(instruction_corpus(config.mixture.instructions))
-    checks: list[Callable[[], object]] = [
+    checks: list[Callable[[], object]] = []
+    if instructions := config.mixture.instructions:
+        corpora.append(instruction_corpus(instructions))
+        checks.append(partial(check_instructions, instructions))
+    checks += [
         partial(check_weights, config.model.base),
         partial(check_quantization, config.model),
         partial(check_launcher, config.training.launcher),
         *(partial(sources, corpus) for corpus in corpora),
-        *(partial(filters, corpus, lambda utterance: 0.0) for corpus in corpora),
+        *(partial(filters, corpus) for corpus in corpora),
         partial(labels.check, config.annotation),
         lambda: situations(config.situations, "search", config.search.situations),
         lambda: situations(config.situations, "evaluation", config.evaluation.situations),
         lambda: steering.check(config.steering_report),
         lambda: check_search(config.search),
+        *(partial(judge.question, judging.prompt) for judging in config.evaluation.judges),
         *(OpenAIEngine(role).check for role in roles if role.kind == "openai"),
         *(partial(check_server, role) for role in roles if role.kind == "vllm"),
     ]

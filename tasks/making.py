@@ -13,6 +13,7 @@ from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Engine
 from sage_core.steps import key
 from sage_core.steps.base import Model, Step
+from sage_core.steps.code import own_code
 from sage_core.storage import ArtifactRef
 from tasks.engines import accounting, engine_of
 from tasks.home import sage_home, store
@@ -71,6 +72,7 @@ def build(step: Step, label: str) -> ArtifactRef:
         "parents": key.parents(step),
         "config_hash": key.settings_hash(step),
         "code_hash": key.code_of(step),
+        "own": own_code(step.named),
         "seed": getattr(step, "seed", None),
     }
 

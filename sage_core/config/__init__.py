@@ -14,7 +14,7 @@ from typing import Any
 _MODULES = {
     "annotation": ("AnnotationConfig",),
     "conversation": ("ConversationConfig", "ProfileConfig", "SelfPlayConfig", "SituationsConfig"),
-    "corpus": ("CorpusConfig", "Reader", "RuleSet", "ThreadsConfig"),
+    "corpus": ("CorpusConfig", "ThreadsConfig"),
     "engine": ("EngineConfig", "SamplingConfig"),
     "evaluation": ("EvaluationConfig", "JudgeConfig", "QualityConfig"),
     "loading": ("PRESETS", "apply_override", "load_config", "validate_config"),

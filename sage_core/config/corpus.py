@@ -2,16 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from sage_core.config.section import NonNegative, Positive, Runtime, Section, Share
-
-Reader = Literal[
-    "chitchat", "empathetic_dialogues", "pushshift", "convokit", "sharegpt", "messages", "hf"
-]
-RuleSet = Literal["paper", "dialogpt", "all"]
+from sage_core.corpus.readers import READERS
+from sage_core.corpus.rules import RULES
 
 
 class ThreadsConfig(Section):
@@ -44,7 +41,7 @@ class ThreadsConfig(Section):
 class CorpusConfig(Section):
     """Which human dialogues are kept (paper section 4.1)."""
 
-    reader: Reader = "chitchat"
+    reader: Annotated[str, READERS] = Field("chitchat", description="Format of the input.")
     input: Path | None = Field(
         None, description="File or folder of the reader, or name on the hub; not for packaged data."
     )
@@ -54,10 +51,10 @@ class CorpusConfig(Section):
         "whole",
         description="'longest_run' keeps the first longest run of turns over min_sentiment.",
     )
-    rules: RuleSet | tuple[str, ...] = Field(
+    rules: Annotated[str | tuple[str, ...], RULES] = Field(
         "paper",
-        description="'paper' for the paper's four rules, 'dialogpt' for DialoGPT's, 'all', or a "
-        "list of rule names.",
+        description="A name or a list of them, in the order of application. 'paper' stands for the "
+        "paper's four rules, 'dialogpt' for DialoGPT's, 'all' for all that are built in.",
     )
     min_turns: Positive = Field(5, description="Fewest turns kept; the paper: more than 4.")
     min_mean_words: float = Field(15.0, ge=0, description="Mean words a turn must be over this.")

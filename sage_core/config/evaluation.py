@@ -1,12 +1,13 @@
 """Rollouts, judges and measures."""
 
-from typing import Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from sage_core.config.conversation import SelfPlayConfig
 from sage_core.config.engine import EngineConfig
 from sage_core.config.section import NonNegative, Positive, Section
+from sage_core.evaluation.prompts import PROMPTS
 
 
 class JudgeConfig(Section):
@@ -14,7 +15,7 @@ class JudgeConfig(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     engine: EngineConfig = EngineConfig()
-    prompt: Literal["open", "companion"] = Field(
+    prompt: Annotated[str, PROMPTS] = Field(
         "open",
         description="'open': the judge's own sense of a good social chatbot, as in the paper; "
         "'companion': with the criteria of the paper's release.",

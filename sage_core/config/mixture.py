@@ -1,18 +1,21 @@
 """What is trained on beside the main corpus."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.config.section import Section, Share
+from sage_core.corpus.readers import READERS
 
 
 class InstructionsConfig(Section):
     """Instruction data, trained on as it is, without states."""
 
-    reader: Literal["messages", "sharegpt", "hf"] = "messages"
+    reader: Annotated[str, READERS] = Field(
+        "messages", description="Format of the input; one of dialogues, not of reply trees."
+    )
     input: Path = Field(description="File or folder of the reader, or name on the hub.")
     share: float = Field(0.1, ge=0, lt=1, description="Share of the training dialogues.")
 

@@ -1,29 +1,23 @@
-"""Build a corpus: read every source, filter its partitions side by side, merge.
+"""The second half of a corpus: its partitions are filtered, each by itself, and merged.
 
 ``kept + dropped + quarantined == read`` at every step; every dropped dialogue has its reason in
-``rejected.parquet``, and bad records are sampled into ``quarantine.jsonl``. The output does not
-depend on how many processes share the work. Memory holds a partition's current rows only.
+``rejected.parquet``, and bad records are sampled into ``quarantine.jsonl``. Memory holds a
+partition's current rows only.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from hashlib import blake2b
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import pyarrow.parquet as pq
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus import card, readers, threads
+from sage_core.corpus import card, threads
 from sage_core.corpus.duplicates import Duplicates
-from sage_core.corpus.filters import Filter, across, filters, longest_run
+from sage_core.corpus.filters import Filter, across, alone, filters
 from sage_core.corpus.ingest import (
     COUNTS,
     RECORDS,
@@ -31,14 +25,13 @@ from sage_core.corpus.ingest import (
     Quarantine,
     check_share,
     counted,
-    ingest,
-    plan,
-    sort_posts,
 )
 from sage_core.corpus.records import DIALOGUES, FUNNEL, REJECTED, FunnelStep
+from sage_core.corpus.span import longest_run
 from sage_core.corpus.tables import (
     RowWriter,
     concatenate,
+    holds_posts,
     rare_collections,
     read_dialogues,
     read_posts,
@@ -48,36 +41,6 @@ from sage_core.schema import ARROW_SCHEMAS, Dialogue, Part, Rejection, whole_exc
 from sage_core.storage import read_json, write_json
 
 SPAN_STEP = "span"
-
-
-def build(config: CorpusConfig, output: Path, processes: int = 1) -> list[FunnelStep]:
-    """The whole corpus on this machine; fills ``output`` and returns its funnel.
-
-    Raises:
-        ConfigError: a wrong rule, or a reader without its input.
-        DataError: the input is missing, or too many of its records are bad.
-    """
-    filters(config)
-    output.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=output, prefix=".building-") as scratch, _map(processes) as run:
-        folders = partial(_folders, Path(scratch))
-        sources = readers.sources(config)
-        ingested = folders("source", len(sources))
-        list(run(ingest, sources, [config] * len(sources), ingested))
-        check_share(config, *counted(ingested))
-        records = [folder / RECORDS for folder in ingested]
-        if readers.yields_posts(config):
-            records = [Path(scratch) / RECORDS]
-            sort_posts(ingested, records[0], config.sort_memory_mb)
-        partitions = plan(ingested, config)
-        filtered = folders("partition", len(partitions))
-        inputs = [records[partition.source] for partition in partitions]
-        list(run(filter_partition, inputs, partitions, [config] * len(partitions), filtered))
-        (merged,) = folders("merged", 1)
-        merge(ingested, filtered, config, merged)
-        for path in merged.iterdir():
-            path.replace(output / path.name)
-    return load_funnel(output)
 
 
 def filter_partition(
@@ -138,9 +101,15 @@ def screen(
 
 
 def merge(
-    ingested: Sequence[Path], filtered: Sequence[Path], config: CorpusConfig, folder: Path
+    ingested: Sequence[Path],
+    filtered: Sequence[Path],
+    config: CorpusConfig,
+    folder: Path,
+    own: Mapping[str, str],
 ) -> None:
     """Put the partitions together, in order, and apply the rules that look across dialogues.
+
+    ``own``: the user's own rules and reader, with the hashes of their code, for the data card.
 
     Raises:
         DataError: too many records turned out bad.
@@ -164,7 +133,8 @@ def merge(
         for name, row_type in ((DIALOGUES, Dialogue), (REJECTED, Rejection)):
             concatenate([part / name for part in filtered], folder / name, ARROW_SCHEMAS[row_type])
     quarantined = quarantine.reasons.total()
-    taken = dict(posts) if readers.yields_posts(config) else {"used": read}
+    has_posts = holds_posts(ingested[0] / RECORDS)
+    taken = dict(posts) if has_posts else {"used": read}
     first = FunnelStep(
         step="read",
         kept=read,
@@ -173,12 +143,12 @@ def merge(
         records={"read": records, **taken, "quarantined": quarantined},
     )
     funnel = [first]
-    for step in _steps(config):
+    for step in _steps(config, has_posts=has_posts):
         read -= dropped[step]
         funnel.append(FunnelStep(step=step, kept=read, dropped=dropped[step]))
     write_json(folder / FUNNEL, funnel)
     quarantine.save(folder)
-    card.write(folder, config, funnel, dict(quarantine.reasons))
+    card.write(folder, config, funnel, dict(quarantine.reasons), own)
 
 
 def load_funnel(folder: Path) -> list[FunnelStep]:
@@ -229,7 +199,7 @@ def _dialogues(
     records: Path, partition: Partition, config: CorpusConfig, posts: threads.PostCounts
 ) -> Iterator[Dialogue | Rejection]:
     numbers = range(partition.first, partition.stop)
-    if readers.yields_posts(config):
+    if holds_posts(records):
         return threads.dialogues(read_posts(records, numbers), config.threads, posts)
     return read_dialogues(records, numbers)
 
@@ -257,27 +227,7 @@ def _without_duplicates(
     return dropped
 
 
-def _steps(config: CorpusConfig) -> list[str]:
-    names = threads.steps(config.threads) if readers.yields_posts(config) else []
+def _steps(config: CorpusConfig, *, has_posts: bool) -> list[str]:
+    names = threads.steps(config.threads) if has_posts else []
     names += [SPAN_STEP] if config.span == "longest_run" else []
-    return [*names, *(rule.name for rule in filters(config)), *across(config)]
-
-
-def _folders(root: Path, name: str, count: int) -> list[Path]:
-    folders = [root / f"{name}-{number}" for number in range(count)]
-    for folder in folders:
-        folder.mkdir()
-    return folders
-
-
-@contextmanager
-def _map(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """``map`` over a pool of processes, where there is more than one and more than one call."""
-    # Forked processes would inherit the threads of pyarrow and DuckDB.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-
-        def run(function: Callable[..., Any], *columns: Sequence[Any]) -> Iterable[Any]:
-            alone = processes == 1 or len(columns[0]) == 1
-            return map(function, *columns) if alone else pool.map(function, *columns)
-
-        yield run
+    return [*names, *(rule.name for rule in alone(config)), *across(config)]

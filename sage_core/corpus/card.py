@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.config.corpus import CorpusConfig
+from sage_core.corpus.sources import reader_of
 from sage_core.packaged import packaged
 
 CARD = "data_card.md"
-_LICENCES = {  # of data sets with a reader of their own; others are the user's to name
-    "chitchat": "MIT",
-    "empathetic_dialogues": "CC-BY-NC-4.0",
-}
 _NOT_OF_THE_CORPUS = {  # named elsewhere on the card, or of training, or without effect on it
     "reader", "input", "licence", "max_dialogues", "max_turns", "weight", "records_per_partition",
     "sort_memory_mb",
@@ -24,8 +21,11 @@ def write(
     config: CorpusConfig,
     funnel: Sequence[Mapping[str, Any]],
     quarantined: Mapping[str, int],
+    own: Mapping[str, str],
 ) -> None:
     """Write the card of the corpus in ``folder`` beside its tables.
+
+    ``own``: the user's own rules and reader, with the hashes of their code.
 
     Holds no time and no absolute path, so that equal corpora have equal cards.
     """
@@ -39,11 +39,12 @@ def write(
     card = environment.from_string(text).render(
         reader=config.reader,
         source=config.input.name if config.input else f"package of the reader '{config.reader}'",
-        licence=config.licence or _LICENCES.get(config.reader, "unknown"),
+        licence=config.licence or reader_of(config).licence or "unknown",
         funnel=funnel,
         records=funnel[0]["records"],
         quarantined=sorted(quarantined.items()),
         thresholds=thresholds,
         sha256=sha256,
+        own=own,
     )
     (folder / CARD).write_text(card, encoding="utf-8")

@@ -12,9 +12,17 @@ from pathlib import Path
 from zlib import crc32
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus import readers
+from sage_core.corpus.readers.reader import Source
 from sage_core.corpus.records import BadRecord, Post, Record
-from sage_core.corpus.tables import ROW_GROUP, RowWriter, rare_collections, row_groups_in, rows_in
+from sage_core.corpus.sources import reader_of
+from sage_core.corpus.tables import (
+    ROW_GROUP,
+    RowWriter,
+    holds_posts,
+    rare_collections,
+    row_groups_in,
+    rows_in,
+)
 from sage_core.errors import ConfigError, DataError
 from sage_core.schema import Dialogue
 from sage_core.storage import canonical_json, read_json, write_json
@@ -56,7 +64,7 @@ class Quarantine:
         (folder / QUARANTINE).write_text("".join(lines), encoding="utf-8")
 
 
-def ingest(source: readers.Source, config: CorpusConfig, folder: Path) -> None:
+def ingest(source: Source, config: CorpusConfig, folder: Path) -> None:
     """Read one source into ``records.parquet``, ``counts.json`` and ``quarantine.jsonl``.
 
     Raises:
@@ -64,8 +72,9 @@ def ingest(source: readers.Source, config: CorpusConfig, folder: Path) -> None:
     """
     quarantine = Quarantine()
     read = 0
-    row_type = Post if readers.yields_posts(config) else Dialogue
-    records: Iterable[Record] = readers.read(source, config)
+    reader = reader_of(config)
+    row_type = Post if reader.posts else Dialogue
+    records: Iterable[Record] = reader.read(source, config)
     with rare_collections(), RowWriter(folder / RECORDS, row_type) as writer:
         for record in islice(records, config.max_read or None):
             read += 1
@@ -153,7 +162,7 @@ def sort_posts(ingested: Sequence[Path], target: Path, memory_mb: int) -> None:
 def plan(ingested: Sequence[Path], config: CorpusConfig) -> list[Partition]:
     """The partitions of the ingested sources, at least one."""
     rows = [rows_in(folder / RECORDS) for folder in ingested]
-    if readers.yields_posts(config):
+    if any(holds_posts(folder / RECORDS) for folder in ingested):
         count = min(BUCKETS, -(-sum(rows) // config.records_per_partition) or 1)
         edges = [BUCKETS * number // count for number in range(count + 1)]
         return [Partition(0, *edge) for edge in pairwise(edges)]

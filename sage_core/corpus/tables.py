@@ -148,6 +148,11 @@ def rows_in(path: Path) -> int:
     return int(pq.read_metadata(path).num_rows)
 
 
+def holds_posts(path: Path) -> bool:
+    """Whether the records of a file are posts of reply trees; else they are dialogues."""
+    return bool(pq.read_schema(path).names == POST_SCHEMA.names)
+
+
 def row_groups_in(path: Path) -> int:
     """The number of row groups of a Parquet file."""
     return int(pq.read_metadata(path).num_row_groups)

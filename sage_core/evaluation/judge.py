@@ -14,16 +14,10 @@ from sage_core.config.evaluation import JudgeConfig
 from sage_core.engines.base import Engine, Request
 from sage_core.engines.grammar import one_of
 from sage_core.errors import DataError
+from sage_core.evaluation.prompts import PROMPTS
 from sage_core.sac import utterance_of
 from sage_core.schema import Judgement, Message, Order, Trajectory, Verdict
 
-_QUESTION = {
-    "open": "Below are two conversations of a person with a social chatbot. Decide which chatbot "
-    "is the better one.",
-    "companion": "Below are two conversations of a person with a companion chatbot. Decide which "
-    "companion is the better one: it talks naturally and in everyday words, is funny and "
-    "sympathetic, and does not go on for long.",
-}
 _ANSWER = "Answer 'Verdict: A', 'Verdict: B', or 'Verdict: tie', and nothing else."
 _ANSWERS = ("Verdict: A", "Verdict: B", "Verdict: tie")
 _GRADE = re.compile(r"verdict\W+(a|b|tie)\b", re.IGNORECASE)
@@ -105,12 +99,24 @@ def parse_verdict(text: str, order: Order) -> Verdict:
     return "model_a" if (grade == "a") == (order == "ab") else "model_b"
 
 
+def question(prompt: str) -> str:
+    """What a judge with this prompt is asked.
+
+    Raises:
+        ConfigError: it cannot be imported, or is not a text.
+    """
+    found = PROMPTS.load(prompt)
+    if isinstance(found, str) and found.strip():
+        return found
+    raise PROMPTS.error(prompt, "is not a text")
+
+
 def _prompt(
     first: Trajectory, second: Trajectory, order: Order, config: JudgeConfig
 ) -> tuple[Message, ...]:
     a, b = (first, second) if order == "ab" else (second, first)
     text = f"Conversation A:\n{_transcript(a)}\n\nConversation B:\n{_transcript(b)}\n\n{_ANSWER}"
-    return Message("system", _QUESTION[config.prompt]), Message("user", text)
+    return Message("system", question(config.prompt)), Message("user", text)
 
 
 def _transcript(trajectory: Trajectory) -> str:

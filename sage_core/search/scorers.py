@@ -7,11 +7,9 @@ A course of several turns is worth the mean of its replies' scores. What goes wr
 import hashlib
 import inspect
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from sage_core.config.search import SelectorConfig
 from sage_core.engines.base import Engine
 from sage_core.engines.memory import droppable
 from sage_core.errors import ConfigError, ContextError
+from sage_core.named import load
 from sage_core.schema import Message
 from sage_core.search.likelihood import Asked, log_likelihoods
 from sage_core.search.selector import Ballot, Decision
@@ -118,15 +117,10 @@ def load_function(name: str) -> Score:
     Raises:
         ConfigError: it cannot be imported, or takes no one or two arguments.
     """
-    module, _, path = name.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # a console script does not look in the working directory
     try:
-        found: Any = import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
+        found: Any = load(name)
         arguments = _positional(found)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(
             f"search.selector.function = '{name}' cannot be used: {error}; name a function that "
             "can be imported here, as package.module:name"
@@ -193,23 +187,12 @@ def load_reward_model(folder: Path, device: str) -> Score:
 
 
 def fingerprint(config: SelectorConfig) -> str:
-    """A hash of what scores replies, '' for an LLM, relevance and chance: a cached search is stale
-    where the function's module or the reward model's files are others.
-
-    Raises:
-        ConfigError: the function cannot be imported.
-    """
-    if config.function:
-        load_function(config.function)
-        files = [
-            Path(inspect.getsourcefile(import_module(config.function.partition(":")[0])) or "")
-        ]
-    elif config.reward_model:
-        files = sorted(path for path in config.reward_model.rglob("*") if path.is_file())
-    else:
+    """A hash of the reward model's files, '' where there is none: a cached search is stale where
+    they are others."""
+    if not config.reward_model:
         return ""
     digest = hashlib.sha256()
-    for path in files:
+    for path in sorted(path for path in config.reward_model.rglob("*") if path.is_file()):
         with path.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from sage_core.config.engine import EngineConfig
 from sage_core.config.model import ModelConfig
+from sage_core.named import Named
 from sage_core.storage import ArtifactRef
 
 if TYPE_CHECKING:
@@ -86,6 +87,11 @@ class Step:
     @property
     def engines(self) -> tuple[EngineConfig, ...]:
         """The settings of all engines that it asks; their code is part of its key."""
+        return ()
+
+    @property
+    def named(self) -> tuple[Named, ...]:
+        """What its settings name and it loads by name; the code of these is part of its key."""
         return ()
 
     def run(self, folder: Path, context: Context) -> None:

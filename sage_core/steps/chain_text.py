@@ -6,6 +6,8 @@ from pathlib import Path
 from sage_core import mixture
 from sage_core.config.conversation import ConversationConfig
 from sage_core.config.mixture import MixtureConfig
+from sage_core.corpus.readers import READERS
+from sage_core.named import Named
 from sage_core.schema import AnnotatedDialogue, TrainingDialogue
 from sage_core.steps.base import Context, Step
 from sage_core.steps.names import SAC, TRAINING
@@ -27,6 +29,11 @@ class ChainText(Step):
     conversation: ConversationConfig
     source: str
     seed: int
+
+    @property
+    def named(self) -> tuple[Named, ...]:
+        instructions = self.settings.instructions
+        return READERS.resolve(instructions.reader) if instructions else ()
 
     def run(self, folder: Path, context: Context) -> None:
         rows = read_rows(context.folder(self.annotated) / SAC, AnnotatedDialogue)

@@ -4,12 +4,13 @@ The import graph is read from the source, nothing is imported for it: imports an
 count, those under ``if TYPE_CHECKING`` do not. An imported module brings the ``__init__`` of its
 packages. Edges lead to modules of ``sage_core`` and of the first module's own package.
 
-What cannot change a result changes no hash: comments, formatting, docstrings, and the declarations
-of configuration fields, whose values are in the keys of the steps that are given them.
+What cannot change a result changes no hash: comments, formatting, docstrings, the declarations of
+configuration fields, whose values are in the keys of the steps that are given them, and the tables
+of registries: what a step takes from one is in its key (:attr:`sage_core.steps.base.Step.named`).
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -17,8 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from sys import modules
 
+from sage_core.named import Named, search_here
+
 _PACKAGE = "sage_core"
 _SECTION = "Section"  # the base class of the configuration's sections
+_REGISTRY = "Registry"  # the class of the tables of names
 _TEMPLATES = "templates/"
 _READS_FILE, _READS_TEMPLATE = "packaged", "page_template"  # of sage_core.packaged
 
@@ -37,6 +41,11 @@ def code_hash(*roots: str) -> str:
     reached = reach(*roots)
     texts = (f"{name}\0{reached[name].text}" for name in sorted(reached))
     return sha256("\0".join(texts).encode()).hexdigest()
+
+
+def own_code(named: Iterable[Named]) -> dict[str, str]:
+    """What is the user's own of ``named``, with the hash of its code."""
+    return {each.name: code_hash(each.module) for each in named if each.own}
 
 
 def reach(*roots: str) -> dict[str, Source]:
@@ -77,6 +86,7 @@ def locate(module: str) -> Path | None:
 def _root(top: str) -> Path | None:
     if top == "__main__":  # a script that has steps of its own
         return Path(str(modules[top].__file__))
+    search_here()
     spec = find_spec(top)
     return Path(spec.origin) if spec and spec.origin and spec.has_location else None
 
@@ -86,6 +96,8 @@ def _module(name: str, packages: frozenset[str]) -> Source:
     path = locate(name)
     if path is None:
         raise ValueError(f"there is no module '{name}' to take the source of")
+    if path.suffix != ".py":  # compiled, of a user's own
+        return Source(sha256(path.read_bytes()).hexdigest())
     tree = _Normalised().visit(ast.parse(read_source(path)))
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = [
@@ -126,6 +138,8 @@ class _Normalised(ast.NodeTransformer):
             if isinstance(node, ast.ClassDef) and _is_section(node):
                 body = [each for each in body if not isinstance(each, ast.AnnAssign)]
             node.body = body or [ast.Pass()]
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == _REGISTRY:
+            node.args, node.keywords = [], []
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             node.body = [ast.Pass()]
         return node

@@ -5,8 +5,12 @@ from pathlib import Path
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import build, ingest
+from sage_core.corpus.filters import alone, rules_of
+from sage_core.corpus.readers import READERS
 from sage_core.corpus.tables import rows_in
+from sage_core.named import Named
 from sage_core.steps.base import Context, Step
+from sage_core.steps.code import own_code
 from sage_core.storage import ArtifactRef
 
 
@@ -26,6 +30,10 @@ class CorpusPartition(Step):
     stop: int
     phrases: str
 
+    @property
+    def named(self) -> tuple[Named, ...]:
+        return tuple(alone(self.corpus))
+
     def run(self, folder: Path, context: Context) -> None:
         path = context.folder(self.records) / ingest.RECORDS
         total = min(rows_in(path), self.corpus.records_per_partition)
@@ -43,10 +51,15 @@ class Corpus(Step):
     parts: tuple[ArtifactRef, ...]
     corpus: CorpusConfig
 
+    @property
+    def named(self) -> tuple[Named, ...]:
+        return (*READERS.resolve(self.corpus.reader), *rules_of(self.corpus))
+
     def run(self, folder: Path, context: Context) -> None:
         build.merge(
             [context.folder(source) for source in self.sources],
             [context.folder(part) for part in self.parts],
             self.corpus,
             folder,
+            own_code(self.named),
         )

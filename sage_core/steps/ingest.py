@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus import ingest, readers
+from sage_core.corpus import ingest
+from sage_core.corpus.readers import READERS
+from sage_core.corpus.sources import sources
+from sage_core.named import Named
 from sage_core.steps.base import Context, Step
 from sage_core.storage import ArtifactRef
 
@@ -24,8 +27,12 @@ class CorpusSource(Step):
     part: str
     source: str
 
+    @property
+    def named(self) -> tuple[Named, ...]:
+        return READERS.resolve(self.corpus.reader)
+
     def run(self, folder: Path, context: Context) -> None:
-        (found,) = (found for found in readers.sources(self.corpus) if found.name == self.part)
+        (found,) = (found for found in sources(self.corpus) if found.name == self.part)
         ingest.ingest(found, self.corpus, folder)
 
 

@@ -7,6 +7,8 @@ from sage_core.config.engine import EngineConfig
 from sage_core.config.evaluation import JudgeConfig
 from sage_core.config.model import ModelConfig
 from sage_core.evaluation import judge
+from sage_core.evaluation.prompts import PROMPTS
+from sage_core.named import Named
 from sage_core.schema import Judgement, Trajectory
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import JUDGEMENTS, TRAJECTORIES
@@ -35,6 +37,10 @@ class JudgePair(Step):
     @property
     def engines(self) -> tuple[EngineConfig, ...]:
         return (self.settings.engine,)
+
+    @property
+    def named(self) -> tuple[Named, ...]:
+        return PROMPTS.resolve(self.settings.prompt)
 
     def run(self, folder: Path, context: Context) -> None:
         first = read_rows(context.folder(self.rollouts_a) / TRAJECTORIES, Trajectory)

@@ -17,12 +17,13 @@ _VERSION = 2  # 1 was the hash of modules that were named by hand
 
 
 def key(step: Step) -> str:
-    """SHA-256 of the step's name, its inputs and the code that it can reach."""
+    """SHA-256 of the step's name, its inputs, what these name, and the code that it can reach."""
     return digest(
         {
             "version": _VERSION,
             "step": step.name,
             "inputs": identity(step),
+            "named": identity(step.named),
             "code": code_of(step),
         }
     )
@@ -34,7 +35,8 @@ def path_of(step: Step) -> str:
 
 
 def code_of(step: Step) -> str:
-    """The hash of the code that the step can reach, that of its engines included."""
+    """The hash of the code that the step can reach, that of its engines and of what its settings
+    name included."""
     return code_hash(*roots(step))
 
 
@@ -42,7 +44,8 @@ def roots(step: Step) -> tuple[str, ...]:
     """The modules that all of the step's code is reached from."""
     opened = {module for engine in step.engines for module in MODULES[engine.kind]}
     opening = {"sage_core.engines.opening"} if opened else set()
-    return (type(step).__module__, *sorted(opening | opened))
+    named = {each.module for each in step.named}
+    return (type(step).__module__, *sorted(opening | opened | named))
 
 
 def identity(value: Any) -> Any:

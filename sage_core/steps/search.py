@@ -9,6 +9,7 @@ from sage_core.config.engine import EngineConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.search import SearchConfig
 from sage_core.engines.base import Engine
+from sage_core.named import Named
 from sage_core.schema import SearchNode, Showing, Trajectory
 from sage_core.search import selfplay
 from sage_core.search.setup import selector_of, strategy_of
@@ -24,7 +25,7 @@ class SearchShard(Step):
     """Self-play search from one shard of situations.
 
     Attributes:
-        source: the hash of what scores replies, where that is not an LLM.
+        source: the hash of the reward model, where one scores replies.
     """
 
     name = "search-shard"
@@ -42,6 +43,10 @@ class SearchShard(Step):
     @property
     def engines(self) -> tuple[EngineConfig, ...]:
         return engines_of(self.settings)
+
+    @property
+    def named(self) -> tuple[Named, ...]:
+        return named_in(self.settings)
 
     def run(self, folder: Path, context: Context) -> None:
         part = situations_of(context, self.situations, self.settings.selfplay, self.shard)
@@ -61,6 +66,12 @@ def engines_of(settings: SearchConfig) -> tuple[EngineConfig, ...]:
     """The engines that a search asks."""
     players = (settings.selfplay.agent_engine, settings.selfplay.user_engine)
     return (*players, settings.selector.engine) if settings.selector.asks_engine else players
+
+
+def named_in(settings: SearchConfig) -> tuple[Named, ...]:
+    """What the settings of a search name."""
+    function = settings.selector.function
+    return (Named(function, function),) if function else ()
 
 
 def players_of(

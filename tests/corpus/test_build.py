@@ -18,7 +18,6 @@ from sage_core.corpus.build import (
     DIALOGUES,
     FUNNEL,
     REJECTED,
-    build,
     load_funnel,
     split_of,
     training_dialogues,
@@ -31,6 +30,7 @@ from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, DataError
 from sage_core.sac import utterance_of
 from sage_core.schema import AnnotatedDialogue, Dialogue, Rejection, with_roles
+from sage_core.steps.local import build
 from sage_core.storage import read_rows, write_rows
 
 PAPER_STEPS = ["turns", "question", "words", "sentiment"]
@@ -185,8 +185,9 @@ def test_too_many_bad_records_stop_the_run_and_leave_nothing(tmp_path: Path) -> 
 
 
 def test_a_wrong_rule_is_named_before_anything_is_read(tmp_path: Path) -> None:
-    config = CorpusConfig(reader="messages", input=tmp_path / "missing", rules=("wrds",))
-    with pytest.raises(ConfigError, match="wrds"):
+    rules = ("no_such_module:wrds",)
+    config = CorpusConfig(reader="messages", input=tmp_path / "missing", rules=rules)
+    with pytest.raises(ConfigError, match=r"corpus\.rules: 'no_such_module:wrds' cannot be"):
         build(config, tmp_path / "out")
 
 

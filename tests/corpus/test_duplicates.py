@@ -7,15 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.duplicates import (
-    MAX_MISSED,
-    Duplicates,
-    bands,
-    exact_key,
-    jaccard,
-    shingles,
-)
-from sage_core.corpus.readers import read, sources
+from sage_core.corpus.duplicates import Duplicates
+from sage_core.corpus.rules.exact_duplicate import exact_key
+from sage_core.corpus.rules.near_duplicate import MAX_MISSED, bands, jaccard, shingles
+from sage_core.corpus.sources import read, sources
 from sage_core.schema import Dialogue, with_roles
 
 BOTH = ("exact_duplicate", "near_duplicate")

@@ -8,20 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus import offensive
-from sage_core.corpus.filters import (
-    DIALOGPT_RULES,
-    DUPLICATE_RULES,
-    FREQUENT_WORDS,
-    PAPER_RULES,
-    RULE_SETS,
-    across,
-    filters,
-    longest_run,
-    mean_words,
-    most_repeats,
-)
-from sage_core.corpus.readers import read, sources
+from sage_core.config.loading import validate_config
+from sage_core.corpus.filters import across, filters
+from sage_core.corpus.rules import ACROSS, RULES, offensive, sentiment
+from sage_core.corpus.rules.frequent_word import FREQUENT_WORDS
+from sage_core.corpus.rules.repeated_word import most_repeats
+from sage_core.corpus.rules.words import mean_words
+from sage_core.corpus.sources import read, sources
+from sage_core.corpus.span import longest_run
 from sage_core.errors import ConfigError, DataError
 from sage_core.schema import Dialogue, Message, with_roles
 
@@ -95,8 +89,11 @@ def test_mean_words_must_be_over_fifteen(counts: tuple[int, ...], expected: str 
     ("scores", "kept"),
     [((0.5, 0.41), True), ((0.5, 0.4), False), ((0.9, -0.9), False), ((0.4001,), True)],
 )
-def test_every_turn_must_be_over_the_sentiment(scores: tuple[float, ...], kept: bool) -> None:
-    (rule,) = filters(CorpusConfig(rules=("sentiment",)), compound_of)
+def test_every_turn_must_be_over_the_sentiment(
+    monkeypatch: pytest.MonkeyPatch, scores: tuple[float, ...], kept: bool
+) -> None:
+    monkeypatch.setattr(sentiment, "analyser", lambda: compound_of)
+    (rule,) = filters(CorpusConfig(rules=("sentiment",)))
     assert rule.name == "sentiment"
     assert rule.keeps(scored(*scores)) is kept
 
@@ -132,24 +129,27 @@ def test_the_order_of_rules_does_not_change_what_is_kept() -> None:
 
 
 def test_an_unknown_rule_is_answered_with_those_there_are() -> None:
-    config = CorpusConfig(rules=("turns", "lenght"))
-    for rules in (filters, across):
-        with pytest.raises(ConfigError, match=r"\['lenght'\].*paper, dialogpt, all.*'near_dup"):
-            rules(config)
+    expected = r"corpus\.rules = .*'lenght'.*paper, dialogpt, all.*near_duplicate, or your own"
+    with pytest.raises(ConfigError, match=expected):
+        validate_config({"corpus": {"rules": ["turns", "lenght"]}})
 
 
 def test_rule_sets() -> None:
     def names(rules: str) -> list[str]:
         return [rule.name for rule in filters(CorpusConfig.model_validate({"rules": rules}))]
 
-    assert names("paper") == ["turns", "question", "words", "sentiment"]
-    assert sorted(names("dialogpt")) == [
+    paper = ["turns", "question", "words", "sentiment"]
+    dialogpt = [
         "frequent_word", "markup", "max_words", "offensive", "repeated_word", "subreddit", "url"
     ]  # fmt: skip
-    assert sorted(names("all")) == sorted((*PAPER_RULES, *DIALOGPT_RULES))
+    assert names("paper") == paper
+    assert sorted(names("dialogpt")) == dialogpt
+    assert sorted(names("all")) == sorted((*paper, *dialogpt))
     assert names("all")[-1] == "sentiment"
-    assert len(set(RULE_SETS["all"])) == len(RULE_SETS["all"])
-    for rules, expected in (("paper", []), ("dialogpt", []), ("all", list(DUPLICATE_RULES))):
+    sets = {name for name, entry in RULES.table.items() if isinstance(entry, tuple)}
+    rules_in_all = [rule.name for rule in RULES.resolve("all")]
+    assert sorted(rules_in_all) == sorted(set(RULES.names) - sets)
+    for rules, expected in (("paper", []), ("dialogpt", []), ("all", list(ACROSS))):
         assert across(CorpusConfig.model_validate({"rules": rules})) == expected
 
 

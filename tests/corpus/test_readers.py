@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.readers import Source, read, sources, yields_posts
+from sage_core.corpus.readers import READERS as TABLE
+from sage_core.corpus.readers.reader import Source
 from sage_core.corpus.records import BadRecord, Record
+from sage_core.corpus.sources import read, reader_of, sources
 from sage_core.errors import ConfigError, DataError
 from sage_core.schema import Dialogue
 
@@ -34,9 +36,9 @@ def texts(dialogue: Dialogue) -> list[str]:
 
 
 def test_which_readers_yield_posts() -> None:
-    assert [reader for reader in [*READERS, "chitchat", "hf"] if yields_posts(
-        CorpusConfig.model_validate({"reader": reader, "input": "x"})
-    )] == ["pushshift", "convokit"]  # fmt: skip
+    assert set(TABLE.names) == {*READERS, "chitchat", "hf"}
+    readers = {name: reader_of(CorpusConfig(reader=name)) for name in TABLE.names}
+    assert [name for name, reader in readers.items() if reader.posts] == ["pushshift", "convokit"]
 
 
 @pytest.mark.parametrize(

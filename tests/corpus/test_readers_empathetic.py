@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.readers import read, sources
 from sage_core.corpus.readers.empathetic_dialogues import read_situations
 from sage_core.corpus.records import BadRecord, Post, Record
+from sage_core.corpus.sources import read, sources
 from sage_core.errors import DataError
 from sage_core.schema import Dialogue
 

@@ -14,8 +14,8 @@ import pytest
 import zstandard
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.readers import read, sources
 from sage_core.corpus.records import BadRecord, Record
+from sage_core.corpus.sources import read, sources
 from sage_core.schema import Dialogue
 
 NAMES = {

@@ -14,8 +14,8 @@ import pytest
 import zstandard
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.readers import read, sources
 from sage_core.corpus.records import BadRecord, Post, Record
+from sage_core.corpus.sources import read, sources
 
 COMMENT: dict[str, Any] = {
     "id": "c1", "parent_id": "t1_c0", "link_id": "t3_s1", "author": "ann", "body": "hi",

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import sentiment
-from sage_core.corpus.readers import read, sources
 from sage_core.corpus.sentiment import analyser, lexicon, reference
+from sage_core.corpus.sources import read, sources
 from sage_core.schema import Dialogue
 
 compound = analyser()

@@ -136,11 +136,12 @@ def test_functions_that_cannot_be_used(module: str, name: str, message: str) -> 
         check_search(SearchConfig(selector=SelectorConfig(function=name)))
 
 
-def test_a_changed_function_is_another_search(module: str, tmp_path: Path) -> None:
-    config = SelectorConfig(function="my_scores:words")
+def test_a_changed_reward_model_is_another_search(tmp_path: Path) -> None:
+    config = SelectorConfig(reward_model=tmp_path)
+    (tmp_path / "config.json").write_text("{}")
     before = fingerprint(config)
     assert before == fingerprint(config)
-    (tmp_path / "my_scores.py").write_text(MODULE + "\n# changed\n")
+    (tmp_path / "config.json").write_text("{ }")
     assert fingerprint(config) != before
     assert fingerprint(SelectorConfig()) == fingerprint(SelectorConfig(random=True)) == ""
 

@@ -124,7 +124,7 @@ REPORT = {"report"}
         ("templates/data_card.md.jinja", "x", {"corpus"}, {"base-model", "annotate-shard"}),
         ("data/situations.jsonl", "x", {"situations"}, ALL - {"situations"}),
         # What is used from afar.
-        ("sage_core.corpus.readers", "x = 1\n", {"chain-text"}, {"sft"}),
+        ("sage_core.corpus.sources", "x = 1\n", {"chain-text"}, {"sft"}),
         ("sage_core.training.job", "x = 1\n", {"report", "sft", "dpo"}, {"figures"}),
         # What changes nothing.
         ("sage_core.schema", "# a comment\n", set(), ALL),

@@ -11,12 +11,14 @@ from pydantic import BaseModel
 
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.section import RUNTIME
+from sage_core.named import Registry
 from sage_core.steps.base import Model, Step, writes_states
 from sage_core.steps.key import identity, key, parents, settings_hash
 from sage_core.storage import ArtifactRef
 from tasks.checkpoints import Checkpoint
 
 STEPS = steps()
+NAMES_CODE = {"function": "statistics:mean"}
 RUNTIME_SETTINGS = {
     "ModelConfig.batch_size",
     "ModelConfig.prefill_tokens",
@@ -38,8 +40,11 @@ RUNTIME_SETTINGS = {
 }
 
 
-def other(value: Any, annotation: Any) -> Any:
-    """Another value for a setting; it need not be a valid one."""
+def other(value: Any, annotation: Any, metadata: list[Any]) -> Any:
+    """Another value for a setting; it need not be a valid one, unless it names code."""
+    for each in metadata:
+        if isinstance(each, Registry):
+            return next(name for name in each.names if name != value)
     if get_origin(annotation) is Literal:
         return next(each for each in get_args(annotation) if each != value)
     if isinstance(value, bool):
@@ -63,7 +68,7 @@ def variants(section: BaseModel) -> Iterator[tuple[str, bool, BaseModel]]:
             for path, inner, changed in variants(value):
                 yield path, runtime or inner, section.model_copy(update={name: changed})
         else:
-            changed_value = other(value, field.annotation)
+            changed_value = NAMES_CODE.get(name) or other(value, field.annotation, field.metadata)
             copy = section.model_copy(update={name: changed_value})
             yield f"{type(section).__name__}.{name}", runtime, copy
 

@@ -9,7 +9,7 @@ from importlib import resources
 import orjson
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.readers.fields import Source
+from sage_core.corpus.readers.reader import Reader, Source
 from sage_core.corpus.records import Record
 from sage_core.schema import Dialogue, with_roles
 
@@ -20,3 +20,6 @@ def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     for conversation_id, conversation in orjson.loads(packaged).items():
         turns = [" ".join([part["text"] for part in turn]) for turn in conversation["messages"]]
         yield Dialogue(conversation_id, "chitchat", conversation_id, with_roles(turns))
+
+
+READER = Reader(read, package="chitchat-dataset", licence="MIT")

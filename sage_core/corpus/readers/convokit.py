@@ -18,17 +18,16 @@ from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import bad_record, read_lines, split_lines, stream_chunks
 from sage_core.corpus.readers.fields import (
     FieldError,
-    Source,
     identifier,
     json_records,
     needed,
     seconds,
     text,
 )
+from sage_core.corpus.readers.reader import Reader, Source
 from sage_core.corpus.records import Post, Record
 
 UTTERANCES = "utterances.jsonl"
-FILES = f"{UTTERANCES} or *.zip"
 
 
 def knows(path: PurePath) -> bool:
@@ -88,3 +87,6 @@ def _created(timestamp: object) -> int:
         return seconds(timestamp)
     except FieldError:
         return 0
+
+
+READER = Reader(read, knows, f"{UTTERANCES} or *.zip", posts=True)

@@ -18,12 +18,12 @@ from typing import Any
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import bad_record, is_utf8, read_lines, uncompressed
 from sage_core.corpus.readers import parquet
-from sage_core.corpus.readers.fields import FieldError, Source, identifier, needed, text
+from sage_core.corpus.readers.fields import FieldError, identifier, needed, text
+from sage_core.corpus.readers.reader import Reader, Source
 from sage_core.corpus.records import BadRecord, Record
 from sage_core.errors import DataError
 from sage_core.schema import Dialogue, with_roles
 
-FILES = "*.csv, compressed or not, or *.parquet"
 _COLUMNS = ("conv_id", "utterance_idx", "context", "prompt", "speaker_idx", "utterance")
 
 
@@ -174,3 +174,6 @@ def _whole(record: dict[str, Any], key: str) -> int:
 
 def _unescaped(written: str) -> str:
     return written.replace("_comma_", ",").strip()
+
+
+READER = Reader(read, knows, "*.csv, compressed or not, or *.parquet", licence="CC-BY-NC-4.0")

@@ -1,31 +1,10 @@
-"""What the readers share: sources, fields of JSON records, and the refusal of bad ones."""
+"""What the readers share: fields of JSON records, and the refusal of bad ones."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sage_core.corpus.lines import bad_record, parse_json
 from sage_core.corpus.records import BadRecord, Record
-
-
-@dataclass(frozen=True)
-class Source:
-    """A part of the input that is read by itself.
-
-    Attributes:
-        path: its file; for the reader ``hf`` a folder or a name on the hub, for packaged data None.
-        name: the path relative to ``corpus.input``; a single file's own name.
-    """
-
-    path: Path | None
-    name: str
-
-    @property
-    def file(self) -> Path:
-        """``path`` of a source that is a file."""
-        assert self.path is not None, f"the source '{self.name}' has no file"
-        return self.path
 
 
 class FieldError(Exception):

@@ -17,7 +17,8 @@ from typing import Any
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers import messages, sharegpt
 from sage_core.corpus.readers.conversations import conversation, dialogue
-from sage_core.corpus.readers.fields import FieldError, Source, row_records
+from sage_core.corpus.readers.fields import FieldError, row_records
+from sage_core.corpus.readers.reader import Reader, Source
 from sage_core.corpus.records import Record
 from sage_core.errors import DataError
 from sage_core.schema import Dialogue, with_roles
@@ -93,3 +94,6 @@ def _text_list(
     if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
         raise FieldError("wrong_type")
     return dialogue(record, number, with_roles(turns), name, max_bytes, has_roles=False)
+
+
+READER = Reader(read, whole=True)

@@ -18,10 +18,10 @@ from sage_core.corpus.readers.conversations import (
     knows_json,
     read_json,
 )
-from sage_core.corpus.readers.fields import Source, row_records
+from sage_core.corpus.readers.fields import row_records
+from sage_core.corpus.readers.reader import Reader, Source
 from sage_core.corpus.records import Record
 
-FILES = "*.json, *.jsonl or *.ndjson, compressed or not, or *.parquet"
 LAYOUT = Layout(
     messages="messages",
     role="role",
@@ -44,3 +44,6 @@ def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     )
     make = partial(conversation, layout=LAYOUT, name=source.name, max_bytes=config.max_record_bytes)
     return row_records(rows, source.name, make)
+
+
+READER = Reader(read, knows, "*.json, *.jsonl or *.ndjson, compressed or not, or *.parquet")

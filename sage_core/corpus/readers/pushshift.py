@@ -21,10 +21,10 @@ from typing import Any
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import COMPRESSED, read_lines
-from sage_core.corpus.readers.fields import FieldError, Source, json_records, seconds, text
+from sage_core.corpus.readers.fields import FieldError, json_records, seconds, text
+from sage_core.corpus.readers.reader import Reader, Source
 from sage_core.corpus.records import Post, Record
 
-FILES = "*.zst, *.bz2, *.xz, *.gz, *.ndjson, *.jsonl, *.json, RC_* or RS_*"
 _SUFFIXES = (*COMPRESSED, ".ndjson", ".jsonl", ".json")
 _GONE = ("", "[deleted]", "[removed]")
 
@@ -76,3 +76,11 @@ def _unescaped(escaped: str) -> str:
     if "&" not in escaped:
         return escaped
     return escaped.replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&")
+
+
+READER = Reader(
+    read,
+    knows,
+    files="*.zst, *.bz2, *.xz, *.gz, *.ndjson, *.jsonl, *.json, RC_* or RS_*",
+    posts=True,
+)

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers.conversations import SYSTEM, Layout, knows_json, read_json
-from sage_core.corpus.readers.fields import Source
+from sage_core.corpus.readers.reader import Reader, Source
 from sage_core.corpus.records import Record
 
-FILES = "*.json, *.jsonl or *.ndjson, compressed or not"
 LAYOUT = Layout(
     messages="conversations",
     role="from",
@@ -24,9 +23,11 @@ LAYOUT = Layout(
         "system": SYSTEM,
     },
 )
-knows = knows_json
 
 
 def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     """The conversations of one file."""
     return read_json(source, config, LAYOUT)
+
+
+READER = Reader(read, knows_json, "*.json, *.jsonl or *.ndjson, compressed or not")

@@ -1,4 +1,4 @@
-"""Offensive language: whole words and phrases of a list.
+"""Dialogues with offensive language are dropped: whole words and phrases of a list.
 
 DialoGPT drops dialogues with a phrase of its own block list. Here it is the English list of the
 package ``glin-profanity`` and the user's on top. A list knows neither context nor intent: it also
@@ -8,11 +8,25 @@ drops medical talk and harmless phrases ("hard core"), and misses what is spelt 
 import json
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sage_core.config.corpus import CorpusConfig
+from sage_core.corpus.filters import Keeps
 from sage_core.errors import ConfigError, DataError
+
+
+def offensive(config: CorpusConfig) -> Keeps:
+    """
+    Raises:
+        ConfigError: ``blocked_phrases`` is no file.
+        DataError: it is not UTF-8 text.
+    """
+    path = config.blocked_phrases
+    is_offensive = _matcher(tuple(read_phrases(path)) if path else ())
+    return lambda dialogue: not any(is_offensive(message.content) for message in dialogue.messages)
 
 
 def matcher(phrases: Iterable[str]) -> Callable[[str], bool]:
@@ -55,6 +69,11 @@ def read_phrases(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise DataError(f"corpus.blocked_phrases = '{path}' is not UTF-8: {error}") from None
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+@lru_cache(maxsize=4)
+def _matcher(extra: tuple[str, ...]) -> Callable[[str], bool]:
+    return matcher([*packaged(), *extra])
 
 
 def _pattern(phrases: Iterable[str]) -> str:

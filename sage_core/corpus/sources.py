@@ -1,0 +1,71 @@
+"""The input of a corpus: which parts it has, and the records of each."""
+
+from collections.abc import Iterator
+
+from sage_core.config.corpus import CorpusConfig
+from sage_core.corpus.readers import READERS
+from sage_core.corpus.readers.reader import Reader, Source
+from sage_core.corpus.records import Record
+from sage_core.errors import ConfigError, DataError
+
+
+def reader_of(config: CorpusConfig) -> Reader:
+    """The reader that ``config`` names; a plain function reads every file of a folder.
+
+    Raises:
+        ConfigError: it cannot be imported, or is neither a :class:`Reader` nor a function.
+    """
+    found = READERS.load(config.reader)
+    if isinstance(found, Reader):
+        return found
+    if callable(found):
+        return Reader(found)
+    raise READERS.error(config.reader, "is neither a Reader nor a function (source, config)")
+
+
+def sources(config: CorpusConfig) -> list[Source]:
+    """The parts of the input that can be read side by side: a file, or all files below a folder
+    that the reader knows by name.
+
+    They are in the order of their names; hidden files and folders are passed over.
+
+    Raises:
+        ConfigError: there is no such reader, or it needs ``corpus.input``, or must not have it.
+        DataError: the input does not exist, or is a folder without a file of the reader.
+    """
+    reader, name, path = reader_of(config), config.reader, config.input
+    if reader.package:
+        if path is not None:
+            raise ConfigError(f"corpus.input is set, but the reader '{name}' has its data packaged")
+        return [Source(None, name)]
+    if path is None:
+        raise ConfigError(f"corpus.reader = '{name}' needs corpus.input, a file or a folder")
+    if reader.whole:
+        return [Source(path, path.resolve().name if path.exists() else path.as_posix())]
+    if not path.exists():
+        raise DataError(
+            f"corpus.input = '{path}' does not exist; give the path of a file or of a folder"
+        )
+    if not path.is_dir():
+        return [Source(path, path.name)]
+    files = ((file, file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    found = [
+        Source(file, part.as_posix())
+        for file, part in files
+        if reader.knows(part) and not any(name.startswith(".") for name in part.parts)
+    ]
+    if not found:
+        raise DataError(
+            f"corpus.input = '{path}' holds no file of the reader '{name}', which reads "
+            f"{reader.files}"
+        )
+    return sorted(found, key=lambda source: source.name)
+
+
+def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
+    """The records of one source, in its order: posts of reply trees, or dialogues.
+
+    Raises:
+        DataError: a data set of the reader ``hf`` cannot be loaded or has none of its columns.
+    """
+    return reader_of(config).read(source, config)
