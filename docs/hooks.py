@@ -14,6 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from sage_core.named import Registry
+
 ROOT = Path(__file__).parents[1]
 _PLACES = {
     "README.md": "index.md",
@@ -134,7 +136,8 @@ def _sections(
 def _row(path: str, name: str, field: Any, seen: dict[type[BaseModel], str]) -> str:
     below = models_in(field.annotation)
     links = " or ".join(f"[section](#{_anchor(seen[model])})" for model in below)
-    values = links or f"`{_values(field.annotation)}`"
+    names = (each.choices for each in field.metadata if isinstance(each, Registry))
+    values = links or f"`{next(names, None) or _values(field.annotation)}`"
     bounds = [
         f"{sign} {value}"
         for bound in field.metadata

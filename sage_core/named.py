@@ -100,7 +100,11 @@ class Registry:
         try:
             return load(found.path)
         except ConfigError as error:
-            raise ConfigError(f"{self.setting}: {error}") from error.__cause__
+            problem = (
+                f"cannot be imported ({error.__cause__}; its folder has to be on PYTHONPATH, or "
+                "the working directory)"
+            )
+            raise self.error(name, problem) from error
 
     def error(self, name: str, problem: str) -> ConfigError:
         """The error of a name that cannot be used."""

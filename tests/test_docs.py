@@ -18,8 +18,10 @@ from typer.main import get_command
 from flows.cli import app
 from sage_core.config.corpus import CorpusConfig
 from sage_core.config.pipeline import PipelineConfig
-from sage_core.corpus import filters
-from sage_core.corpus.readers import sharegpt
+from sage_core.corpus.readers import READERS
+from sage_core.corpus.readers.reader import Source
+from sage_core.corpus.rules import RULES
+from sage_core.evaluation.prompts import PROMPTS
 from sage_core.schema import Dialogue, Message
 
 ROOT = Path(__file__).parent.parent
@@ -177,23 +179,37 @@ def test_the_example_of_state_action_text_runs():
     exec(example, {})
 
 
-def test_the_recipes_run():
-    rule, reader, selector = python_blocks("extending.md")
+def test_the_recipes_run(tmp_path):
+    rule, reader, selector, prompt = map(made, python_blocks("extending.md"))
 
-    made = vars(filters).copy()
-    exec(rule, made)
-    keeps = made["_no_digits"](CorpusConfig(), None)
-    assert keeps(dialogue("no numbers"))
-    assert not keeps(dialogue("7 numbers"))
+    keeps = rule["no_links"](CorpusConfig())
+    assert keeps(dialogue("no address"))
+    assert not keeps(dialogue("see http://a.b"))
 
-    made = vars(sharegpt).copy()
-    exec(reader, made)
-    assert made["LAYOUT"].roles["bot"] == "assistant"
-    assert made["knows"](Path("a.jsonl"))
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"turns": [{"speaker": "person", "text": "hi"}]}\n')
+    assert reader["TICKETS"].knows(path)
+    (read,) = reader["TICKETS"].read(Source(path, path.name), CorpusConfig())
+    assert read.messages == (Message("user", "hi"),)
 
-    made = {}
-    exec(selector, made)
-    assert made["short"]("one two") == -2.0
+    assert selector["short"]("one two") == -2.0
+    assert prompt["harsh"].endswith(".")
+
+
+def made(block: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(block, names)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("registry", "page"),
+    [(READERS, "corpora.md"), (RULES, "corpora.md"), (PROMPTS, "evaluation.md")],
+)
+def test_every_name_of_a_registry_is_documented_and_in_the_reference(registry, page):
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    assert not [name for name in registry.names if not re.search(rf"`(prompt: )?{name}`", text)]
+    assert f"`{registry.choices}`" in hooks.configuration()
 
 
 def dialogue(text: str) -> Dialogue:

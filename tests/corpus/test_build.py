@@ -187,7 +187,7 @@ def test_too_many_bad_records_stop_the_run_and_leave_nothing(tmp_path: Path) -> 
 def test_a_wrong_rule_is_named_before_anything_is_read(tmp_path: Path) -> None:
     rules = ("no_such_module:wrds",)
     config = CorpusConfig(reader="messages", input=tmp_path / "missing", rules=rules)
-    with pytest.raises(ConfigError, match=r"corpus\.rules: 'no_such_module:wrds' cannot be"):
+    with pytest.raises(ConfigError, match=r"corpus\.rules: .*'no_such_module:wrds' cannot"):
         build(config, tmp_path / "out")
 
 

@@ -6,13 +6,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from every_step import steps, with_engines
 
+from sage_core.config.corpus import CorpusConfig
 from sage_core.config.engine import EngineConfig
+from sage_core.config.evaluation import JudgeConfig
+from sage_core.config.mixture import MixtureConfig
+from sage_core.config.search import SearchConfig
+from sage_core.corpus.readers import READERS
 from sage_core.steps import code
 from sage_core.steps.base import Step
+from sage_core.steps.code import own_code
 from sage_core.steps.key import code_of, key, roots
 
 ROOT = Path(__file__).parents[2]
@@ -162,7 +169,126 @@ def test_an_engines_code_counts_where_it_is_named(changed: Change) -> None:
     assert "annotate-shard" not in after("sage_core.engines.drawing")
 
 
+def with_corpus(name: str, **settings: Any) -> Step:
+    return replace(STEPS[name], corpus=CorpusConfig.model_validate(settings))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("module", "readers", "others"),
+    [
+        ("chitchat", {"chitchat"}, {"corpus-source", "corpus"}),  # of the default
+        ("pushshift", {"pushshift"}, set()),
+        ("convokit", {"convokit"}, set()),
+        ("sharegpt", {"sharegpt", "hf"}, set()),  # which takes its layout
+        ("huggingface", {"hf"}, set()),
+        ("conversations", {"messages", "sharegpt", "hf"}, set()),
+        ("empathetic_dialogues", {"empathetic_dialogues"}, {"situations"}),
+    ],
+)
+def test_a_readers_code_counts_where_it_is_named(
+    changed: Change, module: str, readers: set[str], others: set[str]
+) -> None:
+    corpora = {
+        (name, reader): with_corpus(name, reader=reader)
+        for name in ("corpus-source", "corpus-partition", "corpus")
+        for reader in READERS.names
+    }
+    blends = {
+        reader: replace(STEPS["chain-text"], settings=MixtureConfig.model_validate(
+            {"instructions": {"reader": reader, "input": "x"}}
+        ))  # type: ignore[call-arg]
+        for reader in READERS.names
+    }  # fmt: skip
+    steps = {**corpora, **{("chain-text", reader): step for reader, step in blends.items()}}
+    before = {each: code_of(step) for each, step in steps.items()}
+    found = remade(changed(f"sage_core.corpus.readers.{module}", "x = 1\n"))
+    assert found == others
+    assert {each for each, step in steps.items() if code_of(step) != before[each]} == {
+        (name, reader) for name in ("corpus-source", "corpus", "chain-text") for reader in readers
+    }
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept_by"),
+    [
+        ("url", {"corpus-partition", "corpus"}),
+        ("question", {"corpus-partition", "corpus"}),
+        ("near_duplicate", {"corpus"}),  # which looks across partitions
+    ],
+)
+def test_a_rules_code_counts_where_it_is_named(
+    changed: Change, rule: str, kept_by: set[str]
+) -> None:
+    rules = {"paper": "paper", "url": ["url", "turns"], "near": ["near_duplicate"], "all": "all"}
+    steps = {
+        (name, each): with_corpus(name, rules=value)
+        for name in ("corpus-source", "corpus-partition", "corpus")
+        for each, value in rules.items()
+    }
+    using = {"url": {"url", "all"}, "question": {"paper", "all"}, "near_duplicate": {"near", "all"}}
+    before = {each: code_of(step) for each, step in steps.items()}
+    found = remade(changed(f"sage_core.corpus.rules.{rule}", "x = 1\n"))
+    assert found == (kept_by if rule == "question" else set())  # of the default, the paper's
+    assert {each for each, step in steps.items() if code_of(step) != before[each]} == {
+        (name, each) for name in kept_by for each in using[rule]
+    }
+
+
+def test_a_judge_prompts_code_counts_where_it_is_named(changed: Change) -> None:
+    judging = replace(STEPS["judge-pair"], settings=JudgeConfig(name="m0", prompt="companion"))  # type: ignore[call-arg]
+    before = code_of(judging)
+    assert remade(changed("sage_core.evaluation.prompts.companion", "x = 1\n")) == set()
+    assert code_of(judging) != before
+    assert remade(changed("sage_core.evaluation.prompts.open", "x = 1\n")) == {"judge-pair"}
+    assert code_of(judging) == before
+
+
+def own_steps(package: str) -> dict[str, Step]:
+    """Steps whose settings name something of the user's own."""
+    own = {name: f"{package}.{name}s:own" for name in ("reader", "rule", "prompt", "score")}
+    search = SearchConfig.model_validate({"selector": {"function": own["score"]}})
+    judge_ = JudgeConfig(name="m0", prompt=own["prompt"])
+    return {
+        "reader": with_corpus("corpus-source", reader=own["reader"]),
+        "rule": with_corpus("corpus-partition", rules=["turns", own["rule"]]),
+        "prompt": replace(STEPS["judge-pair"], settings=judge_),  # type: ignore[call-arg]
+        "score": replace(STEPS["search-shard"], settings=search),  # type: ignore[call-arg]
+    }
+
+
+def test_ones_own_code_counts_with_all_of_its_package_that_it_reaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of it is changed but a comment; and its name and hash are in the manifest."""
+    package = tmp_path / "our_own_code"
+    package.mkdir()
+    sources = {f"{name}s": "own = 1\n" for name in ("reader", "rule", "prompt", "score")}
+    sources |= {"__init__": "", "helper": "x = 1\n", "rules": "from our_own_code import helper\n"}
+
+    def keys(**changed: str) -> dict[str, str]:
+        for name, text in {**sources, **changed}.items():
+            (package / f"{name}.py").write_text(text)
+        code._module.cache_clear()
+        return {name: key(step) for name, step in own_steps("our_own_code").items()}
+
+    monkeypatch.chdir(tmp_path)  # which is enough to be found
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = keys()
+
+    def different(**changed: str) -> set[str]:
+        return {name for name, found in keys(**changed).items() if found != before[name]}
+
+    assert different() == different(rules=sources["rules"] + "# a comment\n") == set()
+    for name in before:
+        assert different(**{f"{name}s": "own = 2\n"}) == {name}
+    assert different(helper="x = 2\n") == {"rule"}
+    for step in own_steps("our_own_code").values():
+        (own,) = (each for each in step.named if each.own)
+        assert own_code(step.named) == {own.name: code.code_hash(own.module)}
+
+
 PLAIN = "def f(a):\n    return a\n"
+TABLE = 'NAMES = Registry("a", table={"x": "a:b"})\n'
 SECTION = (
     "class Section: ...\nclass Part(Section):\n    n: int = 1\n    def m(self): return self.n\n"
 )
@@ -174,6 +300,9 @@ SECTION = (
         (PLAIN, '"""Words."""\ndef f(a):\n    """More."""\n    return a  # why\n', True),
         (PLAIN, "def f(\n    a,\n):\n    return (a)\n", True),
         (PLAIN, "def f(a):\n    return -a\n", False),
+        # What a step takes from a registry is in its key, the rest of the table does not matter.
+        (TABLE, TABLE.replace("}", ', "y": "a:c"}'), True),
+        (TABLE, TABLE.replace("NAMES", "OTHERS"), False),
         # The values of settings are in the keys of the steps that are given them.
         (SECTION, SECTION.replace("n: int = 1", "n: int = 2; other: str = 'x'"), True),
         (SECTION, SECTION.replace("return self.n", "return -self.n"), False),

@@ -9,6 +9,7 @@ import pytest
 from every_step import steps
 from pydantic import BaseModel
 
+from sage_core.config.mixture import InstructionsConfig
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.section import RUNTIME
 from sage_core.named import Registry
@@ -18,7 +19,10 @@ from sage_core.storage import ArtifactRef
 from tasks.checkpoints import Checkpoint
 
 STEPS = steps()
-NAMES_CODE = {"function": "statistics:mean"}
+OTHERS = {
+    "function": "statistics:mean",  # names code
+    "instructions": InstructionsConfig(input=Path("x")),
+}
 RUNTIME_SETTINGS = {
     "ModelConfig.batch_size",
     "ModelConfig.prefill_tokens",
@@ -68,7 +72,7 @@ def variants(section: BaseModel) -> Iterator[tuple[str, bool, BaseModel]]:
             for path, inner, changed in variants(value):
                 yield path, runtime or inner, section.model_copy(update={name: changed})
         else:
-            changed_value = NAMES_CODE.get(name) or other(value, field.annotation, field.metadata)
+            changed_value = OTHERS.get(name) or other(value, field.annotation, field.metadata)
             copy = section.model_copy(update={name: changed_value})
             yield f"{type(section).__name__}.{name}", runtime, copy
 
