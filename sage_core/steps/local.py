@@ -11,16 +11,19 @@ from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.config.engine import EngineConfig
 from sage_core.config.model import ModelConfig
 from sage_core.corpus.build import load_funnel
 from sage_core.corpus.records import FunnelStep
-from sage_core.engines.base import Engine
 from sage_core.steps.base import Model, Step
 from sage_core.steps.whole_corpus import make_corpus
 from sage_core.storage import ArtifactRef
+
+if TYPE_CHECKING:
+    from sage_core.engines.base import Engine
 
 
 def build(config: CorpusConfig, output: Path, processes: int = 1) -> list[FunnelStep]:
@@ -81,7 +84,7 @@ class _Context:
     def folder(self, ref: ArtifactRef) -> Path:
         return self.root / ref.path
 
-    def engine(self, settings: EngineConfig, model: Model, config: ModelConfig) -> Engine:
+    def engine(self, settings: EngineConfig, model: Model, config: ModelConfig) -> "Engine":
         raise ValueError("steps that ask a model are made in a SAGE home")
 
     @contextmanager
