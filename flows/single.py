@@ -21,7 +21,7 @@ from sage_core.errors import ConfigError, DataError
 from sage_core.evaluation import judge
 from sage_core.schema import Judgement
 from sage_core.search import scorers
-from sage_core.search.setup import strategy_of
+from sage_core.search.setup import check_search, strategy_of
 from sage_core.search.situations import situations
 from sage_core.steps import configured
 from sage_core.steps.base import Model
@@ -88,6 +88,7 @@ def train_dpo(config: PipelineConfig, rows: Path, output: Path, parent: Path) ->
 def search(config: PipelineConfig, agent: str, user: str, output: Path) -> Path:
     """Self-play search on the search half; agent and user are names of models or folders of
     checkpoints. One that was killed goes on at its last turn."""
+    check_search(config.search)
     models = _players(config, agent, user)
     openings = pipeline.situations(config, "search", config.search.situations)
     return _copied(pipeline.search(config, *models, openings), output) / TRAJECTORIES
@@ -105,6 +106,8 @@ def compare_strategies(
     openings = situations(config.situations, "search", config.search.situations)
     models = _players(config, agent, user)
     judging = config.evaluation.judges[0]
+    check_search(config.search)
+    judge.question(judging.prompt)
     context = _comparing(config, models, output)
     players = players_of(
         context, *models, config.search, config.conversation, config.model, config.seed

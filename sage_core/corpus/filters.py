@@ -45,9 +45,9 @@ def across(config: CorpusConfig) -> list[str]:
 
 
 def rules_of(config: CorpusConfig) -> tuple[Named, ...]:
-    """All rules that ``config.rules`` names, none of them loaded."""
+    """All rules that ``config.rules`` names, each once, none of them loaded."""
     named = [config.rules] if isinstance(config.rules, str) else config.rules
-    return RULES.resolve(*named)
+    return tuple(dict.fromkeys(RULES.resolve(*named)))
 
 
 def _test(name: str, config: CorpusConfig) -> Keeps:

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from sys import modules
 
+from sage_core.errors import ConfigError
 from sage_core.named import Named, search_here
 
 _PACKAGE = "sage_core"
@@ -52,8 +53,8 @@ def reach(*roots: str) -> dict[str, Source]:
     """The modules and packaged files that ``roots`` can reach, by name; a file's has its folder.
 
     Raises:
-        ValueError: a root is not a module, or a module names a packaged file by other than a
-            literal.
+        ConfigError: there is no module of the name of a root.
+        ValueError: a module names a packaged file by other than a literal.
     """
     packages = frozenset({_PACKAGE, *(root.partition(".")[0] for root in roots)})
     found: dict[str, Source] = {}
@@ -95,7 +96,10 @@ def _root(top: str) -> Path | None:
 def _module(name: str, packages: frozenset[str]) -> Source:
     path = locate(name)
     if path is None:
-        raise ValueError(f"there is no module '{name}' to take the source of")
+        raise ConfigError(
+            f"there is no module '{name}'; its folder has to be on PYTHONPATH, or the working "
+            "directory"
+        )
     if path.suffix != ".py":  # compiled, of a user's own
         return Source(sha256(path.read_bytes()).hexdigest())
     tree = _Normalised().visit(ast.parse(read_source(path)))

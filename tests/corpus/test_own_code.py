@@ -111,7 +111,8 @@ def test_its_name_is_the_reason_and_its_hash_is_on_the_card(folder: Path) -> Non
 
 
 def test_a_set_and_rules_of_ones_own_are_one_list(folder: Path) -> None:
-    build(corpus(input="in", rules=["my_pkg.rules:no_links", "paper"]), folder / "out")
+    rules = ["my_pkg.rules:no_links", "paper", "turns"]  # of which the set has the last one
+    build(corpus(input="in", rules=rules), folder / "out")
     assert [step["step"] for step in load_funnel(folder / "out")] == [
         "read", "my_pkg.rules:no_links", "turns", "question", "words", "sentiment",
     ]  # fmt: skip

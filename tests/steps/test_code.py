@@ -17,6 +17,7 @@ from sage_core.config.evaluation import JudgeConfig
 from sage_core.config.mixture import MixtureConfig
 from sage_core.config.search import SearchConfig
 from sage_core.corpus.readers import READERS
+from sage_core.errors import ConfigError
 from sage_core.steps import code
 from sage_core.steps.base import Step
 from sage_core.steps.code import own_code
@@ -285,6 +286,11 @@ def test_ones_own_code_counts_with_all_of_its_package_that_it_reaches(
     for step in own_steps("our_own_code").values():
         (own,) = (each for each in step.named if each.own)
         assert own_code(step.named) == {own.name: code.code_hash(own.module)}
+
+
+def test_a_module_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no module 'nowhere_at_all'; .* PYTHONPATH"):
+        key(with_corpus("corpus-source", reader="nowhere_at_all:read"))
 
 
 PLAIN = "def f(a):\n    return a\n"
