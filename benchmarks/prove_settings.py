@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from enum import StrEnum
 from hashlib import sha256
 
-from sage_core.config.loading import load_config
-from sage_core.config.pipeline import PipelineConfig
+from sage_core.config import PipelineConfig, load_config
 from sage_core.schema import Situation
 
 SEEDS = 4
 # What differs from the demo. The values are a first choice: none was tuned on this measure yet.
 SETTINGS = (
-    "search.situations=16",
+    "search.situations=0",  # all of the search half
     "search.candidates=6",
-    "search.selfplay.max_turns=4",  # two replies of the agent's
+    "search.selfplay.max_turns=2",  # one reply: as many dialogues as there are, each at its start
     "search.selfplay.shard_size=32",
     "evaluation.situations=0",  # all, before they are halved
     # A model that learns from its own draws, whoever selects them, has to stay the same model. A
@@ -34,12 +33,8 @@ ARMS = {
     "turned around": "search.selector={function: 'benchmarks.properties:no_question'}",
     "at random": "search.selector={random: true}",
 }
-# The sets are a search of m1's with one reply, of many candidates.
-SETS = (
-    "search.selector={random: true}",
-    "search.candidates=16",
-    "search.selfplay.max_turns=2",
-)
+# The sets are a search of m1's with many candidates.
+SETS = ("search.selector={random: true}", "search.candidates=16")
 
 
 class Half(StrEnum):
