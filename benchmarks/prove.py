@@ -44,7 +44,7 @@ def main(
         environment.prepare(quiet=True)
         environment.stop_orphaned_servers()
         from benchmarks import prove_flow  # imports Prefect, which reads what was prepared
-        from flows.run import name_stages
+        from flows.commands.pipeline_run import name_stages
 
         name_stages()
         measured = prove_flow.prove(half, (), seeds_of(half))

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import xgrammar
 from rich.console import Console
 
-from flows.chat import show
-from flows.chat_web import SLIDERS
+from flows.commands.chat import show
+from flows.commands.chat_web import SLIDERS
 from sage_core import annotation, labels
 from sage_core.chat import Chat
 from sage_core.config.annotation import AnnotationConfig

@@ -121,7 +121,7 @@ def test_a_fourth_field_is_one_declaration(tmp_path: Path) -> None:
 _LABEL = "a situation's label is an emotion"
 _EVERY = " ".join(field.name for field in FIELDS)
 ABOUT = {
-    "flows/run.py": ("emotion", "the measure emotion_accuracy"),
+    "flows/commands/tables.py": ("emotion", "the measure emotion_accuracy"),
     "sage_core/annotation.py": ("topic", "topics can be held to words of the dialogue"),
     "sage_core/config/annotation.py": (_EVERY, "the settings of each field"),
     "sage_core/config/conversation.py": ("emotion", _LABEL),

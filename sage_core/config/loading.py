@@ -51,7 +51,7 @@ def _read_yaml(source: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"'{source}' is not YAML: {error}; mend that line") from None
+        raise ConfigError(f"'{source}' is not YAML: {error}; fix that line") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"'{source}' holds no mapping of sections at its top; see demo.yaml")
     return {key: _unshared(value) for key, value in tree.items()}

@@ -105,7 +105,7 @@ def check_share(config: CorpusConfig, read: int, quarantine: Quarantine) -> None
         f"{bad} of {read} records of '{config.input}' cannot be read ({reasons}), more than "
         f"corpus.max_bad_share = {config.max_bad_share:g}; the first is {sample.where} "
         f"({sample.reason}): {sample.sample[:80]!r}. Check corpus.reader, now '{config.reader}', "
-        "mend the input, or raise the limit"
+        "fix the input, or raise the limit"
     )
 
 

@@ -56,7 +56,7 @@ _PASSING = (408, 409, 429)  # what the client tries again, besides 5xx
 _ADDRESS, _HEADERS = "OPENAI_BASE_URL", "OPENAI_CUSTOM_HEADERS"  # which the client reads itself
 _SHORTEST_SECRET = 8  # characters; shorter values of headers are words
 _IN_HEADERS = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", _HEADERS)
-_MENDS = {
+_FIXES = {
     400: "check the request against what the server can do",
     401: "check the key (api_key_env)",
     404: "check 'model' and 'base_url'",
@@ -564,13 +564,13 @@ class OpenAIEngine:
                     "OpenAI-compatible server's"
                 ) from None
             except openai.APIStatusError as error:
-                mend = _MENDS.get(error.status_code, "check that the server is well")
+                fix = _FIXES.get(error.status_code, "check the server's log")
                 what = (
                     tried if error.status_code in _PASSING or error.status_code >= 500 else failed
                 )
                 kind = ContextError if _TOO_LONG.search(error.message) else EngineError
                 said = self._redact(error.message)
-                raise kind(f"{what}: {said}; {mend}, then start again") from None
+                raise kind(f"{what}: {said}; {fix}, then start again") from None
             except openai.APITimeoutError:
                 raise EngineError(
                     f"{tried}: no answer within {self.config.timeout_s:g} s; raise timeout_s or "

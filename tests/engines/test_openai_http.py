@@ -230,7 +230,7 @@ def test_what_openai_cannot_do_is_refused_before_anything_is_sent(
     assert server.bodies == []
 
 
-def test_require_names_all_that_is_missing_with_its_mend() -> None:
+def test_require_names_all_that_is_missing_with_its_fix() -> None:
     engine = ScriptedEngine(lambda request, candidate: "")
     request = asked(
         "r", sampling=SamplingConfig(), constraint=json_schema({}), opens_with_states=True
@@ -478,7 +478,7 @@ def test_a_passing_failure_is_tried_again(server: Server, status: int) -> None:
     assert len(server.bodies) == 3
 
 
-def test_a_lasting_failure_names_server_request_and_mend(server: Server) -> None:
+def test_a_lasting_failure_names_server_request_and_fix(server: Server) -> None:
     server.answer = lambda body: (500, {"error": {"message": "out of memory"}})
     with pytest.raises(EngineError) as caught:
         server.engine(max_retries=1).generate([asked("select/rain")])

@@ -16,7 +16,7 @@ import pytest
 from sage_core.config.engine import EngineConfig, SamplingConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.pipeline import PipelineConfig
-from sage_core.engines import managed_vllm, vllm_server
+from sage_core.engines import managed_vllm, supervisor, vllm_server
 from sage_core.engines.base import Request
 from sage_core.engines.managed_vllm import VllmEngine
 from sage_core.engines.vllm_server import VllmServer
@@ -69,7 +69,7 @@ pytestmark = pytest.mark.integration  # real processes; `make test` has a quarte
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(vllm_server, "_GRACE_S", 0.3)
+    monkeypatch.setattr(supervisor, "GRACE_S", 0.3)
     yield
     managed_vllm.release()
 
@@ -164,8 +164,8 @@ from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs of a shell
 from sage_core.config.engine import EngineConfig
 from sage_core.config.model import ModelConfig
-from sage_core.engines import managed_vllm, vllm_server
-vllm_server._GRACE_S = 0.3
+from sage_core.engines import managed_vllm, supervisor
+supervisor.GRACE_S = 0.3
 settings = EngineConfig(kind="vllm", vllm_python=Path({str(python)!r}))
 managed_vllm.engine(settings, Path({str(base)!r}), None, ModelConfig(), Path({str(tmp_path)!r}))
 print("up", flush=True)
@@ -187,7 +187,7 @@ time.sleep(600)
     wait_for(lambda: running(pids) == [])
 
 
-def test_a_leash_that_is_killed_takes_its_group_along_at_the_latest_on_stop(
+def test_a_supervisor_that_is_killed_takes_its_group_along_at_the_latest_on_stop(
     python: Path, base: Path, tmp_path: Path
 ) -> None:
     with VllmServer(base, MODEL, settings(python), tmp_path / "v.log") as server:
@@ -196,7 +196,7 @@ def test_a_leash_that_is_killed_takes_its_group_along_at_the_latest_on_stop(
         os.kill(server.pid, signal.SIGKILL)
         wait_for(lambda: not server.alive())
         assert pids[0] in running(pids)
-    # Only the one that had left the group may outlive the leash.
+    # Only the one that had left the group may outlive the supervisor.
     wait_for(lambda: running(pids) in ([], pids[2:]))
     for pid in running(pids):
         os.kill(pid, signal.SIGKILL)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.chat import command, show
+from flows.commands.chat import command, show
 from sage_core.chat import Chat, Turn
 from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
 from sage_core.config.model import ModelConfig

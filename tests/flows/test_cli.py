@@ -152,10 +152,10 @@ def test_doctor_finds_what_the_demo_needs(tmp_path: Path) -> None:
     }
 
 
-def test_doctor_names_the_mend(tmp_path: Path) -> None:
+def test_doctor_names_the_fix(tmp_path: Path) -> None:
     done = sage(
         "doctor", "--preset", "demo", "--json", "--set", "model.base=NO/SUCH", home=tmp_path
     )
     assert done.returncode == 1
-    missing = {check["what"]: check["mend"] for check in json.loads(done.stdout) if not check["ok"]}
+    missing = {check["what"]: check["fix"] for check in json.loads(done.stdout) if not check["ok"]}
     assert "hf download NO/SUCH" in missing["base model NO/SUCH"]

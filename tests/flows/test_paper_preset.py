@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import doctor
+from flows.commands import doctor_checks
 from sage_core import preflight
 from sage_core.config.engine import EngineConfig
 from sage_core.config.loading import load_config
@@ -40,9 +40,9 @@ def with_gpus(monkeypatch: pytest.MonkeyPatch, number: int, gb: float) -> None:
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
 
 
-def checks(config: PipelineConfig) -> dict[str, doctor.Check]:
+def checks(config: PipelineConfig) -> dict[str, doctor_checks.Check]:
     """By the first word of what is checked: GPUs, memory, disk, device, settings."""
-    found = doctor._machine(config, weights_here=False)
+    found = doctor_checks._machine(config, weights_here=False)
     return {check.what.split()[0].rstrip(","): check for check in found}
 
 
@@ -189,7 +189,7 @@ def test_the_doctor_holds_the_paper_against_the_plan(
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 24e9 / 4096}.get)
     missing = checks(config)
     assert {name for name, check in missing.items() if not check.ok} == {"GPUs", "memory", "disk"}
-    assert all(check.mend for check in missing.values())
+    assert all(check.fix for check in missing.values())
     assert "none" in missing["GPUs"].found
     assert missing["GPUs"].what == "GPUs, 2 x 62 GB"
 
@@ -216,7 +216,9 @@ def test_the_doctor_names_settings_that_use_too_few_gpus() -> None:
 def test_the_doctor_plans_without_the_number_of_dialogues_and_not_without_a_size() -> None:
     unknown = load_config("demo", ["corpus.max_dialogues=0"])
     assert checks(unknown)["memory"].ok is not None
-    (check,) = doctor._machine(load_config("demo", ["model.base=NO/SUCH"]), weights_here=False)
+    (check,) = doctor_checks._machine(
+        load_config("demo", ["model.base=NO/SUCH"]), weights_here=False
+    )
     assert not check.ok
     assert "plan.model" in check.found
 
@@ -227,5 +229,5 @@ def test_the_doctor_fails_for_the_paper_on_the_command_line(tmp_path: Path) -> N
     found = {check["what"]: check for check in json.loads(done.stdout)}
     for name in ("dialogues", "situations", "judge gpt-3.5: gpt-3.5-turbo"):
         assert not found[name]["ok"]
-        assert found[name]["mend"]
+        assert found[name]["fix"]
     assert {"GPUs, 2 x 62 GB", "memory, 189.3 GB", "disk, 97.4 GB"} <= set(found)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows import single
+from flows.commands import single_stages
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.engines import loading
 from sage_core.engines.scripted import ScriptedEngine
@@ -105,10 +105,10 @@ def test_train_dpo_takes_as_many_pairs_as_the_settings_say(
     config = PipelineConfig.model_validate({"dpo": {"max_pairs": 12}, "seed": 3})
     found, pairs = tmp_path / "found.parquet", tmp_path / "pairs.parquet"
     trajectories(found, 40)
-    single.train_dpo(config, found, tmp_path / "first", parent)
+    single_stages.train_dpo(config, found, tmp_path / "first", parent)
     from_trajectories = trainings.rows
     step = Preferences(
-        trajectories=(single._given(found, "trajectories.parquet"),),
+        trajectories=(single_stages._given(found, "trajectories.parquet"),),
         profile=config.conversation.agent, rejected=config.dpo.rejected, max_pairs=12, seed=3,
     )  # fmt: skip
     there = read_rows(store().folder(make(step)) / PREFERENCES, PreferencePair)
@@ -117,7 +117,7 @@ def test_train_dpo_takes_as_many_pairs_as_the_settings_say(
 
     every = [PreferencePair((Message("user", "?"),), f"a{n}", f"b{n}", 0) for n in range(40)]
     write_rows(pairs, every, PreferencePair)
-    single.train_dpo(config, pairs, tmp_path / "second", parent)
+    single_stages.train_dpo(config, pairs, tmp_path / "second", parent)
     assert len(trainings.rows) == 12
     assert set(trainings.rows) < set(every)
     assert [job.name for job in trainings.jobs] == ["dpo", "dpo"]
@@ -152,7 +152,7 @@ def test_train_sft_takes_the_mixture_along(tmp_path: Path, trainings: Trainings)
 
     def trained(name: str, **mixture: Any) -> list[TrainingDialogue]:
         config = PipelineConfig.model_validate({"mixture": mixture})
-        single.train_sft(config, rows, tmp_path / name, None, states=True)
+        single_stages.train_sft(config, rows, tmp_path / name, None, states=True)
         assert trainings.jobs[-1].name == name
         return trainings.rows
 
@@ -169,7 +169,9 @@ def test_a_user_of_dialogues_alone_is_trained_on_too(tmp_path: Path, trainings: 
     said = (Message("user", "Hi."), Message("assistant", "Hello."))
     write_rows(tmp_path / "dialogues.parquet", [Dialogue("d", "t", "d", said)], Dialogue)
     config = PipelineConfig.model_validate({"conversation": {"train_user": True}})
-    single.train_sft(config, tmp_path / "dialogues.parquet", tmp_path / "raw", None, states=True)
+    single_stages.train_sft(
+        config, tmp_path / "dialogues.parquet", tmp_path / "raw", None, states=True
+    )
     asked = [row.messages[0].content for row in trainings.rows]
     assert asked == [config.conversation.agent.ask, config.conversation.user.ask]
     assert not any("{" in message.content for row in trainings.rows for message in row.messages)
@@ -190,7 +192,7 @@ def test_annotate_takes_one_split_and_asks_once(
     write_rows(tmp_path / "dialogues.parquet", rows, Dialogue)
     config = PipelineConfig.model_validate({"annotation": {"shard_size": 1}})
     for name in ("first", "again"):
-        made = single.annotate(config, tmp_path / "dialogues.parquet", tmp_path / name)
+        made = single_stages.annotate(config, tmp_path / "dialogues.parquet", tmp_path / name)
         found = read_rows(made, AnnotatedDialogue)
         assert [row.dialogue_id for row in found] == ["d0", "d2"]
         assert len(asked) == 4
@@ -202,4 +204,4 @@ def test_models_that_are_judged_need_two_names(tmp_path: Path, trainings: Traini
     path = tmp_path / "trajectories.parquet"
     trajectories(path, 1)
     with pytest.raises(ConfigError, match="--model-b"):
-        single.judge_run(PipelineConfig(), (path, path), ("a", "a"), tmp_path / "judged")
+        single_stages.judge_run(PipelineConfig(), (path, path), ("a", "a"), tmp_path / "judged")

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows import cli, single
+from flows import cli
+from flows.commands import single_stages
 from sage_core.config.loading import PRESETS, load_config
 from sage_core.errors import DataError
 from sage_core.schema import AnnotatedDialogue, Dialogue, TrainingDialogue, with_roles
@@ -94,7 +95,7 @@ def test_training_on_a_table_with_splits_takes_one(
     dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str, expected: int
 ) -> None:
     monkeypatch.setenv("SAGE_HOME", str(tmp_path / "home"))
-    ref = single._training_text(load_config("tiny"), dialogues, split, states=True)
+    ref = single_stages._training_text(load_config("tiny"), dialogues, split, states=True)
     assert len(read_rows(store().folder(ref) / TRAINING, TrainingDialogue)) == expected
 
 

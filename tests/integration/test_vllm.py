@@ -316,8 +316,8 @@ def test_a_killed_server_leaves_no_process_and_is_started_again(
     server.stop()  # the machine has room for one
     first = managed_vllm.engine(SETTINGS, base, None, MODEL, tmp_path)
     assert managed_vllm._server is not None
-    leash = psutil.Process(managed_vllm._server.pid)
-    processes = [leash, *leash.children(recursive=True)]
+    supervisor = psutil.Process(managed_vllm._server.pid)
+    processes = [supervisor, *supervisor.children(recursive=True)]
     assert len(processes) >= 3
     os.kill(processes[1].pid, signal.SIGKILL)
     _, alive = psutil.wait_procs(processes, timeout=30)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.run import quality_table
+from flows.commands.tables import quality_table
 from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
 from sage_core.config.engine import EngineConfig
 from sage_core.config.evaluation import QualityConfig

@@ -110,7 +110,7 @@ def test_doctor_opens_both_databases(home: Path, made: Path) -> None:
     assert checks["MLflow database"]["ok"]
     assert not checks["Prefect database"]["ok"]
     assert "_alembic_tmp_metrics" in checks["Prefect database"]["found"]
-    assert "prefect.db.broken" in checks["Prefect database"]["mend"]
+    assert "prefect.db.broken" in checks["Prefect database"]["fix"]
 
 
 def test_only_a_run_of_the_same_home_is_taken_up_again(

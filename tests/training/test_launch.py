@@ -63,7 +63,7 @@ def test_no_process_is_left_when_the_task_is_cancelled(
     long = SFT.model_copy(update={"epochs": 500})
     with pytest.raises(KeyboardInterrupt):
         train_sft(tmp_path, job(launcher=TWO), DIALOGUES, long, tmp_path / "work", cancel)
-    assert len(seen) >= 4  # the leash, accelerate, and two that train
+    assert len(seen) >= 4  # the supervisor, accelerate, and two that train
     assert [process for process in seen if alive(process)] == []
 
 
@@ -84,7 +84,7 @@ def test_what_cannot_be_launched_is_said_before(tmp_path: Path) -> None:
 
 
 def test_the_doctor_says_what_has_never_been_run() -> None:
-    from flows.doctor import _experimental
+    from flows.commands.doctor_checks import _experimental
 
     wanted = ["model.quantization=4bit", "training.launcher={strategy: fsdp}"]
     (check,) = _experimental(load_config("tiny", wanted))
@@ -102,7 +102,7 @@ def test_experimental_options_are_values_of_the_configuration() -> None:
 
 
 def test_preflight_and_doctor_say_what_training_lacks(tmp_path: Path) -> None:
-    from flows.doctor import _training
+    from flows.commands.doctor_checks import _training
 
     wanted = ["model.quantization=4bit", "model.device=cpu", "training.launcher={strategy: zero2}"]
     config = load_config("tiny", wanted)
@@ -110,7 +110,7 @@ def test_preflight_and_doctor_say_what_training_lacks(tmp_path: Path) -> None:
         preflight.check(config)
     four_bits, launcher = _training(config)
     assert not four_bits.ok
-    assert "model.quantization=none" in four_bits.mend
+    assert "model.quantization=none" in four_bits.fix
     assert not launcher.ok
     assert "deepspeed" in launcher.found
     assert list(_training(load_config("tiny"))) == []

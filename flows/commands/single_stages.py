@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 import pyarrow.parquet as pq
 
 from flows import pipeline
-from flows.folders import check_new, new_folder
+from flows.commands.folders import check_new, new_folder
 from sage_core import labels
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.search import SearchConfig

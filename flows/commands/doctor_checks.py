@@ -1,4 +1,4 @@
-"""``sage doctor``: what a preset needs, what was found, and the fix for what is missing.
+"""The checks of ``sage doctor``: what a preset needs, what was found, and the fix for what is not.
 
 GPUs, memory and disk are compared with the plan's own numbers (:mod:`sage_core.planning.needs`).
 """
@@ -40,7 +40,7 @@ class Check:
     what: str
     ok: bool
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def examine(config: PipelineConfig) -> list[Check]:
@@ -151,11 +151,11 @@ def _experimental(config: PipelineConfig) -> Iterator[Check]:
         yield Check(", ".join(chosen), True, NEVER_RUN)
 
 
-def _probe(what: str, check: Callable[[], None], found: str, mend: str) -> Check:
+def _probe(what: str, check: Callable[[], None], found: str, fix: str) -> Check:
     try:
         check()
     except SageError as error:
-        return Check(what, False, str(error), mend)
+        return Check(what, False, str(error), fix)
     return Check(what, True, found)
 
 
@@ -186,16 +186,16 @@ def _engine(role: str, engine: EngineConfig) -> Check:
     except ConfigError as error:
         return Check(what, False, "the key cannot be sent", str(error))
     if not engine.base_url:
-        mend = "" if key else f"set the environment variable {engine.api_key_env}"
-        return Check(what, key, "OpenAI, key set" if key else "OpenAI, no key", mend)
+        fix = "" if key else f"set the environment variable {engine.api_key_env}"
+        return Check(what, key, "OpenAI, key set" if key else "OpenAI, no key", fix)
     try:
         with urlopen(f"{engine.base_url.rstrip('/')}/models", timeout=5):  # noqa: S310
             return Check(what, True, f"{engine.base_url} answers")
     except HTTPError as error:
         return Check(what, True, f"{engine.base_url} answers with status {error.code}")
     except (URLError, OSError, ValueError) as error:
-        mend = "start the server, or set base_url to where it runs"
-        return Check(what, False, f"{engine.base_url}: {error}", mend)
+        fix = "start the server, or set base_url to where it runs"
+        return Check(what, False, f"{engine.base_url}: {error}", fix)
 
 
 def _machine(config: PipelineConfig, *, weights_here: bool) -> Iterator[Check]:
@@ -216,8 +216,8 @@ def _machine(config: PipelineConfig, *, weights_here: bool) -> Iterator[Check]:
         )
         return
     yield _gpus(config, needed, gpus_gb)
-    for what, mend in needed.too_few:
-        yield Check("settings for these GPUs", False, what, mend)
+    for what, fix in needed.too_few:
+        yield Check("settings for these GPUs", False, what, fix)
     yield _enough(
         "memory", needed.memory_gb, memory_gb, "",
         "use a machine with more memory, a smaller model, or fewer training.launcher.processes",
@@ -254,10 +254,10 @@ def _gpus(config: PipelineConfig, needed: Needs, gpus_gb: Sequence[float]) -> Ch
     )  # fmt: skip
 
 
-def _enough(what: str, needed_gb: float, here_gb: float, where: str, mend: str) -> Check:
+def _enough(what: str, needed_gb: float, here_gb: float, where: str, fix: str) -> Check:
     ok = here_gb >= needed_gb
     name = f"{what}, {needed_gb:.1f} GB"
-    return Check(name, ok, f"{here_gb:.1f} GB{where}", "" if ok else mend)
+    return Check(name, ok, f"{here_gb:.1f} GB{where}", "" if ok else fix)
 
 
 def _databases() -> Iterator[Check]:

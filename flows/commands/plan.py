@@ -1,6 +1,5 @@
 """``sage plan``: what a run will cost, before it is started and without its model."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,7 +10,8 @@ from rich import box
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from flows.options import AsJson, Overrides, Preset
+from flows.commands.options import AsJson, Overrides, Preset
+from flows.commands.output import print_json
 
 if TYPE_CHECKING:
     from sage_core.config.pipeline import PipelineConfig
@@ -48,7 +48,7 @@ def plan(
         found = last_run()
     result = as_dict(config, stages, found)
     if as_json:
-        print(json.dumps(result, indent=2, sort_keys=True))  # noqa: T201
+        print_json(result)
         return
     out = Console()
     out.width = max(out.width, _WIDTH)

@@ -1,4 +1,4 @@
-"""``sage ui``: the Prefect server, the MLflow UI and a worker, on loopback, over one SAGE home."""
+"""The servers of ``sage ui``: Prefect, MLflow and a worker, on loopback, over one SAGE home."""
 
 import os
 import signal

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.options import Overrides, Preset
+from flows.commands.options import Overrides, Preset
 
 if TYPE_CHECKING:
     from sage_core.chat import Chat, Turn
@@ -51,7 +51,7 @@ def chat(
     steering = Steering.read(boost=boost or (), force=force or (), ban=ban or ())
     environment.prepare(quiet=True)
     if web:
-        from flows import chat_web
+        from flows.commands import chat_web
 
         chat_web.check(port)
 

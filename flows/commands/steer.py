@@ -1,24 +1,17 @@
 """``sage steer``: how far a model can be steered."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from flows.intervals import with_interval
-from flows.options import AsJson, Overrides, Preset
+from flows.commands.options import AsJson, Overrides, Preset
+from flows.commands.output import out, print_json
+from flows.commands.tables import with_interval
 
 app = typer.Typer(no_args_is_help=True, help="Steering of the states.")
-out = Console()
-
-
-@app.callback()
-def steer() -> None:
-    """Steering of the states."""
 
 
 @app.command()
@@ -69,7 +62,7 @@ def report(
     page = render_steering(steering_data(config, read_steering(result)))
     (output / "report.html").write_text(page, encoding="utf-8")
     if as_json:
-        print(json.dumps(result, indent=2, sort_keys=True))  # noqa: T201
+        print_json(result)
         return
     out.print(_doses(result), _faithfulness(result))
     out.print(f"report: {output / 'report.html'}", soft_wrap=True, highlight=False)

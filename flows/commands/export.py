@@ -1,13 +1,13 @@
 """``sage export``: a model as a folder for transformers and vLLM, and onto a hub."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from flows.options import AsJson, Overrides, Preset
+from flows.commands.options import AsJson, Overrides, Preset
+from flows.commands.output import out, print_json
 
 if TYPE_CHECKING:
     from sage_core.config.pipeline import PipelineConfig
@@ -32,7 +32,7 @@ def export(
 ) -> None:
     """Write a model with its card to a folder that transformers, peft and vLLM load."""
     from flows import environment
-    from flows.folders import check_new, new_folder
+    from flows.commands.folders import check_new, new_folder
     from sage_core.config.loading import load_config
 
     config = load_config(preset, overrides or ())
@@ -56,10 +56,9 @@ def export(
         "pushed_to": address,
     }
     if as_json:
-        print(json.dumps(result, indent=2))  # noqa: T201
+        print_json(result)
         return
     form = "whole model" if told.merged else f"adapter over {exporting.base_name(told.base)}"
-    out = Console()
     out.print(f"{found.name}, {form}: {output}", soft_wrap=True, highlight=False)
     if address:
         out.print(f"pushed to {address}", soft_wrap=True, highlight=False)

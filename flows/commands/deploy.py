@@ -1,4 +1,4 @@
-"""``sage deploy``: register the deployments of ``deployments/prefect.yaml``.
+"""``sage deploy``: registers the deployments of ``deployments/prefect.yaml``.
 
 Prefect's own command does the work; what it cannot do is take a preset as the default of the
 form's parameters, so that is set afterwards, from each deployment's tag ``preset:NAME``.
@@ -9,26 +9,36 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flows.environment import running_server
-from sage_core.config.loading import load_config
+from flows.commands.output import out
 from sage_core.errors import SageError
-from tasks.home import sage_home
 
 _PRESET_TAG = "preset:"
 
 
-def register() -> list[str]:
+def deploy() -> None:
+    """Register the deployments of deployments/prefect.yaml on the server that `sage ui` runs."""
+    from flows import environment
+
+    environment.prepare(quiet=True)
+    for name in _register():
+        out.print(f"registered [bold]{name}[/]")
+
+
+def _register() -> list[str]:
     """Register all deployments; returns their names, flow and deployment.
 
     Raises:
         SageError: no server, or Prefect refused.
     """
+    from flows.environment import running_server
+    from tasks.home import sage_home
+
     api = os.environ.get("PREFECT_API_URL") or running_server(sage_home())
     if api is None:
         raise SageError(
             "no Prefect server is known; start one with `sage ui`, or set PREFECT_API_URL"
         )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     yaml = root / "deployments" / "prefect.yaml"
     if not yaml.is_file():
         raise SageError(f"{yaml} does not exist; run `sage deploy` from a checkout of the project")
@@ -49,6 +59,8 @@ def register() -> list[str]:
 def _set_presets() -> list[str]:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentUpdate
+
+    from sage_core.config.loading import load_config
 
     names = []
     with get_client(sync_client=True) as client:

@@ -1,0 +1,97 @@
+"""The pipeline run in this process, and what it made."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.pipeline import pipeline
+from flows.runners import Runner, shared_server, task_runner
+from sage_core.config.pipeline import PipelineConfig
+from sage_core.steps.names import REPORT
+from sage_core.steps.reading import read_figures, read_quality
+from sage_core.storage import ArtifactRef
+from tasks.caching import Cached, listen
+from tasks.home import store
+from tasks.progress import console
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The artefacts of a run, its win rates and figures, what it measures without a judge, and the
+    names of the stages that were made and of those that the cache had."""
+
+    artifacts: dict[str, Any]
+    win_rates: dict[str, Any]
+    models: list[dict[str, Any]]
+    quality: dict[str, Any]
+    made: list[str]
+    cached: list[str]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "artifacts": _plain(self.artifacts),
+            "win_rates": self.win_rates,
+            "models": self.models,
+            "quality": self.quality,
+            "made": self.made,
+            "cached": self.cached,
+            "seconds": round(self.seconds, 1),
+        }
+
+    @property
+    def report(self) -> Path:
+        """The page of the report."""
+        return store().folder(self.artifacts["report"]) / REPORT
+
+
+def run_pipeline(config: PipelineConfig, runner: Runner = Runner.threads) -> RunResult:
+    """Run the flow in this process, naming each stage as it ends."""
+    start = time.monotonic()
+    names = name_stages()
+    with shared_server(runner):
+        artifacts = pipeline.with_options(task_runner=task_runner(runner))(config)
+    win_rates, models = read_figures(store().folder(artifacts["figures"]))
+    quality = asdict(read_quality(store().folder(artifacts["quality"])))
+    return RunResult(
+        artifacts, win_rates, models, quality, names[False], names[True], time.monotonic() - start
+    )
+
+
+def name_stages() -> dict[bool, list[str]]:
+    """Name each stage as it ends; returns the lists of those made (False) and of those that the
+    cache had (True), which fill as they end."""
+    names: dict[bool, list[str]] = {True: [], False: []}
+    start = time.monotonic()
+
+    def report_stage(name: str, cached: Cached) -> None:
+        names[cached.hit].append(name)
+        mark = "[dim]cached[/]" if cached.hit else "[green]made[/]  "
+        cost = "" if cached.hit else f"[dim]{_cost(cached.ref)}[/]"
+        console.print(f"{time.monotonic() - start:6.0f} s  {mark}  {name}{cost}", highlight=False)
+
+    listen(report_stage)
+    return names
+
+
+def _cost(ref: ArtifactRef) -> str:
+    """What the models of a stage read and wrote."""
+    usages = store().manifest(ref)["cost"]["engines"].values()
+    if not usages:
+        return ""
+    read, written = (
+        sum(usage[f"{kind}_tokens"] for usage in usages) for kind in ("prompt", "completion")
+    )
+    return f"  {read:,} tokens read, {written:,} written"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ArtifactRef):
+        return asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,123 @@
+"""The tables of models, strategies and verdicts in the terminal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from sage_core.search.comparison import StrategyRow
+
+
+def with_interval(value: Mapping[str, Any], form: str) -> str:
+    """``value`` and its 95% interval, each in ``form``; "-" where nothing was counted."""
+    if value["value"] is None:
+        return "-"
+    text = form.format(value["value"])
+    if value["ci_low"] is None:
+        return text
+    return f"{text} [{form.format(value['ci_low'])}, {form.format(value['ci_high'])}]"
+
+
+def strategy_table(rows: Sequence["StrategyRow"]) -> Table:
+    """Strategies at the same number of tokens, each judged against greedy."""
+    table = Table(
+        Column("strategy", overflow="fold"), "dialogues", "tokens", "words per reply",
+        Column("asks", overflow="fold"), "greedy / tie / this", "this - greedy [95%]",
+        title="Strategies at the same number of generated tokens", box=box.SIMPLE_HEAD,
+    )  # fmt: skip
+    for row in rows:
+        verdicts, difference = "-", "-"
+        if row.against_greedy is not None and row.against_greedy.n:
+            pair = row.against_greedy
+            verdicts = f"{pair.wins_a} / {pair.ties} / {pair.wins_b}"
+            share = (pair.wins_b - pair.wins_a) / pair.n
+            interval = {"value": share, "ci_low": pair.ci_low, "ci_high": pair.ci_high}
+            difference = with_interval(interval, "{:+.2f}")
+        table.add_row(
+            row.strategy,
+            str(row.dialogues),
+            f"{row.generated_tokens:,}",
+            with_interval(asdict(row.reply_words), "{:.1f}"),
+            with_interval(asdict(row.questions), "{:.0%}"),
+            verdicts,
+            difference,
+        )
+    return table
+
+
+def win_rate_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
+    """The win-rate table: each pair's wins with n, the difference with its interval, and p."""
+    table = Table(
+        title="Pairwise judging: items won in both orders",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for heading in (
+        "judge", "A - B", "n", "A", "tie", "B", "unparsed", "B - A [95%]", "p", "p (Holm)"
+    ):  # fmt: skip
+        table.add_column(heading, no_wrap=True)
+    for pair in pairs:
+        n = pair["n"]
+        difference = "-"
+        if n:
+            value = (pair["wins_b"] - pair["wins_a"]) / n
+            difference = f"{value:+.2f} [{pair['ci_low']:+.2f}, {pair['ci_high']:+.2f}]"
+        table.add_row(
+            pair["judge"],
+            f"{pair['model_a']} - {pair['model_b']}",
+            *(str(pair[key]) for key in ("n", "wins_a", "ties", "wins_b", "unparsed")),
+            difference,
+            *("-" if pair[key] is None else f"{pair[key]:.2f}" for key in ("p_value", "p_holm")),
+        )
+    return table
+
+
+def model_table(models: Sequence[Mapping[str, Any]]) -> Table:
+    """What the rollouts say of each model, with n and 95% intervals."""
+    table = Table(
+        "model", "replies", "words per reply", "questions", "emotion accuracy",
+        title="Rollouts on held-out situations", box=box.SIMPLE_HEAD,
+    )  # fmt: skip
+    for model in models:
+        table.add_row(
+            model["model"],
+            str(model["reply_words"]["n"]),
+            with_interval(model["reply_words"], "{:.1f}"),
+            with_interval(model["questions"], "{:.0%}"),
+            with_interval(model["emotion_accuracy"], "{:.0%}"),
+        )
+    return table
+
+
+_SHOWN = {
+    "situation_recovery": ("found by m0", "{:.0%}"),
+    "situation_recovery_embedding": ("by embeddings", "{:.0%}"),
+    "loglik_m0": ("nats per token", "{:.2f}"),
+    "cut_share": ("cut off", "{:.0%}"),
+    "stray_braces": ("stray braces", "{:.0%}"),
+}
+
+
+def quality_table(quality: Mapping[str, Any]) -> Table:
+    """What the rollouts say of each model without a judge, with 95% intervals."""
+    compared = quality["compared"]
+    chance = f" (by chance {1 / compared:.0%})" if compared else ""
+    table = Table(
+        "model", *(title for title, _ in _SHOWN.values()),
+        title=f"Which of {compared} situations a first reply answers{chance}, and its text",
+        box=box.SIMPLE_HEAD,
+    )  # fmt: skip
+    for model in quality["models"]:
+        figures = model["figures"]
+        table.add_row(
+            model["model"],
+            *(
+                with_interval(figures[name], form) if name in figures else "-"
+                for name, (_, form) in _SHOWN.items()
+            ),
+        )
+    return table
