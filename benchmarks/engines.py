@@ -282,7 +282,7 @@ def scoring() -> tuple[Request, list[str]]:
 
 def on_transformers(base: Path, adapter: Path) -> Measured:
     from sage_core.engines.in_process import TransformersEngine
-    from sage_core.engines.resident import resident_model
+    from sage_core.engines.loaded_model import loaded_model
 
     models = Models(
         TransformersEngine(base, adapter, MODEL),
@@ -291,7 +291,7 @@ def on_transformers(base: Path, adapter: Path) -> Measured:
     )
     found = measure(models)
     request, options = scoring()
-    resident = resident_model(base, MODEL)
+    loaded = loaded_model(base, MODEL)
     computed = 0
 
     def count(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
@@ -299,10 +299,10 @@ def on_transformers(base: Path, adapter: Path) -> Measured:
         ids = keywords["input_ids"] if "input_ids" in keywords else arguments[0]
         computed += ids.numel()
 
-    hook = resident.model.register_forward_pre_hook(count, with_kwargs=True)
+    hook = loaded.model.register_forward_pre_hook(count, with_kwargs=True)
     models.selector.choose([request], [options])
     hook.remove()
-    found.scored = (computed, *sizes(resident.prompts, resident.tokenizer, request, options))
+    found.scored = (computed, *sizes(loaded.prompts, loaded.tokenizer, request, options))
     return found
 
 

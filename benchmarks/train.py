@@ -159,7 +159,7 @@ def our_sft(folder: Path, steps: int) -> tuple[int, float, float]:
 
 
 def our_dpo(folder: Path, steps: int) -> tuple[int, float, float]:
-    from sage_core.training import chain
+    from sage_core.training import adapters
     from sage_core.training.dpo import train_dpo
 
     tokenizer = load_tokenizer(folder / "m0")
@@ -168,7 +168,7 @@ def our_dpo(folder: Path, steps: int) -> tuple[int, float, float]:
     for each in (parent, output):
         each.mkdir()
     start = job(folder, None)
-    chain.start(start).save_pretrained(parent, save_embedding_layers=False)  # says nothing yet
+    adapters.start(start).save_pretrained(parent, save_embedding_layers=False)  # says nothing yet
     settings = DPOConfig(
         epochs=1, batch_size=BATCH, micro_batch_size=BATCH, learning_rate=1e-6, sft_weight=0,
         max_length=MAX_LENGTH,

@@ -109,17 +109,17 @@ def tiny_model(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-    marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: place for place, token in enumerate([*marks, *letters])}
+    vocabulary = {token: place for place, token in enumerate([*special, *letters])}
     bpe = Tokenizer(models.BPE(vocabulary, []))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
-        pad_token=marks[0],
-        bos_token=marks[1],
-        eos_token=marks[2],
+        pad_token=special[0],
+        bos_token=special[1],
+        eos_token=special[2],
     )
     template = resources.files("sage_core.templates").joinpath("chatml.jinja")
     tokenizer.chat_template = template.read_text("utf-8")

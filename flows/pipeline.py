@@ -26,7 +26,7 @@ from sage_core.steps.base_model import BaseModel
 from sage_core.steps.dialogues import TrainingDialogues
 from sage_core.steps.joined import Judgements, Searched, Trajectories
 from sage_core.steps.names import JUDGEMENTS, SITUATIONS
-from sage_core.steps.reading import read_health
+from sage_core.steps.reading import read_collapse
 from sage_core.steps.report import Report
 from sage_core.storage import ArtifactRef, read_rows, shards
 from tasks import tables
@@ -75,8 +75,8 @@ def _pipeline(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
     held_out = situations(config, "evaluation", config.evaluation.situations)
     rollouts = {"m1": roll_out(config, trained["m1"], user, held_out)}
     measured = {"m1": measure(config, trained["m1"], rollouts["m1"])}
-    health = {"m1": check_health(config, trained["m1"], rollouts["m1"], measured["m1"])}
-    tracker.health("m1", health["m1"])
+    collapse = {"m1": measure_collapse(config, trained["m1"], rollouts["m1"], measured["m1"])}
+    tracker.collapse("m1", collapse["m1"])
 
     # 4.4 Self-play search and refinement: the selected trajectories train the next model, until
     # the rounds are over, a model is no better than the one before, or it has collapsed.
@@ -89,9 +89,9 @@ def _pipeline(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
         tracker.checkpoint(name, reference(trained[name]), parent=last, data=text)
         rollouts[name] = roll_out(config, trained[name], user, held_out)
         measured[name] = measure(config, trained[name], rollouts[name])
-        health[name] = check_health(config, trained[name], rollouts[name], measured[name])
-        tracker.health(name, health[name])
-        if has_collapsed(config, name, health[name]):
+        collapse[name] = measure_collapse(config, trained[name], rollouts[name], measured[name])
+        tracker.collapse(name, collapse[name])
+        if has_collapsed(config, name, collapse[name]):
             break
         before, last = last, name
         if config.refine.stop == "saturation" and not improves(config, before, last, rollouts, m0):
@@ -132,7 +132,7 @@ def _pipeline(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
             probe=probe,
             searches=searched,
             parents=parents,
-            health=health,
+            collapse=collapse,
             checkpoints=checkpoints,
             rollouts=rollouts,
             figures=figures,
@@ -279,16 +279,16 @@ def measure(config: PipelineConfig, agent: Model, rollouts: ArtifactRef) -> Arti
     return make(configured.measurements(config, agent, rollouts, scorer_name()), agent.name)
 
 
-def check_health(
+def measure_collapse(
     config: PipelineConfig, agent: Model, rollouts: ArtifactRef, measured: ArtifactRef
 ) -> ArtifactRef:
     """The figures that tell whether a model has collapsed."""
-    return make(configured.model_health(config, agent, rollouts, measured), agent.name)
+    return make(configured.collapse_metrics(config, agent, rollouts, measured), agent.name)
 
 
-def has_collapsed(config: PipelineConfig, name: str, health: ArtifactRef) -> bool:
+def has_collapsed(config: PipelineConfig, name: str, collapse: ArtifactRef) -> bool:
     """Whether the rounds stop since a model did not pass the gates; says so in the run's log."""
-    failed = read_health(store().folder(health))["collapsed"]
+    failed = read_collapse(store().folder(collapse))["collapsed"]
     if failed:
         get_run_logger().warning("%s may have collapsed: %s", name, "; ".join(failed))
     return bool(failed) and config.refine.gates.on_collapse == "stop"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from sage_core.corpus.records import FUNNEL
-from sage_core.search.tree import as_text
+from sage_core.search.tree_display import as_text
 from sage_core.steps.reading import first_tree, read_figures, read_quality
 from sage_core.storage import ArtifactRef, read_json
 from tasks.home import store

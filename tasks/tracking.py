@@ -28,7 +28,7 @@ from sage_core.sac import utterance_of
 from sage_core.schema import Trajectory
 from sage_core.steps.key import identity
 from sage_core.steps.names import ANNOTATION, PROBE, REPORT, STEERING, TRAJECTORIES
-from sage_core.steps.reading import read_figures, read_health, read_quality
+from sage_core.steps.reading import read_collapse, read_figures, read_quality
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.job import read_log
 from tasks import databases
@@ -221,15 +221,15 @@ class Tracker:
         for name, values in compared.items():
             metrics = [Metric(key, value, now, self._steps[name]) for key, value in values.items()]
             self._client.log_batch(self._children[name], metrics=metrics)
-            if name != "raw":  # the curve of the parent run is the chain m0, m1, m2, ..., dpo
+            if name != "raw":  # the curve of the parent run is that of m0, m1, m2, ..., dpo
                 self._client.log_batch(self.run_id, metrics=metrics)
         self._client.log_artifact(self.run_id, str(store().folder(report) / REPORT))
         self._log_table(pd.DataFrame(win_rates["pairs"]), "win_rates.json")
         self._log_table(self._sample_dialogues(rollouts), "dialogues.json")
 
-    def health(self, name: str, health: ArtifactRef) -> None:
+    def collapse(self, name: str, collapse: ArtifactRef) -> None:
         """Log the figures of the collapse gates, and how many did not pass, by iteration."""
-        found = read_health(store().folder(health))
+        found = read_collapse(store().folder(collapse))
         values = {**found["figures"], "gates_failed": float(len(found["collapsed"]))}
         now = get_current_time_millis()
         metrics = [

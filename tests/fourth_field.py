@@ -42,7 +42,7 @@ from sage_core.schema import (
     TrajectoryTurn,
 )
 from sage_core.search.dialogue import Speaker, _opening
-from sage_core.search.tree import as_text
+from sage_core.search.tree_display import as_text
 from sage_core.states import FIELDS
 from sage_core.storage import read_rows, write_rows
 

@@ -15,7 +15,7 @@ from sage_core.config.engine import SamplingConfig
 from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Completion, Request, shortened
 from sage_core.engines.in_process import TransformersEngine
-from sage_core.engines.resident import release
+from sage_core.engines.loaded_model import release
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.engines.steering import Ban, Boost, Force, Steering
 from sage_core.errors import ConfigError, ContextError, DataError, EngineError

@@ -186,7 +186,7 @@ def check_tokens(tokenizer: Any) -> None:
 
 
 def shielded(reply: str, tokenizer: Any) -> str:
-    """The reply as the template shows it: marks that are plain text get a space inside."""
+    """The reply as the template shows it: special tokens that are plain text get a space inside."""
     return reply.replace("[INST]", "[ INST]") if "[INST]" in tokenizer.chat_template else reply
 
 

@@ -67,12 +67,12 @@ def adapter(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine_logits(tiny_base: Path, adapter: Path) -> torch.Tensor:
-    from sage_core.engines.resident import Resident
+    from sage_core.engines.loaded_model import LoadedModel
 
-    resident = Resident(tiny_base, MODEL)
-    plain = logits(resident.model, resident.tokenizer)
-    with resident.using(adapter):
-        found = logits(resident.model, resident.tokenizer)
+    loaded = LoadedModel(tiny_base, MODEL)
+    plain = logits(loaded.model, loaded.tokenizer)
+    with loaded.using(adapter):
+        found = logits(loaded.model, loaded.tokenizer)
     assert (found - plain).abs().max() > 0.1  # the adapter says something
     return found
 

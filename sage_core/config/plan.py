@@ -84,7 +84,7 @@ class PlanConfig(Section):
     reply_tokens: Positive = Field(31, description="Of an utterance of m1 and later.")
     user_tokens: Positive = Field(28, description="Of an utterance of the simulated user.")
     message_tokens: Positive = Field(
-        5, description="Marks of the chat template around a message; ChatML has 5."
+        5, description="Special tokens of the chat template around a message; ChatML has 5."
     )
     tokens_per_word: float = Field(
         1.1,

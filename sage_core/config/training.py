@@ -17,9 +17,10 @@ class LoraConfig(Section):
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     chain: Literal["continue", "stacked", "merged"] = Field(
         "continue",
-        description="How a round starts from the last: 'continue' trains the same adapter on, "
-        "'stacked' a new one on top of it, 'merged' a new one on the base with it merged in. All "
-        "three save one adapter over m0; with the last two its rank grows by 'rank' each round.",
+        description="How a round continues the adapter of the last: 'continue' trains the same "
+        "one on, 'stacked' a new one on top of it, 'merged' a new one on the base with it merged "
+        "in. All three save one adapter over m0; with the last two its rank grows by 'rank' each "
+        "round.",
     )
 
 

@@ -8,7 +8,7 @@ import torch
 
 from sage_core.config.engine import SamplingConfig
 from sage_core.engines.base import Completion, ReplyLimits, Request, draw_seed
-from sage_core.engines.resident import Kept, Resident
+from sage_core.engines.loaded_model import Kept, LoadedModel
 from sage_core.engines.steerer import Row, Steerer, apply
 
 
@@ -16,11 +16,11 @@ class Rows:
     """The candidates of a batch: draws their tokens, knows which are finished."""
 
     def __init__(
-        self, resident: Resident, requests: list[Request], prompts: list[list[int]]
+        self, loaded: LoadedModel, requests: list[Request], prompts: list[list[int]]
     ) -> None:
         sampling, n = requests[0].sampling, requests[0].n
-        device = resident.model.device
-        self._resident, self._sampling = resident, sampling
+        device = loaded.model.device
+        self._loaded, self._sampling = loaded, sampling
         self._rows = len(requests) * n
         self._tokens: list[list[int]] = [[] for _ in range(self._rows)]
         self._stopped = np.zeros(self._rows, dtype=bool)
@@ -42,21 +42,19 @@ class Rows:
         self._exempt = requests[0].opens_with_states and not sampling.penalise_states
         self._seen: torch.Tensor | None = None
         if sampling.repetition_penalty != 1:
-            self._seen = torch.zeros(
-                self._rows, resident.vocabulary, dtype=torch.bool, device=device
-            )
+            self._seen = torch.zeros(self._rows, loaded.vocabulary, dtype=torch.bool, device=device)
             for row in range(self._rows):
                 self._seen[row, torch.tensor(prompts[row // n], device=device)] = True
         self._matchers: list[Any] = []
         constraint = requests[0].constraint
         if constraint is not None:
-            compiled = resident.compiled(constraint, at_start=not requests[0].prefix)
-            self._matchers = [resident.matcher(compiled) for _ in range(self._rows)]
-            self._bitmask = resident.bitmask(self._rows)
+            compiled = loaded.compiled(constraint, at_start=not requests[0].prefix)
+            self._matchers = [loaded.matcher(compiled) for _ in range(self._rows)]
+            self._bitmask = loaded.bitmask(self._rows)
         self._steered: list[tuple[Steerer, Row] | None] = [None] * self._rows
         for number, request in enumerate(requests):
             if request.steering:
-                steerer = resident.steerer(request)
+                steerer = loaded.steerer(request)
                 for row in range(number * n, number * n + n):
                     self._steered[row] = steerer, Row(request.prefix)
 
@@ -82,14 +80,14 @@ class Rows:
             return
         if self._matchers:
             self._matchers[row].accept_token(token)
-        if token in self._resident.stop:
+        if token in self._loaded.stop:
             self._stopped[at] = True
             return
         self._tokens[at].append(token)
         if (steered := self._steered[row]) is not None:
             steerer, followed = steered
             followed.feed(steerer.vocabulary.texts[token])
-        self._limits[at].feed(self._resident.token_texts[token])
+        self._limits[at].feed(self._loaded.token_texts[token])
         self._cut[at] = self._limits[at].reached
 
     def _ended(self, at: Any) -> Any:
@@ -145,7 +143,7 @@ class Rows:
         return kept
 
     def completions(self) -> list[Completion]:
-        texts = self._resident.tokenizer.batch_decode(self._tokens, skip_special_tokens=True)
+        texts = self._loaded.tokenizer.batch_decode(self._tokens, skip_special_tokens=True)
         return [
             Completion(text, "stop" if stopped else "length", len(tokens), 0, tuple(tokens))
             for text, stopped, tokens in zip(texts, self._stopped, self._tokens, strict=True)

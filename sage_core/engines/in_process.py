@@ -26,7 +26,7 @@ from sage_core.engines.base import (
     spaces_in_options,
 )
 from sage_core.engines.drawing import Rows
-from sage_core.engines.resident import Decoder, Prefilled, common_prefix, resident_model
+from sage_core.engines.loaded_model import Decoder, Prefilled, common_prefix, loaded_model
 from sage_core.errors import EngineError
 
 _OPTION_TOKENS = 1024  # scored in one pass at most: their logits are in memory, 0.2 GB
@@ -60,17 +60,17 @@ class TransformersEngine:
         self.name = f"transformers:{adapter.name if adapter else base.name}"
         self.usage = Usage()
         self._adapter = adapter
-        self._resident = resident_model(base, config)
+        self._loaded = loaded_model(base, config)
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         for request in requests:
             require(self, request)
             if request.steering:
-                self._resident.steerer(request)  # so that a wrong keyword is named before the run
+                self._loaded.steerer(request)  # so that a wrong keyword is named before the run
         prompts, left_out = self._fit(requests)
         results: dict[int, list[Completion]] = {}
         began = time.monotonic()
-        with self._resident.using(self._adapter), torch.inference_mode():
+        with self._loaded.using(self._adapter), torch.inference_mode():
             for batch in self._batches(requests, prompts):
                 completions = self._generate_batch(
                     [requests[index] for index in batch], [prompts[index] for index in batch]
@@ -90,7 +90,7 @@ class TransformersEngine:
         requests, options = [request for request, _ in asked], [some for _, some in asked]
         prompts, _ = self._fit(requests)
         began = time.monotonic()
-        encode = self._resident.prompts.option
+        encode = self._loaded.prompts.option
         tokens = [
             [encode(request.prefix, option) for option in choices]
             for request, choices in zip(requests, options, strict=True)
@@ -98,7 +98,7 @@ class TransformersEngine:
         if any(not option for choices in tokens for option in choices):
             raise EngineError("an option is empty; each needs some text")
         results: dict[int, list[float]] = {}
-        with self._resident.using(self._adapter), torch.inference_mode():
+        with self._loaded.using(self._adapter), torch.inference_mode():
             for batch in self._batches(requests, prompts):
                 scores = self._score_options(
                     [prompts[index] for index in batch], [tokens[index] for index in batch]
@@ -109,12 +109,12 @@ class TransformersEngine:
         return [results[index] for index in range(len(requests))]
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        encode = self._resident.tokenizer.encode
+        encode = self._loaded.tokenizer.encode
         return [len(encode(text, add_special_tokens=False)) for text in texts]
 
     def _fit(self, requests: Sequence[Request]) -> tuple[list[list[int]], list[int]]:
         """The prompts' token ids, and how many messages were left out of each."""
-        fitted = [self._resident.prompts.fit(request) for request in requests]
+        fitted = [self._loaded.prompts.fit(request) for request in requests]
         return [ids for ids, _ in fitted], [left_out for _, left_out in fitted]
 
     def _count(self, read: Sequence[list[int]], drawn: int, began: float, requests: int) -> None:
@@ -145,7 +145,7 @@ class TransformersEngine:
                 grown = len(batch) + 1
                 too_wide = grown * requests[index].n > self.config.batch_size
                 too_long = grown * (len(prompts[index]) - common) > self.config.prefill_tokens
-                alone = not self._resident.shares_prompts
+                alone = not self._loaded.shares_prompts
                 if batch and (too_wide or too_long or alone):
                     yield batch
                     batch = []
@@ -155,11 +155,11 @@ class TransformersEngine:
     def _generate_batch(
         self, requests: list[Request], prompts: list[list[int]]
     ) -> list[list[Completion]]:
-        resident, sampling, n = self._resident, requests[0].sampling, requests[0].n
-        prefilled = resident.prefill(prompts)
+        loaded, sampling, n = self._loaded, requests[0].sampling, requests[0].n
+        prefilled = loaded.prefill(prompts)
         budget = sampling.budget(requests[0].opens_with_states)
-        decoder = Decoder(resident, prefilled, n, budget)
-        rows = Rows(resident, requests, prompts)
+        decoder = Decoder(loaded, prefilled, n, budget)
+        rows = Rows(loaded, requests, prompts)
         logits = prefilled.logits.repeat_interleave(n, dim=0)
         for step in range(budget):
             tokens = rows.draw(logits, step)
@@ -182,8 +182,8 @@ class TransformersEngine:
         Each prompt is read once. What stands before an option's last token is read once for all
         options that begin with it, for all prompts of the batch together.
         """
-        resident = self._resident
-        prefilled = resident.prefill(prompts)
+        loaded = self._loaded
+        prefilled = loaded.prefill(prompts)
         first = prefilled.logits.log_softmax(-1)
         totals = [
             [float(first[row, tokens[0]]) for tokens in choices]
@@ -196,8 +196,8 @@ class TransformersEngine:
             # Shortest first, so a part is as wide as its longest beginnings allow.
             longest = max(len(tokens) for each in beginnings for tokens in each[start : start + 1])
             width = max(1, _OPTION_TOKENS // (len(prompts) * longest))
-            if start and not resident.shares_prompts:
-                prefilled = resident.prefill(prompts)  # its cache has grown by the last part
+            if start and not loaded.shares_prompts:
+                prefilled = loaded.prefill(prompts)  # its cache has grown by the last part
             parts = [each[start : start + width] for each in beginnings]
             self._add_following(prefilled, parts, options, totals)
             start += width
@@ -218,8 +218,8 @@ class TransformersEngine:
             for each in beginnings
             for tokens in (*each, *[()] * (most - len(each)))
         ]
-        decoder = Decoder(self._resident, prefilled, most, longest)
-        device = self._resident.model.device
+        decoder = Decoder(self._loaded, prefilled, most, longest)
+        device = self._loaded.model.device
         logits = decoder.step(torch.tensor(rows, device=device), every_position=True)
         logits -= logits.logsumexp(-1, keepdim=True)
         for prompt, each in enumerate(beginnings):

@@ -88,8 +88,9 @@ class VllmEngine(OpenAIEngine):
                 raise
             raise self._server.failure(f"died on '{of}'; start again") from error
 
-    # Prompts are sent as tokens of ours: nothing that is said is ever read as a mark, the context's
-    # limit is known before the server is asked, and a forced start is a part of the prompt.
+    # Prompts are sent as tokens of ours: nothing that is said is read as a special token, the
+    # context's limit is known before the server is asked, and a forced start is a part of the
+    # prompt.
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         for steering in {request.steering for request in requests if request.steering}:

@@ -32,7 +32,7 @@ from sage_core.engines.base import (
     spaces_in_options,
 )
 from sage_core.engines.grammar import led
-from sage_core.engines.marks import spaced
+from sage_core.engines.special_tokens import spaced
 from sage_core.engines.steering import Steering
 from sage_core.errors import ConfigError, ContextError, EngineError
 from sage_core.keys import holds_credentials, read_key, redact
@@ -344,8 +344,8 @@ class OpenAIEngine:
         return arguments
 
     def _messages(self, request: Request) -> list[dict[str, str]]:
-        """The conversation. OpenAI keeps its marks apart from what is said; other servers may read
-        a mark wherever it stands."""
+        """The conversation. OpenAI keeps its special tokens apart from what is said; other servers
+        may read one wherever it is."""
         plain = spaced if self.config.base_url else str
         return [{"role": m.role, "content": plain(m.content)} for m in request.messages]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from sage_core.engines.base import Constraint, Request, shortened
 from sage_core.engines.grammar import led
-from sage_core.engines.marks import Marks
+from sage_core.engines.special_tokens import SpecialTokens
 from sage_core.errors import ConfigError, ContextError, DataError
 from sage_core.schema import Message
 
@@ -31,10 +31,10 @@ class Rendered:
     """A conversation as text and tokens.
 
     Attributes:
-        text: the rendered template, contents shielded (see :mod:`sage_core.engines.marks`).
+        text: the rendered template, contents shielded (:mod:`sage_core.engines.special_tokens`).
         replies: where each assistant message starts and ends in ``text``, with spaces that the
             template puts before it (a tokenizer may join them to the first word, and where it does
-            not, the model has to write them all the same) and its end mark.
+            not, the model has to write them all the same) and the token that ends it.
         contents: where the content of each assistant message starts and ends in ``text``.
         ids: token ids (T,).
         places: where the last character of each token stands in ``text``, (T,).
@@ -60,7 +60,7 @@ class Prompts:
     def __init__(self, tokenizer: Any, max_context: int = 0) -> None:
         self._tokenizer = tokenizer
         self._max_context = max_context
-        self._marks = Marks(tokenizer)
+        self._special_tokens = SpecialTokens(tokenizer)
         self._options: dict[tuple[str, str], list[int]] = {}
 
     def render(self, messages: Sequence[Message]) -> Rendered:
@@ -71,7 +71,9 @@ class Prompts:
         """
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        shielded = [{**asdict(m), "content": self._marks.shield(m.content)} for m in messages]
+        shielded = [
+            {**asdict(m), "content": self._special_tokens.shield(m.content)} for m in messages
+        ]
         try:
             texts, spans = render_jinja_template(
                 conversations=[shielded],
@@ -91,7 +93,7 @@ class Prompts:
         for (start, end), content in zip(replies, said, strict=True):
             first = max(text.find(content, start, end), start)
             contents.append((first, first + len(content)))
-        ids, places = self._marks.encode_with_places(text)
+        ids, places = self._special_tokens.encode_with_places(text)
         return Rendered(text, replies, contents, ids, places)
 
     def fit(self, request: Request) -> tuple[list[int], int]:

@@ -24,7 +24,7 @@ _NONE = Rate.of(0, 0)
 
 
 @dataclass(frozen=True)
-class Health:
+class CollapseMetrics:
     """Figures of one model's conversations.
 
     Attributes:
@@ -64,7 +64,7 @@ class Health:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def health(
+def collapse_metrics(
     trajectories: Sequence[Trajectory],
     agent: Speaker,
     m0: Engine,
@@ -72,7 +72,7 @@ def health(
     replies: int,
     seed: int,
     measured: Measurements | None = None,
-) -> Health:
+) -> CollapseMetrics:
     """Measure the model that is the agent of ``trajectories``; ``replies`` of its turns, drawn at
     random, are scored by both models (0 = none). ``measured`` has what is known of the same
     trajectories already."""
@@ -81,7 +81,7 @@ def health(
     unclosed = sum(each.ended == "states_never_closed" for each in trajectories)
     broken = sum(not is_well_formed(turn.content) for turn in turns)
     counts = list(metrics.counts(MOTIVATION).values())
-    return Health(
+    return CollapseMetrics(
         model=agent.name,
         action_entropy=float(stats.entropy(counts, base=2)) if counts else None,
         distinct_2=metrics.distinct_2,
@@ -101,7 +101,7 @@ def health(
     )
 
 
-def collapsed(measured: Health, gates: GatesConfig) -> list[str]:
+def collapsed(measured: CollapseMetrics, gates: GatesConfig) -> list[str]:
     """The gates that the figures do not pass, in words; a figure that is not there passes."""
     figures = measured.figures()
     limits = {

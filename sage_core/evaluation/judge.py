@@ -27,11 +27,11 @@ _VERDICT_TOKENS = 16
 
 
 def model_pairs(models: Sequence[str]) -> list[tuple[str, str]]:
-    """The pairs of the paper's Table 1 for ``models``, a chain m0, raw, m1, m2, ..., dpo: m0-m1,
+    """The pairs of the paper's Table 1 for ``models``, which are m0, raw, m1, m2, ..., dpo: m0-m1,
     raw-m1, each refinement against the one before, dpo against the last and against m0."""
     refined = [model for model in models if re.fullmatch(r"m[1-9]\d*", model)]
-    chain = [*refined, "dpo"]
-    return [("m0", "m1"), ("raw", "m1"), *pairwise(chain), ("m0", "dpo")]
+    trained = [*refined, "dpo"]
+    return [("m0", "m1"), ("raw", "m1"), *pairwise(trained), ("m0", "dpo")]
 
 
 def judge_pair(

@@ -30,7 +30,7 @@ from sage_core.packaged import page_template
 from sage_core.sac import parse
 from sage_core.schema import ENDINGS, SearchNode, Trajectory
 from sage_core.search.figures import SearchFigures
-from sage_core.search.tree import steps
+from sage_core.search.tree_display import steps
 from sage_core.states import EMPTY, FIELDS, NAMED, SINGLE
 
 SIGNIFICANCE = 0.05
@@ -60,7 +60,7 @@ _RC: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class HealthReport:
+class CollapseReport:
     """What the collapse gates said of a model: figures by name, and those that did not pass."""
 
     figures: dict[str, float]
@@ -84,7 +84,7 @@ class ReportData:
         searches: figures of each round's search.
         search_tree: the tree of one search (the paper's Figure 4).
         quality: what is measured without a judge.
-        health: model -> what the collapse gates said of it.
+        collapse: model -> what the collapse gates said of it.
         steering: how far a model can be steered, if that was measured.
         config_yaml: the whole configuration, as YAML.
     """
@@ -104,7 +104,7 @@ class ReportData:
     searches: tuple[SearchFigures, ...] = ()
     search_tree: tuple[SearchNode, ...] = ()
     quality: Quality | None = None
-    health: dict[str, HealthReport] = field(default_factory=dict)
+    collapse: dict[str, CollapseReport] = field(default_factory=dict)
     steering: SteeringEvidence | None = None
     config_yaml: str = ""
 

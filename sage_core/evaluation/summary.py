@@ -12,7 +12,7 @@ from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
 from sage_core.evaluation.metrics import ModelMetrics, Rate
 from sage_core.evaluation.quality import Quality
-from sage_core.evaluation.report import HealthReport, ReportData
+from sage_core.evaluation.report import CollapseReport, ReportData
 from sage_core.evaluation.steering import SteeringEvidence
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.schema import SearchNode, Trajectory
@@ -36,7 +36,7 @@ def report_data(
     searches: Sequence[SearchFigures],
     search_tree: Sequence[SearchNode],
     parents: Mapping[str, str],
-    health: Mapping[str, Any],
+    collapse: Mapping[str, Any],
     losses: dict[str, list[tuple[int, float]]],
     rollouts: Mapping[str, Sequence[Trajectory]],
     win_rates: Mapping[str, Any],
@@ -62,7 +62,7 @@ def report_data(
         searches=tuple(searches),
         search_tree=tuple(search_tree),
         quality=quality,
-        health=TypeAdapter(dict[str, HealthReport]).validate_python(health),
+        collapse=TypeAdapter(dict[str, CollapseReport]).validate_python(collapse),
         steering=read_steering(steering) if steering else None,
         config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )

@@ -36,8 +36,8 @@ class Text:
 
     def conversation(self, messages: Sequence[Message]) -> float:
         """Tokens of messages under the chat template."""
-        marks = self.plan.message_tokens * len(messages)
-        return marks + sum(self.tokens(message.content) for message in messages)
+        special = self.plan.message_tokens * len(messages)
+        return special + sum(self.tokens(message.content) for message in messages)
 
     def state(self, number: int = 0) -> StateAction:
         """A state whose text has ``state_tokens``; another number is another motivation."""
@@ -91,10 +91,10 @@ class CountingEngine:
         return self._text.tokens(text)
 
     def _count(self, request: Request, written: int, scored: int = 0) -> None:
-        # One more message: the reply's opening marks.
-        marks = self._text.plan.message_tokens
+        # One more message: the special tokens that open the reply.
+        special = self._text.plan.message_tokens
         prompt = (
-            marks + self._text.conversation(request.messages) + self._text.tokens(request.prefix)
+            special + self._text.conversation(request.messages) + self._text.tokens(request.prefix)
         )
         room = self._max_context - request.sampling.budget(request.opens_with_states)
         read = min(round(prompt), room)

@@ -80,8 +80,8 @@ class _Planner:
         self.openings = self._situations("search", config.search.situations)
         self.held_out = self._situations("evaluation", config.evaluation.situations)
         refined = [f"m{number}" for number in range(2, config.refine.most_rounds + 2)]
-        self.chain = ["m1", *refined]
-        self.models = ["m0", "raw", *self.chain, "dpo"]
+        self.iterations = ["m1", *refined]
+        self.models = ["m0", "raw", *self.iterations, "dpo"]
         self.opening = self.store.table(SITUATIONS, [self._situation()])
 
     def stages(self) -> list[StagePlan]:
@@ -102,19 +102,19 @@ class _Planner:
         step = configured.selected_dialogues(config, searched)
         selected = self.store.rows(self.store.run(step).made, TRAINING, TrainingDialogue)
         dialogue = sum(self.text.conversation(each.messages) for each in selected)
-        for last, name in zip(self.chain, self.chain[1:], strict=False):
+        for last, name in zip(self.iterations, self.iterations[1:], strict=False):
             found.append(replace(search, label=last))
             settings = config.refine.sft
             found.append(self.costs.training("sft", name, self.openings, "trajectories", dialogue,
                                              settings.epochs, settings))  # fmt: skip
         if config.dpo.pairs_from == "last":
-            found.append(replace(search, label=self.chain[-1]))
+            found.append(replace(search, label=self.iterations[-1]))
         found.append(self.preference(searched))
         found += [stage for _, stage in rollouts.values()]
         played = {name: trajectory for name, (trajectory, _) in rollouts.items()}
         measured = {name: self.measurements(name, played[name]) for name in self.models}
         found += [stage for _, stage in measured.values()]
-        found += [self.health(name, played[name], measured[name][0]) for name in self.chain]
+        found += [self.collapse(name, played[name], measured[name][0]) for name in self.iterations]
         found += self.judging(played)
         if config.steering_report.enabled:
             found.append(self.steering())
@@ -195,7 +195,7 @@ class _Planner:
         config = self.config.dpo
         step = replace(configured.preferences(self.config, [searched]), max_pairs=0)
         pairs = self.store.rows(self.store.run(step).made, PREFERENCES, PreferencePair)
-        rounds = 1 if config.pairs_from == "last" else len(self.chain) - 1
+        rounds = 1 if config.pairs_from == "last" else len(self.iterations) - 1
         number = len(pairs) * self.openings * rounds
         if config.max_pairs:
             number = min(number, config.max_pairs)
@@ -209,11 +209,11 @@ class _Planner:
         return self.costs.training("dpo", "", 2 * number, "chosen and rejected replies", tokens,
                              config.epochs, config)  # fmt: skip
 
-    def health(self, name: str, played: ArtifactRef, measured: ArtifactRef) -> StagePlan:
+    def collapse(self, name: str, played: ArtifactRef, measured: ArtifactRef) -> StagePlan:
         selfplay, gates = self.config.evaluation.selfplay, self.config.refine.gates
         replies = self._replies(played)
         number = min(gates.kl_replies, replies * self.held_out)
-        step = configured.model_health(self.config, self._model(name), played, measured)
+        step = configured.collapse_metrics(self.config, self._model(name), played, measured)
         step = replace(step, settings=gates.model_copy(update={"kl_replies": replies}))
         run = self.store.run(step, self._reply_tokens(name), 0)
         times = number / max(1, replies)
@@ -221,7 +221,7 @@ class _Planner:
             self._use(role, selfplay.agent_engine, engine, times)
             for role, engine in zip(("agent", "m0"), run.engines, strict=True)
         ]
-        return self.costs.generation("model-health", name, uses, f"{number} replies", number)
+        return self.costs.generation("collapse-metrics", name, uses, f"{number} replies", number)
 
     def measurements(self, name: str, played: ArtifactRef) -> tuple[ArtifactRef, StagePlan]:
         settings = self.config.evaluation.quality

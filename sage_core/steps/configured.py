@@ -11,9 +11,9 @@ from sage_core.schema import Split
 from sage_core.steps.annotation import AnnotateShard, SituationScores
 from sage_core.steps.base import Model
 from sage_core.steps.chain_text import ChainText
+from sage_core.steps.collapse import CollapseMetrics
 from sage_core.steps.dpo import Dpo
 from sage_core.steps.figures import Figures
-from sage_core.steps.health import ModelHealth
 from sage_core.steps.judging import JudgePair
 from sage_core.steps.measurements import Measurements, Quality
 from sage_core.steps.probe import GrammarProbe
@@ -176,10 +176,10 @@ def quality(config: PipelineConfig, measured: Sequence[ArtifactRef]) -> Quality:
     )
 
 
-def model_health(
+def collapse_metrics(
     config: PipelineConfig, agent: Model, rollouts: ArtifactRef, measured: ArtifactRef
-) -> ModelHealth:
-    return ModelHealth(
+) -> CollapseMetrics:
+    return CollapseMetrics(
         agent=agent,
         rollouts=rollouts,
         measured=measured,

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from sage_core.schema import SearchNode
 from sage_core.steps.names import (
-    HEALTH,
+    COLLAPSE,
     MEASUREMENTS,
     METRICS,
     QUALITY,
@@ -26,10 +26,10 @@ def read_figures(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return read_json(folder / WIN_RATES), read_json(folder / METRICS)
 
 
-def read_health(folder: Path) -> dict[str, Any]:
+def read_collapse(folder: Path) -> dict[str, Any]:
     """The figures of a model and the gates it did not pass, as
-    :class:`~sage_core.steps.health.ModelHealth` wrote them."""
-    record: dict[str, Any] = read_json(folder / HEALTH)
+    :class:`~sage_core.steps.collapse.CollapseMetrics` wrote them."""
+    record: dict[str, Any] = read_json(folder / COLLAPSE)
     return record
 
 

@@ -10,7 +10,7 @@ from sage_core.corpus.records import DIALOGUES, FUNNEL
 from sage_core.schema import Showing, Trajectory
 from sage_core.steps.base import Context, Step
 from sage_core.steps.names import ANNOTATION, PROBE, REPORT, SHOWINGS, STEERING, TRAJECTORIES
-from sage_core.steps.reading import first_tree, read_figures, read_health, read_quality
+from sage_core.steps.reading import first_tree, read_collapse, read_figures, read_quality
 from sage_core.storage import ArtifactRef, read_json, read_rows
 from sage_core.training.job import read_losses
 
@@ -32,7 +32,7 @@ class Report(Step):
     probe: ArtifactRef
     searches: dict[str, ArtifactRef]
     parents: dict[str, str]
-    health: dict[str, ArtifactRef]
+    collapse: dict[str, ArtifactRef]
     checkpoints: dict[str, ArtifactRef]
     rollouts: dict[str, ArtifactRef]
     figures: ArtifactRef
@@ -61,7 +61,7 @@ class Report(Step):
             ],
             search_tree=first_tree(at(next(iter(self.searches.values())))),
             parents=self.parents,
-            health={name: read_health(at(ref)) for name, ref in self.health.items()},
+            collapse={name: read_collapse(at(ref)) for name, ref in self.collapse.items()},
             losses={name: read_losses(at(ref)) for name, ref in self.checkpoints.items()},
             rollouts={name: trajectories_of(ref) for name, ref in self.rollouts.items()},
             win_rates=win_rates,

@@ -22,9 +22,9 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from sage_core.engines.loading import device_of, dtype_of
 from sage_core.errors import DataError
 from sage_core.storage import read_json, write_json
-from sage_core.training.chain import (
+from sage_core.training.adapters import (
     ADAPTER,
-    CHAIN,
+    EARLIER,
     REFERENCE,
     TRAINED,
     activate,
@@ -211,7 +211,7 @@ class PreferenceTrainer(_Common, DPOTrainer):  # type: ignore[misc]
         return dataset  # its tokens are ours
 
     def _precompute_ref_logps(self, dataset: Any, *args: Any) -> Any:
-        if CHAIN in self.model.peft_config or self._job.lora.chain == "merged":
+        if EARLIER in self.model.peft_config or self._job.lora.chain == "merged":
             self.model.delete_adapter(REFERENCE)  # TRL's copy; without the new adapter is the same
         self.prepare(self._job)
         return super()._precompute_ref_logps(dataset, *args)
@@ -342,7 +342,7 @@ def trainer_of(
     work: Path,
     on_step: Progress,
 ) -> LossTrainer | PreferenceTrainer:
-    """The trainer of a method, on a model that :func:`sage_core.training.chain.start` made."""
+    """The trainer of a method, on a model that :func:`sage_core.training.adapters.start` made."""
     from datasets import Dataset
 
     rows = [

@@ -16,7 +16,7 @@ from sage_core.engines.loading import load_tokenizer
 from sage_core.errors import SageError
 from sage_core.named import load, path_of
 from sage_core.storage import read_json, read_rows, write_json, write_rows
-from sage_core.training import chain, processes
+from sage_core.training import adapters, processes
 from sage_core.training.job import Job, Progress
 from sage_core.training.method import Example, Given, Method, Training
 from sage_core.training.tokens import Encoder
@@ -45,12 +45,12 @@ def train_here(
         from sage_core.training.trainers import trainer_of  # imports TRL, which takes seconds
 
         training = Training.of(method, usable, settings, encoder)
-        model = chain.start(job)
+        model = adapters.start(job)
         trainer = trainer_of(method, training, model, tokenizer, job, kept, on_step)
         trainer.fit(kept)
         trainer.finish(folder, kept, usable)
     if processes.is_main():
-        chain.write_lineage(folder, job, method.name, examples)
+        adapters.write_lineage(folder, job, method.name, examples)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def comment(name: str, parent: str, thread: str, author: str, body: str) -> dict
 
 
 def reddit(threads: int) -> list[dict[str, Any]]:
-    """Threads of eight comments: a chain of six with a second leaf, and an orphan."""
+    """Threads of eight comments: a path of six with a second leaf, and an orphan."""
     rows = []
     for number in range(threads):
         ids = [f"{number}x{turn}" for turn in range(6)]
@@ -124,7 +124,7 @@ def test_reddit_threads_whatever_the_order_and_the_number_of_processes(tmp_path:
         results.append([(output / name).read_bytes() for name in sorted(FILES - {CARD})])
     assert results[0] == results[1] == results[2]
     dialogues, rejected, funnel = made(output)
-    assert len(dialogues) == 40  # the chain of six
+    assert len(dialogues) == 40  # the path of six
     assert len(rejected) == 80  # the short leaf and the orphan
     assert funnel[0]["records"] == {"read": 320, "used": 320, "quarantined": 0}
     for dialogue in dialogues:

@@ -128,7 +128,7 @@ def test_a_post_that_stands_twice_in_the_dump_counts_once() -> None:
     assert counts.dropped == {"repeated_post": 1}
 
 
-def test_a_long_chain_is_no_recursion() -> None:
+def test_a_long_thread_is_no_recursion() -> None:
     posts = [post(str(number), str(number - 1)) for number in range(5000)]
     found, _, _ = paths(posts, ThreadsConfig(merge_consecutive=False))
     assert len(found["4999"]) == 5000

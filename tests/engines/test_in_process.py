@@ -19,7 +19,7 @@ from sage_core.engines.base import Completion, Constraint, Request
 from sage_core.engines.drawing import Rows, draw
 from sage_core.engines.grammar import json_schema, one_of, sac_grammar
 from sage_core.engines.in_process import TransformersEngine
-from sage_core.engines.resident import release, resident_model
+from sage_core.engines.loaded_model import loaded_model, release
 from sage_core.errors import EngineError
 from sage_core.sac import is_well_formed
 from sage_core.schema import Message
@@ -236,11 +236,11 @@ def test_many_options_are_scored_in_parts(
     request = asked("hi", system=SYSTEM)
     before = engine.usage.prompt_tokens
     expected = engine.choose([request], [options])
-    prompt = engine._resident.prompts.fit(request)[0]
+    prompt = engine._loaded.prompts.fit(request)[0]
     scored = sum(engine.token_counts(options)) - len(options)
     assert engine.usage.prompt_tokens - before == len(prompt) + scored
     monkeypatch.setattr(in_process, "_OPTION_TOKENS", most)
-    monkeypatch.setattr(engine._resident, "shares_prompts", shares)
+    monkeypatch.setattr(engine._loaded, "shares_prompts", shares)
     assert engine.choose([request], [options])[0] == pytest.approx(expected[0], abs=1e-3)
 
 
@@ -259,7 +259,7 @@ def test_options_are_scored_alike_however_many_are_read_together(
 def test_prompts_are_read_together_whatever_their_options(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = engine._resident.model
+    model = engine._loaded.model
     passes: list[int] = []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda *a, **k: (passes.append(1), forward(*a, **k))[1])
@@ -331,16 +331,16 @@ def test_the_penalty_spares_the_states(
 ) -> None:
     """Row 0 and 1 of one request. A token of the prompt leads by 5%; a penalty of 1.5 takes it
     back, but not inside the two state groups, which end with the second closing brace."""
-    resident = resident_model(tiny_base, CONFIG)
-    encode = resident.tokenizer.encode
+    loaded = loaded_model(tiny_base, CONFIG)
+    encode = loaded.tokenizer.encode
     (old,), (opens,), (brace,), (new,) = (encode(each, add_special_tokens=False) for each in "Q{}Z")
     how = sampling(repetition_penalty=1.5, penalise_states=penalise_states)
     request = asked("hi", how=how, n=2, opens_with_states=True)
-    rows = Rows(resident, [request], [[old, old]])
+    rows = Rows(loaded, [request], [[old, old]])
 
     def drawn(step: int, *leading: int) -> list[int]:
         """Draw with ``leading`` far ahead in each row, or old before new where it is -1."""
-        logits = torch.zeros(2, resident.vocabulary)
+        logits = torch.zeros(2, loaded.vocabulary)
         logits[:, new], logits[:, old] = 10.0, 10.5
         for row, token in enumerate(leading):
             if token >= 0:
@@ -366,25 +366,25 @@ def test_states_and_utterance_have_limits_of_their_own(
 ) -> None:
     """Three tokens for the states, two for the utterance: "{", "}", "}", then two of the utterance;
     a reply that does not open with a state has two."""
-    resident = resident_model(tiny_base, CONFIG)
-    ids = {each: resident.tokenizer.encode(each, add_special_tokens=False)[0] for each in "Q{}Z"}
+    loaded = loaded_model(tiny_base, CONFIG)
+    ids = {each: loaded.tokenizer.encode(each, add_special_tokens=False)[0] for each in "Q{}Z"}
     how = sampling(max_state_tokens=3, max_new_tokens=2)
-    rows = Rows(resident, [asked("hi", how=how, opens_with_states=True)], [[ids["Q"]]])
+    rows = Rows(loaded, [asked("hi", how=how, opens_with_states=True)], [[ids["Q"]]])
     written = "ZZZZ" if speaks else "{}}ZZZ"
     for step, each in enumerate(written):
         if rows.finished():
             break
-        logits = torch.zeros(1, resident.vocabulary)
+        logits = torch.zeros(1, loaded.vocabulary)
         logits[0, ids[each]] = 100.0
         rows.draw(logits, step)
     (completion,) = rows.completions()
     assert (completion.text, completion.finish_reason) == (
         ("ZZ", "length") if speaks else ("{}}ZZ", "length")
     )
-    never = Rows(resident, [asked("hi", how=how, opens_with_states=True)], [[ids["Q"]]])
+    never = Rows(loaded, [asked("hi", how=how, opens_with_states=True)], [[ids["Q"]]])
     for step in range(3):
         assert not never.finished()
-        logits = torch.zeros(1, resident.vocabulary)
+        logits = torch.zeros(1, loaded.vocabulary)
         logits[0, ids["{"]] = 100.0
         never.draw(logits, step)
     assert never.finished()  # states that never close end at their own limit
@@ -393,10 +393,10 @@ def test_states_and_utterance_have_limits_of_their_own(
 def test_a_plain_reply_is_penalised_from_its_start(
     tiny_base: Path, engine: TransformersEngine
 ) -> None:
-    resident = resident_model(tiny_base, CONFIG)
-    (old,) = resident.tokenizer.encode("Q", add_special_tokens=False)
-    rows = Rows(resident, [asked("hi", how=sampling(repetition_penalty=1.5))], [[old]])
-    logits = torch.zeros(1, resident.vocabulary)
+    loaded = loaded_model(tiny_base, CONFIG)
+    (old,) = loaded.tokenizer.encode("Q", add_special_tokens=False)
+    rows = Rows(loaded, [asked("hi", how=sampling(repetition_penalty=1.5))], [[old]])
+    logits = torch.zeros(1, loaded.vocabulary)
     logits[0, old], logits[0, old + 1] = 10.5, 10.0
     assert rows.draw(logits, 0).tolist() == [old + 1]
 
@@ -470,7 +470,7 @@ def test_adapters_are_switched_and_leave_no_trace(
     for which in (0, 1, 0, 2, 1, 2, 0):
         assert engines[which].generate(requests) == expected[which]
     # All three share one copy of the base.
-    assert len({id(engine._resident) for engine in engines}) == 1
+    assert len({id(engine._loaded) for engine in engines}) == 1
     # Scores are the adapter's, too.
     scores = [e.choose([requests[0]], [SINGLE])[0] for e in engines]
     for model, row in zip(models, scores, strict=True):

@@ -19,11 +19,11 @@ from sage_core.config.training import TrainingConfig as Training
 from sage_core.engines import managed_vllm, memory, supervisor
 from sage_core.engines.base import Request
 from sage_core.engines.in_process import TransformersEngine
-from sage_core.engines.resident import resident_model
+from sage_core.engines.loaded_model import loaded_model
 from sage_core.engines.vllm_server import VllmServer
 from sage_core.schema import Message
 from sage_core.search import scorers
-from sage_core.training import chain, launch
+from sage_core.training import adapters, launch
 from sage_core.training.dpo import train_dpo
 from sage_core.training.job import Job
 from sage_core.training.sft import train_sft
@@ -64,7 +64,7 @@ def used(base: Path, adapter: Path | None = None) -> "ReferenceType[Any]":
     """The model of an engine that was used and is no longer referred to."""
     engine = TransformersEngine(base, adapter, FLOAT)
     engine.generate([REQUEST])
-    return ref(engine._resident.model)
+    return ref(engine._loaded.model)
 
 
 def job(base: Path, parent: Path | None = None, launcher: LauncherConfig | None = None) -> Job:
@@ -124,7 +124,7 @@ def test_training_starts_without_models_and_without_the_server(
 ) -> None:
     """Of SFT and DPO in this process; and what they trained is gone before the next server."""
     trained: list[ReferenceType[Any]] = []
-    original = chain.start
+    original = adapters.start
 
     def begin(of: Job) -> Any:
         assert model() is None
@@ -133,7 +133,7 @@ def test_training_starts_without_models_and_without_the_server(
         trained.append(ref(found))
         return found
 
-    monkeypatch.setattr(chain, "start", begin)
+    monkeypatch.setattr(adapters, "start", begin)
     for name in ("m1", "dpo"):
         (tmp_path / name).mkdir()
     server, model = start()._server, used(tiny_base)
@@ -160,9 +160,9 @@ def test_a_launcher_starts_without_models_and_without_the_server(
 def test_a_model_in_use_is_never_loaded_twice(tiny_base: Path) -> None:
     engine = TransformersEngine(tiny_base, None, FLOAT)
     memory.release()
-    assert resident_model(tiny_base, FLOAT) is engine._resident
-    assert TransformersEngine(tiny_base, None, FLOAT)._resident is engine._resident
-    model = ref(engine._resident.model)
+    assert loaded_model(tiny_base, FLOAT) is engine._loaded
+    assert TransformersEngine(tiny_base, None, FLOAT)._loaded is engine._loaded
+    model = ref(engine._loaded.model)
     del engine
     memory.release()
     assert model() is None

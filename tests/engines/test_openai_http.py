@@ -441,8 +441,8 @@ def test_many_different_options_are_asked_for_in_parts(server: Server) -> None:
     ]
     (scores,) = server.engine(server="vllm").choose([asked("r", "m")], [options])
     for option, score in zip(options, scores, strict=True):
-        chain = f"m{option}".encode()
-        expected = sum(ByteModel.score(a, b) for a, b in pairwise(chain))
+        letters = f"m{option}".encode()
+        expected = sum(ByteModel.score(a, b) for a, b in pairwise(letters))
         assert score == (float("-inf") if "!" in option else expected)
     assert all(len(b["logprob_token_ids"]) <= 128 for b in server.bodies if "max_tokens" in b)
 

@@ -20,7 +20,7 @@ from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Completion, Constraint, Request, require
 from sage_core.engines.grammar import one_of, sac_grammar
 from sage_core.engines.in_process import TransformersEngine
-from sage_core.engines.resident import Resident, release, resident_model
+from sage_core.engines.loaded_model import LoadedModel, loaded_model, release
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.engines.steerer import Row, Steerer, Vocabulary, apply
 from sage_core.engines.steering import (
@@ -49,8 +49,8 @@ def engine(tiny_base: Path) -> Iterator[TransformersEngine]:
 
 
 @pytest.fixture(scope="module")
-def resident(engine: TransformersEngine, tiny_base: Path) -> Resident:
-    return resident_model(tiny_base, CONFIG)
+def loaded(engine: TransformersEngine, tiny_base: Path) -> LoadedModel:
+    return loaded_model(tiny_base, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -508,13 +508,13 @@ def test_without_a_grammar_forced_values_are_there_too(engine: TransformersEngin
 
 @given(st.text(min_size=1, max_size=8), st.sampled_from(list(NAMED)))
 def test_the_grammar_takes_every_value_that_can_be_forced(
-    resident: Resident, value: str, field: Any
+    loaded: LoadedModel, value: str, field: Any
 ) -> None:
     try:
         force = Force("agent", field, (value,))
     except ConfigError:
         return
-    compiled = resident._compiler.compile_grammar(sac_grammar([force]).text)
+    compiled = loaded._compiler.compile_grammar(sac_grammar([force]).text)
     free = {name: "[]" if each.many else "x" for name, each in NAMED.items()}
     group = ", ".join(f"a_{name}: {text}" for name, text in (free | {field: force.written}).items())
     assert GrammarMatcher(compiled).accept_string(f"{USER}{{{group}}} Hi")

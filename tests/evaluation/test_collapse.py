@@ -12,7 +12,7 @@ from sage_core.config.model import ModelConfig
 from sage_core.config.refine import GatesConfig
 from sage_core.engines.base import Engine, Request
 from sage_core.engines.scripted import ScriptedEngine
-from sage_core.evaluation.collapse import Health, collapsed, health
+from sage_core.evaluation.collapse import CollapseMetrics, collapse_metrics, collapsed
 from sage_core.evaluation.metrics import Mean, Rate, model_metrics
 from sage_core.evaluation.quality import Measurements
 from sage_core.schema import Trajectory, TrajectoryTurn
@@ -61,7 +61,7 @@ def test_figures_by_hand() -> None:
     past its states, as did another: 2 of 6. Each word is e^1.5 times as likely as under m0."""
     own, seen = engine(-1.0)
     base, asked = engine(-2.5)
-    found = health(
+    found = collapse_metrics(
         TRAJECTORIES,
         speaker("m2", own),
         base,
@@ -75,7 +75,7 @@ def test_figures_by_hand() -> None:
     assert found.kl_to_m0.value == pytest.approx(1.5)
     assert [r.request_id for r in seen] == [r.request_id for r in asked]
     assert all(request.prefix.startswith("{u_") or not request.prefix for request in seen)
-    again = health(
+    again = collapse_metrics(
         TRAJECTORIES,
         speaker("m2", own),
         base,
@@ -89,7 +89,7 @@ def test_figures_by_hand() -> None:
 
 def test_no_replies_no_kl() -> None:
     own, seen = engine(-1.0)
-    found = health(
+    found = collapse_metrics(
         TRAJECTORIES,
         speaker("m2", own),
         own,
@@ -100,12 +100,14 @@ def test_no_replies_no_kl() -> None:
     assert found.kl_to_m0.n == 0
     assert "kl_to_m0" not in found.figures()
     assert seen == []
-    empty = health([], speaker("m2", own), own, SelfPlayConfig(), 9, 7)
+    empty = collapse_metrics([], speaker("m2", own), own, SelfPlayConfig(), 9, 7)
     assert empty.figures() == {}
     assert collapsed(empty, GatesConfig()) == []
 
 
-WELL = Health("m2", 3.0, 0.6, Mean.of([20.0]), Rate.of(3, 10), Rate.of(0, 10), Mean.of([0.4]))
+WELL = CollapseMetrics(
+    "m2", 3.0, 0.6, Mean.of([20.0]), Rate.of(3, 10), Rate.of(0, 10), Mean.of([0.4])
+)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_a_model_is_at_no_distance_from_itself(tiny_base: Path) -> None:
 
     config = ModelConfig(base="tiny", dtype="float32", device="cpu", max_context=1024)
     m0 = TransformersEngine(tiny_base, None, config)
-    found = health(
+    found = collapse_metrics(
         TRAJECTORIES[:1],
         speaker("m0", m0),
         m0,
@@ -158,7 +160,9 @@ def test_what_is_measured_already_is_in_the_figures_and_the_gates() -> None:
     }
     measured = Measurements("m2", "TF-IDF", 2, {}, values)
     own, _ = engine(-1.0)
-    found = health(TRAJECTORIES, speaker("m2", own), own, SelfPlayConfig(), 0, 7, measured=measured)
+    found = collapse_metrics(
+        TRAJECTORIES, speaker("m2", own), own, SelfPlayConfig(), 0, 7, measured=measured
+    )
     assert found.figures()["cut_share"] == 0.5
     assert found.figures()["stray_braces"] == 0.2
     assert found.figures()["situation_recovery"] == 0.5
@@ -176,6 +180,6 @@ def test_values_of_states_differ_by_more_than_case() -> None:
     """'Cheer' and 'cheer' are one action: no entropy, and one count."""
     own, _ = engine(-1.0)
     mixed = [trajectory("a", chain("Cheer", "one"), chain("cheer", "two"), chain("CHEER", "three"))]
-    found = health(mixed, speaker("m2", own), own, SelfPlayConfig(), 0, 7)
+    found = collapse_metrics(mixed, speaker("m2", own), own, SelfPlayConfig(), 0, 7)
     assert found.action_entropy == 0
     assert model_metrics("m2", mixed, states=True).motivations == {"cheer": 3}

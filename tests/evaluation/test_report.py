@@ -27,7 +27,7 @@ from sage_core.evaluation.variance import Decided
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.schema import Candidate, NodeKind, SearchNode, Showing, Trajectory, TrajectoryTurn
 from sage_core.search.figures import search_figures
-from sage_core.search.tree import as_text, steps
+from sage_core.search.tree_display import as_text, steps
 from sage_core.states import SINGLE
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}

@@ -44,7 +44,7 @@ def run(
 ) -> dict[str, Any]:
     steps = Steps()
 
-    def health(folder: Path) -> dict[str, Any]:
+    def collapse(folder: Path) -> dict[str, Any]:
         return {"figures": {}, "collapsed": ["x"] if folder.name.endswith(collapsed) else []}
 
     def improves(config: object, before: str, after: str, *more: object) -> bool:
@@ -52,7 +52,7 @@ def run(
 
     monkeypatch.setattr(module, "make", steps.make)
     monkeypatch.setattr(caching, "make", steps.make)
-    monkeypatch.setattr(module, "read_health", health)
+    monkeypatch.setattr(module, "read_collapse", collapse)
     monkeypatch.setattr(module, "improves", improves)
     monkeypatch.setattr(module, "build_corpus", lambda corpus: ArtifactRef("corpus", "", 0))
     monkeypatch.setattr(module, "count", lambda ref, name: 1)

@@ -16,7 +16,7 @@ changes makes a test here fail, or, where it says so, one in tests/training/test
 - annotation calibrated with another corpus, or not as the settings say
 - preferences of the first round only; with dpo.pairs_from=last, not of the last model's search; DPO
   from another model than the last
-- a model's measurements, health or verdicts read from another one's rollouts; raw measured as a
+- a model's measurements, collapse metrics or verdicts read from another one's rollouts; raw measured as a
   model with states
 - the seed: another one in a request or a training, missing from a cache key, not used by a trainer
   (there)
@@ -381,7 +381,7 @@ GIVEN = {
         "figures": "judgements: judgements; "
         "rollouts: trajectories rollout [m0, raw, m1, m2, m3, dpo]",
         "report": "corpus: corpus; dialogues: training-dialogues; annotated: annotated-dialogues; "
-        "probe: grammar-probe; searches: searched [m1, m2]; health: model-health [m1, m2, m3]; "
+        "probe: grammar-probe; searches: searched [m1, m2]; collapse: collapse-metrics [m1, m2, m3]; "
         "checkpoints: sft [raw, m1, m2, m3], dpo; "
         "rollouts: trajectories rollout [m0, raw, m1, m2, m3, dpo]; "
         "figures: figures; quality: quality; steering: steering-evidence m1",
@@ -399,7 +399,7 @@ GIVEN = {
         "measurements X": "rollouts: trajectories rollout X",
     },
     "rounds": {
-        "model-health X": "agent: sft X; rollouts: trajectories rollout X; "
+        "collapse-metrics X": "agent: sft X; rollouts: trajectories rollout X; "
         "measured: measurements X",
     },
 }
@@ -434,8 +434,8 @@ chains    rollout-shard X      X    writes agent     held-out  agent    states  
 all       rollout-shard X      m1   writes user      held-out  agent    states  user's  1 at 0.9
 all       rollout-shard X      m1   writes user      held-out  user     states  states  1 at 0.9
 all       measurements X       m0   scores score     -         -        -       words   -
-rounds    model-health X       m0   scores agent     held-out  agent    states  states  1 at 0.9
-rounds    model-health X       X    scores agent     held-out  agent    states  states  1 at 0.9
+rounds    collapse-metrics X       m0   scores agent     held-out  agent    states  states  1 at 0.9
+rounds    collapse-metrics X       X    scores agent     held-out  agent    states  states  1 at 0.9
 pairs     judge-pair m0 X      m0   writes judge     held-out  -        -       words   -
 m1        steering-evidence X  m1   writes steer     held-out  agent    states  states  1 at 0.9
 m1        steering-evidence X  m1   scores steer     held-out  agent    states  states  1 at 0.9

@@ -15,9 +15,9 @@ from sage_core.config.model import ModelConfig
 from sage_core.config.training import LoraConfig, SFTConfig, TrainingConfig
 from sage_core.engines.base import Request
 from sage_core.engines.in_process import TransformersEngine
+from sage_core.engines.loaded_model import release
 from sage_core.engines.loading import prepare_base
 from sage_core.engines.managed_vllm import VllmEngine
-from sage_core.engines.resident import release
 from sage_core.engines.vllm_server import VllmServer, find_python
 from sage_core.errors import EngineError
 from sage_core.export import Exported

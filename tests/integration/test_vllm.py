@@ -25,9 +25,9 @@ from sage_core.engines import managed_vllm
 from sage_core.engines.base import Request
 from sage_core.engines.grammar import json_schema, one_of, sac_grammar
 from sage_core.engines.in_process import TransformersEngine
+from sage_core.engines.loaded_model import release
 from sage_core.engines.loading import prepare_base
 from sage_core.engines.managed_vllm import VllmEngine
-from sage_core.engines.resident import release
 from sage_core.engines.steering import Steering
 from sage_core.engines.vllm_server import VllmServer, find_python
 from sage_core.errors import ConfigError, ContextError, EngineError

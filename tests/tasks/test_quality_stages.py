@@ -16,10 +16,10 @@ from sage_core.evaluation import embedding
 from sage_core.evaluation.quality import key_figures
 from sage_core.schema import Trajectory, TrajectoryTurn
 from sage_core.steps.base import Model
-from sage_core.steps.health import ModelHealth
+from sage_core.steps.collapse import CollapseMetrics
 from sage_core.steps.measurements import Measurements, Quality
 from sage_core.steps.names import QUALITY, TRAJECTORIES
-from sage_core.steps.reading import read_health, read_measurements, read_quality
+from sage_core.steps.reading import read_collapse, read_measurements, read_quality
 from sage_core.storage import ArtifactRef, read_json, write_rows
 from tasks.home import store
 from tasks.making import make
@@ -96,14 +96,14 @@ def test_rollouts_are_measured_compared_and_gated(
     assert "Which of 3 situations a first reply answers (by chance 33%)" in text
     assert "100%" in text
 
-    health = make(
-        ModelHealth(
+    collapse = make(
+        CollapseMetrics(
             agent=Model("m0", base), rollouts=spoken["m0"], measured=measured["m0"],
             settings=GatesConfig(kl_replies=0, min_action_entropy=0, max_malformed=0),
             selfplay=SelfPlayConfig(), profile=ConversationConfig().agent, model=MODEL, seed=0,
         )
     )  # fmt: skip
-    assert read_health(store().folder(health))["collapsed"] == [
+    assert read_collapse(store().folder(collapse))["collapsed"] == [
         "cut_share is 1, over 0.5",
         "stray_braces is 0.5, over 0.1",
     ]

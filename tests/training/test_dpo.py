@@ -11,13 +11,13 @@ from training_examples import DIALOGUES, DPO, PAIRS, SFT
 
 from sage_core.errors import DataError
 from sage_core.schema import PreferencePair
-from sage_core.training import chain, dpo
+from sage_core.training import adapters, dpo
 from sage_core.training.dpo import train_dpo
 from sage_core.training.job import Job, read_log
 from sage_core.training.sft import train_sft
 from sage_core.training.tokens import EncodedPair, Encoder
 
-CHAINS = ["continue", "stacked", "merged"]
+WAYS = ["continue", "stacked", "merged"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def by_hand(model: Any, pair: EncodedPair) -> tuple[torch.Tensor, torch.Tensor]:
     return found[0], found[1]
 
 
-@pytest.mark.parametrize("how", CHAINS)
+@pytest.mark.parametrize("how", WAYS)
 def test_the_loss_is_ln_2_at_first_and_then_that_of_the_formula(
     job: Callable[..., Job],
     trainer_on: Callable[..., Any],
@@ -57,7 +57,7 @@ def test_the_loss_is_ln_2_at_first_and_then_that_of_the_formula(
 ) -> None:
     todo = job(parent, "dpo", chain=how)
     examples = [Encoder(chatml_tokenizer).pair(pair) for pair in PAIRS]
-    model = chain.start(todo)
+    model = adapters.start(todo)
     trainer = trainer_on(dpo.DPO(), model, PAIRS, DPO, todo, tmp_path / "work")
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
     weights = trainer.loss_weights
@@ -68,7 +68,7 @@ def test_the_loss_is_ln_2_at_first_and_then_that_of_the_formula(
 
     torch.manual_seed(3)
     for name, parameter in model.named_parameters():
-        if f"lora_B.{chain.TRAINED}" in name:
+        if f"lora_B.{adapters.TRAINED}" in name:
             parameter.data += 0.2 * torch.randn_like(parameter)
     trainer._kl.clear()
     sigmoid = trainer.compute_loss(trainer.model, dict(batch))
@@ -77,12 +77,12 @@ def test_the_loss_is_ln_2_at_first_and_then_that_of_the_formula(
     both.backward()
     trained = {name for name, each in model.named_parameters() if each.grad is not None}
     assert trained
-    assert all(f".{chain.TRAINED}." in name for name in trained)
+    assert all(f".{adapters.TRAINED}." in name for name in trained)
 
     work, now = tmp_path / "trained", tmp_path / "checkpoint"
     now.mkdir()
     trainer._save(str(work))
-    chain.save(now, work, todo)
+    adapters.save(now, work, todo)
     policy, reference = double(tiny_base, now), double(tiny_base, parent)
     margins, chosen_losses = [], []
     with torch.no_grad():

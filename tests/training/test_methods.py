@@ -14,7 +14,7 @@ from sage_core.config.training import DPOConfig, LauncherConfig
 from sage_core.errors import ConfigError
 from sage_core.named import load, path_of
 from sage_core.storage import read_json
-from sage_core.training import chain, methods
+from sage_core.training import adapters, methods
 from sage_core.training.job import Job, read_log
 from sage_core.training.method import LossMethod
 from sage_core.training.tokens import Encoder
@@ -108,7 +108,7 @@ def test_the_loss_of_a_method_of_ones_own(
     settings = orpo.ORPOConfig()
     for packing in (True, False):
         todo = job(packing=packing)
-        model = chain.start(todo)
+        model = adapters.start(todo)
         trainer = trainer_on(orpo.ORPO(), model, PAIRS, settings, todo, tmp_path)
         batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
         loss = float(trainer.compute_loss(trainer.model, batch).detach())
@@ -141,7 +141,7 @@ def test_a_method_of_ones_own_in_two_processes(
             training = todo.training.model_copy(update={"launcher": launcher})
             todo = replace(todo, training=training)
         methods.train(PATH, folder, todo, PAIRS, settings)
-        assert read_json(folder / chain.LINEAGE)["models"][-1]["stage"] == "orpo"
+        assert read_json(folder / adapters.LINEAGE)["models"][-1]["stage"] == "orpo"
         logs.append(read_log(folder)["history"])
     assert logs[0][-1]["loss/log_odds"] > logs[0][0]["loss/log_odds"]
     for single, both in zip(*logs, strict=True):

@@ -9,7 +9,7 @@ import torch
 from training_examples import DIALOGUES, PAIRS
 
 from sage_core.config.training import DPOConfig, SFTConfig
-from sage_core.training import chain
+from sage_core.training import adapters
 from sage_core.training.dpo import DPO
 from sage_core.training.job import Job
 from sage_core.training.packed import Layout, Run, packs
@@ -61,7 +61,7 @@ def trainers(
         made: list[Any] = []
         for packing in (True, False):
             todo = job(packing=packing)
-            model = chain.start(todo)
+            model = adapters.start(todo)
             torch.manual_seed(1)
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:

@@ -10,7 +10,7 @@ import pytest
 from training_examples import DIALOGUES, DPO, PAIRS, SFT, STATES
 
 from sage_core.schema import Message, TrainingDialogue
-from sage_core.training import chain
+from sage_core.training import adapters
 from sage_core.training.dpo import train_dpo
 from sage_core.training.job import Job, read_log
 from sage_core.training.sft import train_sft
@@ -26,7 +26,7 @@ WITHOUT_STATES = [
 def trained(train: Callable[..., None], folder: Path, job: Job, *arguments: Any) -> bytes:
     folder.mkdir()
     train(folder, job, *arguments)
-    return (folder / chain.ADAPTER).read_bytes()
+    return (folder / adapters.ADAPTER).read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def m1(job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_the_seed_decides_the_first_weights(job: Callable[..., Job]) -> None:
     def first(seed: int) -> bytes:
-        weights = dict(chain.start(replace(job(), seed=seed)).named_parameters())
+        weights = dict(adapters.start(replace(job(), seed=seed)).named_parameters())
         (name, *_) = (name for name in weights if "lora_A" in name)
         return bytes(weights[name].detach().numpy().tobytes())
 

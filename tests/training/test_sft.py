@@ -11,7 +11,7 @@ from training_examples import DIALOGUES, SFT
 from sage_core.errors import DataError
 from sage_core.schema import TrainingDialogue, with_roles
 from sage_core.storage import read_json
-from sage_core.training import chain, sft
+from sage_core.training import adapters, sft
 from sage_core.training.job import Job, read_log
 from sage_core.training.sft import train_sft
 from sage_core.training.tokens import SEGMENTS, STATE, Encoder
@@ -48,7 +48,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_weighted_tokens(
     settings = SFT.model_copy(
         update={"weights": SFT.weights.model_copy(update=dict(zip(SEGMENTS, weights, strict=True)))}
     )
-    model = chain.start(todo)
+    model = adapters.start(todo)
     trainer = trainer_on(sft.SFT(), model, DIALOGUES, settings, todo, tmp_path)
     batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
     loss = trainer.compute_loss(trainer.model, batch)

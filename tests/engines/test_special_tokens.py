@@ -1,4 +1,4 @@
-"""A content that spells marks of the chat template stays plain text, on the packaged templates."""
+"""A content that spells special tokens stays plain text, on the packaged templates."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from sage_core.config.engine import SamplingConfig
 from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Request
-from sage_core.engines.marks import Marks
-from sage_core.engines.resident import Resident, release, resident_model
+from sage_core.engines.loaded_model import LoadedModel, loaded_model, release
+from sage_core.engines.special_tokens import SpecialTokens
 from sage_core.schema import Message
 
-MARKS = {
+SPELT = {
     "chatml": ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<s>", "</s>"],
     "mistral": ["[INST]", "[/INST]", "<s>", "</s>", "<|endoftext|>"],
 }
@@ -26,7 +26,7 @@ INJECTED = (
     "<|im_<|im_end|>end|>",
     "[INST[INST]]",
 )
-PARTS = st.sampled_from([*MARKS["chatml"], *MARKS["mistral"], "<|im_", "[", "/INST]", "{", "}"])
+PARTS = st.sampled_from([*SPELT["chatml"], *SPELT["mistral"], "<|im_", "[", "/INST]", "{", "}"])
 PLAIN = ("I waited!", "  {u_motivation: x} a < b [1] | {{ x }} {% y %}\n\n", "", "ü 🙂 \x00")
 
 
@@ -48,12 +48,12 @@ def rendered(tokenizer: Any, *contents: str) -> str:
 
 
 def encoded(tokenizer: Any, *contents: str) -> list[int]:
-    marks = Marks(tokenizer)
-    return marks.encode(rendered(tokenizer, *(marks.shield(text) for text in contents)))
+    special = SpecialTokens(tokenizer)
+    return special.encode(rendered(tokenizer, *(special.shield(text) for text in contents)))
 
 
 @pytest.mark.parametrize("injected", INJECTED)
-def test_a_prompt_has_as_many_marks_whatever_is_typed(
+def test_a_prompt_has_as_many_special_tokens_whatever_is_typed(
     template: str, tokenizer: Any, injected: str
 ) -> None:
     counts = []
@@ -61,14 +61,14 @@ def test_a_prompt_has_as_many_marks_whatever_is_typed(
         read = tokenizer.convert_ids_to_tokens(encoded(tokenizer, text, "ok", text))
         special = [token for token in read if token in tokenizer.all_special_tokens]
         decoded = tokenizer.decode(encoded(tokenizer, text, "ok", text))
-        words = [decoded.count(mark) for mark in ("[INST]", "[/INST]") if template == "mistral"]
+        words = [decoded.count(word) for word in ("[INST]", "[/INST]") if template == "mistral"]
         counts.append((special, words))
     assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize("injected", INJECTED)
 def test_nothing_typed_is_lost(template: str, tokenizer: Any, injected: str) -> None:
-    """The text reads back as typed; only textual marks have a space inside."""
+    """The text reads back as typed; only those that are text to the tokenizer get a space."""
     expected = injected
     if template == "mistral":
         expected = injected.replace("[INST]", "[ INST]").replace("[/INST]", "[ /INST]")
@@ -76,15 +76,15 @@ def test_nothing_typed_is_lost(template: str, tokenizer: Any, injected: str) -> 
 
 
 @given(st.lists(st.one_of(PARTS, st.text(max_size=3)), max_size=8).map("".join))
-def test_no_mark_is_left_in_any_content(
+def test_no_special_token_is_left_in_any_content(
     chatml_tokenizer: Any, mistral_tokenizer: Any, content: str
 ) -> None:
     for tokenizer, left in (
-        (chatml_tokenizer, MARKS["chatml"]),
-        (mistral_tokenizer, MARKS["mistral"]),
+        (chatml_tokenizer, SPELT["chatml"]),
+        (mistral_tokenizer, SPELT["mistral"]),
     ):
-        marks = Marks(tokenizer)
-        ids = marks.encode(marks.shield(content))
+        special = SpecialTokens(tokenizer)
+        ids = special.encode(special.shield(content))
         assert not set(tokenizer.convert_tokens_to_ids(left)) - {None} & set(ids)
         assert "[INST]" not in tokenizer.decode(ids) or tokenizer is chatml_tokenizer
 
@@ -96,19 +96,19 @@ def test_other_contents_are_encoded_as_the_trainer_does(tokenizer: Any, text: st
 
 
 @pytest.fixture(scope="module")
-def resident(tiny_base: Path) -> Iterator[Resident]:
+def loaded(tiny_base: Path) -> Iterator[LoadedModel]:
     config = ModelConfig(base="tiny", dtype="float32", device="cpu", max_context=1024)
-    yield resident_model(tiny_base, config)
+    yield loaded_model(tiny_base, config)
     release()
 
 
-def test_the_engine_shields_messages_and_prefix(resident: Resident) -> None:
-    tokenizer = resident.tokenizer
+def test_the_engine_shields_messages_and_prefix(loaded: LoadedModel) -> None:
+    tokenizer = loaded.tokenizer
 
-    def marks(text: str) -> int:
+    def special(text: str) -> int:
         messages = (Message("user", text), Message("assistant", text), Message("user", text))
         request = Request("r", messages, SamplingConfig(), prefix=text)
-        ids, _ = resident.prompts.fit(request)
+        ids, _ = loaded.prompts.fit(request)
         return sum(token in tokenizer.all_special_ids for token in ids)
 
-    assert marks("a<|im_end|>b<|im_start|>") == marks("a b") == 7  # a mark at each turn's ends
+    assert special("a<|im_end|>b<|im_start|>") == special("a b") == 7  # one at each turn's ends

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LINEAGE = "lineage.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
-TRAINED, CHAIN, REFERENCE = "default", "chain", "ref"  # the last one is named by TRL
+TRAINED, EARLIER, REFERENCE = "default", "earlier", "ref"  # the last one is named by TRL
 _SCALES_OTHERWISE = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 
 
@@ -57,7 +57,7 @@ def start(job: Job) -> Any:
         return get_peft_model(merged, _lora(job))
     frozen: Any = PeftConfig.from_pretrained(job.parent)
     frozen.lora_dropout = 0.0  # nothing of it is trained, and the new one goes on from all of it
-    model = PeftModel.from_pretrained(base, job.parent, adapter_name=CHAIN, config=frozen)
+    model = PeftModel.from_pretrained(base, job.parent, adapter_name=EARLIER, config=frozen)
     model.add_adapter(TRAINED, _lora(job))
     activate(model)
     return model
@@ -108,7 +108,7 @@ def write_lineage(
 @contextmanager
 def as_reference(model: Any) -> "Iterator[None]":
     """The model as it was before training, for a while."""
-    earlier = [name for name in (CHAIN, REFERENCE) if name in model.peft_config]
+    earlier = [name for name in (EARLIER, REFERENCE) if name in model.peft_config]
     if not earlier:
         with model.disable_adapter():
             yield
@@ -122,7 +122,7 @@ def as_reference(model: Any) -> "Iterator[None]":
 
 def activate(model: Any) -> None:
     """Use what was trained before together with the adapter to train, which alone has gradients."""
-    names = [name for name in (CHAIN, TRAINED) if name in model.peft_config]
+    names = [name for name in (EARLIER, TRAINED) if name in model.peft_config]
     model.base_model.set_adapter(names, inference_mode=True)
     model.set_requires_grad(TRAINED)
 

@@ -47,11 +47,11 @@ class Prefilled:
 class Decoder:
     """The model past its prompts: feeds tokens, keeps the cache."""
 
-    def __init__(self, resident: "Resident", prefilled: Prefilled, n: int, capacity: int) -> None:
-        self._resident = resident
+    def __init__(self, loaded: "LoadedModel", prefilled: Prefilled, n: int, capacity: int) -> None:
+        self._loaded = loaded
         self._next = (prefilled.common + prefilled.lengths).repeat_interleave(n)
         self._levels: list[shared_prefix.Level] | None = None
-        if resident.shares_prompts:
+        if loaded.shares_prompts:
             self._levels = shared_prefix.levels(
                 prefilled.cache, prefilled.common, prefilled.lengths
             )
@@ -65,7 +65,7 @@ class Decoder:
         tokens = tokens if tokens.dim() == 2 else tokens[:, None]
         positions = self._next[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
         self._next = self._next + tokens.shape[1]
-        model = self._resident.model
+        model = self._loaded.model
         arguments = {} if self._levels is None else {"levels": self._levels}
         model.set_attn_implementation("sdpa" if self._levels is None else shared_prefix.ATTENTION)
         output = model(
@@ -95,7 +95,7 @@ def common_prefix(prompts: list[list[int]]) -> int:
     return common if len(prompts) > 1 and common >= _MIN_COMMON else 0
 
 
-class Resident:
+class LoadedModel:
     """A loaded base model with everything derived from its tokenizer."""
 
     def __init__(self, base: Path, config: ModelConfig) -> None:
@@ -105,7 +105,7 @@ class Resident:
         self.vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
         self.stop = set(stop_tokens(self.model, self.tokenizer))
         self._peft: Any = None
-        self._loaded: list[str] = []
+        self._adapters: list[str] = []
         self._compiled: dict[Constraint, Any] = {}
         self._steerers: dict[tuple[Steering, bool], Steerer] = {}
 
@@ -151,12 +151,12 @@ class Resident:
             self._peft = PeftModel.from_pretrained(
                 self.model, adapter, adapter_name=name, autocast_adapter_dtype=False
             ).eval()
-            self._loaded = [name]
-        elif name not in self._loaded:
-            if len(self._loaded) >= self.config.resident_adapters:
-                self._peft.delete_adapter(self._loaded.pop(0))
+            self._adapters = [name]
+        elif name not in self._adapters:
+            if len(self._adapters) >= self.config.resident_adapters:
+                self._peft.delete_adapter(self._adapters.pop(0))
             self._peft.load_adapter(adapter, adapter_name=name, autocast_adapter_dtype=False)
-            self._loaded.append(name)
+            self._adapters.append(name)
         self._peft.base_model.enable_adapter_layers()
         self._peft.set_adapter(name)
 
@@ -232,21 +232,21 @@ class Resident:
 class _Adapter:
     """The adapter that is on while a batch runs; off again afterwards."""
 
-    def __init__(self, resident: Resident, adapter: Path | None) -> None:
-        self._resident, self._adapter = resident, adapter
+    def __init__(self, loaded: LoadedModel, adapter: Path | None) -> None:
+        self._loaded, self._adapter = loaded, adapter
 
     def __enter__(self) -> None:
-        self._resident.activate(self._adapter)
+        self._loaded.activate(self._adapter)
 
     def __exit__(self, *error: object) -> None:
-        self._resident.activate(None)
+        self._loaded.activate(None)
 
 
-_last: list[Resident] = []  # the one that is kept although no engine uses it
-_alive: WeakValueDictionary[tuple[Path, ModelConfig], Resident] = WeakValueDictionary()
+_last: list[LoadedModel] = []  # the one that is kept although no engine uses it
+_alive: WeakValueDictionary[tuple[Path, ModelConfig], LoadedModel] = WeakValueDictionary()
 
 
-def resident_model(base: Path, config: ModelConfig) -> Resident:
+def loaded_model(base: Path, config: ModelConfig) -> LoadedModel:
     """The model of a base folder: the copy that is in memory, or one that is loaded now.
 
     A copy that an engine still uses is found even after :func:`release`, so that there are never
@@ -255,7 +255,7 @@ def resident_model(base: Path, config: ModelConfig) -> Resident:
     found = _alive.get((base, config))
     if found is None:
         release()  # so that two models are in memory only if both are in use
-        found = _alive[base, config] = Resident(base, config)
+        found = _alive[base, config] = LoadedModel(base, config)
     _last[:] = [found]
     return found
 

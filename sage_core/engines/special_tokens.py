@@ -1,10 +1,10 @@
-"""What a speaker wrote, kept apart from the marks of the chat template.
+"""Special tokens of the chat template, kept apart from what a speaker wrote.
 
-A template joins marks and contents into one text, so a content that spells a mark (``<|im_end|>``,
-``[/INST]``) would end its own turn. Marks that are tokens of their own are cut in two before the
-tokenizer sees them, and so become plain text. Marks that are plain text to the tokenizer, like
-Mixtral's ``[INST]``, have the same tokens whoever writes them: they get a space inside. Contents
-without marks are encoded as ever, so that prompts are cut as the trainer cuts them.
+A template joins special tokens and contents into one text, so a content that spells one
+(``<|im_end|>``, ``[/INST]``) would end its own turn. Those that the tokenizer has as tokens are cut
+in two before it sees them, and so become plain text. Those that are plain text to the tokenizer,
+like Mixtral's ``[INST]``, have the same tokens whoever writes them: they get a space inside.
+Contents without special tokens are encoded as the trainer encodes them.
 """
 
 import re
@@ -13,17 +13,18 @@ from typing import Any
 from sage_core.errors import DataError
 
 _CUT = "\ufdd0\ufdd1"  # noncharacters: no text has them
-_WORD_MARK = re.compile(r"\[/?[A-Z_]+\]|<<?/?\w+>?>|<\|\w+\|>")
-_ANY_MARK = re.compile(r"(?=<\|\w+\|>|\[/?INST\]|<<?/?SYS>>?|</?s>|<(?:start|end)_of_turn>)(.)")
+_TEXTUAL = re.compile(r"\[/?[A-Z_]+\]|<<?/?\w+>?>|<\|\w+\|>")
+_ANY = re.compile(r"(?=<\|\w+\|>|\[/?INST\]|<<?/?SYS>>?|</?s>|<(?:start|end)_of_turn>)(.)")
 
 
 def spaced(content: str) -> str:
-    """The content with a space inside what may be a mark, for a model whose marks are not known."""
-    return _ANY_MARK.sub(r"\1 ", content)
+    """The content with a space inside what may be a special token, for a model whose special tokens
+    are not known."""
+    return _ANY.sub(r"\1 ", content)
 
 
-class Marks:
-    """The marks of a tokenizer's chat template."""
+class SpecialTokens:
+    """The special tokens of a tokenizer's chat template."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -42,7 +43,7 @@ class Marks:
             if token.special or (token.content.strip() and token.content in skeleton)
         } | set(tokenizer.all_special_tokens)
         self._tokens = _start_of(tokens)
-        self._words = _start_of(set(_WORD_MARK.findall(skeleton)) - tokens)
+        self._words = _start_of(set(_TEXTUAL.findall(skeleton)) - tokens)
 
     def shield(self, content: str) -> str:
         """The content as it goes into the template; :meth:`encode` must read the result."""
@@ -68,7 +69,7 @@ class Marks:
         return ids, places
 
 
-def _start_of(marks: set[str]) -> re.Pattern[str]:
-    """The first character of each mark, overlapping ones too; nothing where there are none."""
-    spelt = "|".join(map(re.escape, sorted(marks))) or "(?!)"
+def _start_of(special: set[str]) -> re.Pattern[str]:
+    """The first character of each, overlapping ones too; nothing where there are none."""
+    spelt = "|".join(map(re.escape, sorted(special))) or "(?!)"
     return re.compile(f"(?=(?:{spelt}))(.)", re.DOTALL)

@@ -9,17 +9,17 @@ from sage_core.config.model import ModelConfig
 from sage_core.config.refine import GatesConfig
 from sage_core.schema import Trajectory
 from sage_core.steps.base import Context, Model, Step
-from sage_core.steps.names import HEALTH, TRAJECTORIES
+from sage_core.steps.names import COLLAPSE, TRAJECTORIES
 from sage_core.steps.reading import read_measurements
 from sage_core.steps.speaking import speaker
 from sage_core.storage import ArtifactRef, read_rows, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelHealth(Step):
+class CollapseMetrics(Step):
     """Whether a refined model has collapsed, by its conversations."""
 
-    name = "model-health"
+    name = "collapse-metrics"
     retries = 1
     agent: Model
     rollouts: ArtifactRef
@@ -38,7 +38,7 @@ class ModelHealth(Step):
         from sage_core.evaluation import collapse  # imports scipy
 
         engine = self.selfplay.agent_engine
-        found = collapse.health(
+        found = collapse.collapse_metrics(
             read_rows(context.folder(self.rollouts) / TRAJECTORIES, Trajectory),
             speaker(context, self.agent, engine, self.model, self.profile),
             context.engine(engine, self.agent.m0, self.model),
@@ -48,4 +48,4 @@ class ModelHealth(Step):
             read_measurements(context.folder(self.measured)),
         )
         failed = collapse.collapsed(found, self.settings)
-        write_json(folder / HEALTH, {"figures": found.figures(), "collapsed": failed})
+        write_json(folder / COLLAPSE, {"figures": found.figures(), "collapsed": failed})

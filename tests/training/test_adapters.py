@@ -1,4 +1,4 @@
-"""Rounds that start from rounds: whatever the chain, a checkpoint is one adapter over m0."""
+"""Rounds that start from rounds: whatever ``lora.chain`` says, a checkpoint is one adapter over m0."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from sage_core.config.model import ModelConfig
 from sage_core.engines.loading import check_quantization
 from sage_core.errors import ConfigError
 from sage_core.storage import content_hash, read_json
-from sage_core.training import chain
+from sage_core.training import adapters
 from sage_core.training.dpo import train_dpo
 from sage_core.training.job import Job
 from sage_core.training.sft import train_sft
@@ -49,11 +49,11 @@ def test_a_round_starts_as_the_last_one_ended(
 ) -> None:
     before = served(tiny_base, m1)
     assert (before - served_base(tiny_base)).abs().max() > 0.01
-    model = chain.start(job(m1, "m2", chain=how)).eval()
+    model = adapters.start(job(m1, "m2", chain=how)).eval()
     torch.testing.assert_close(logits(model), before, atol=1e-3, rtol=0)
     trained = [name for name, each in model.named_parameters() if each.requires_grad]
     assert len(trained) == 8
-    assert all(f".{chain.TRAINED}." in name for name in trained)
+    assert all(f".{adapters.TRAINED}." in name for name in trained)
 
 
 def served_base(base: Path) -> torch.Tensor:
@@ -70,11 +70,11 @@ def test_the_frozen_adapter_of_a_stack_has_no_dropout_while_training(
     parent.mkdir()
     train_sft(parent, job(dropout=0.5), DIALOGUES, SFT)
     assert read_json(parent / "adapter_config.json")["lora_dropout"] == 0.5
-    model = chain.start(job(parent, "m2", chain="stacked", dropout=0.5)).train()
+    model = adapters.start(job(parent, "m2", chain="stacked", dropout=0.5)).train()
     assert torch.equal(logits(model), logits(model))
     torch.testing.assert_close(logits(model), logits(model.eval()))
     for name, parameter in model.train().named_parameters():
-        if f"lora_B.{chain.TRAINED}" in name:
+        if f"lora_B.{adapters.TRAINED}" in name:
             torch.nn.init.normal_(parameter)
     assert not torch.equal(logits(model), logits(model))  # the trained one's dropout is on
 
@@ -104,24 +104,24 @@ def test_what_is_saved_is_what_was_trained(
 ) -> None:
     """Joining adapters of other ranks and scales is exact."""
     todo = job(m1, "m2", chain=how, rank=3, alpha=12)
-    model = chain.start(todo).eval()
+    model = adapters.start(todo).eval()
     torch.manual_seed(2)
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(
-        tmp_path / "work", selected_adapters=[chain.TRAINED], save_embedding_layers=False
+        tmp_path / "work", selected_adapters=[adapters.TRAINED], save_embedding_layers=False
     )
     folder = tmp_path / "m2"
     folder.mkdir()
-    chain.save(folder, tmp_path / "work", todo)
+    adapters.save(folder, tmp_path / "work", todo)
     assert read_json(folder / "adapter_config.json")["r"] == 7
     torch.testing.assert_close(served(tiny_base, folder), logits(model), atol=1e-3, rtol=0)
 
 
 def test_adapters_of_another_kind_cannot_be_joined(job: Callable[..., Job], m1: Path) -> None:
     with pytest.raises(ConfigError, match=r"\['q_proj', 'v_proj'\].*chain=continue"):
-        chain.start(job(m1, "m2", chain="stacked", target_modules=("k_proj",)))
+        adapters.start(job(m1, "m2", chain="stacked", target_modules=("k_proj",)))
 
 
 def test_the_lineage_names_all_ancestors(
@@ -132,7 +132,7 @@ def test_the_lineage_names_all_ancestors(
         folder.mkdir()
     train_sft(m2, job(m1, "m2", chain="stacked"), DIALOGUES[:4], SFT)
     train_dpo(dpo, job(m2, "dpo"), PAIRS, DPO)
-    models = read_json(dpo / chain.LINEAGE)["models"]
+    models = read_json(dpo / adapters.LINEAGE)["models"]
     assert [(each["name"], each["stage"], each.get("method")) for each in models] == [
         ("m0", "base-model", None), ("m1", "sft", "new"), ("m2", "sft", "stacked"),
         ("dpo", "dpo", "continue"),
