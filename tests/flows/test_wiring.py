@@ -16,8 +16,8 @@ changes makes a test here fail, or, where it says so, one in tests/training/test
 - annotation calibrated with another corpus, or not as the settings say
 - preferences of the first round only; with dpo.pairs_from=last, not of the last model's search; DPO
   from another model than the last
-- a model's measurements, collapse metrics or verdicts read from another one's rollouts; raw measured as a
-  model with states
+- a model's measurements, collapse metrics or verdicts read from another one's rollouts; raw
+  measured as a model with states
 - the seed: another one in a request or a training, missing from a cache key, not used by a trainer
   (there)
 - a learning rate that is not a cosine (there)
@@ -381,7 +381,8 @@ GIVEN = {
         "figures": "judgements: judgements; "
         "rollouts: trajectories rollout [m0, raw, m1, m2, m3, dpo]",
         "report": "corpus: corpus; dialogues: training-dialogues; annotated: annotated-dialogues; "
-        "probe: grammar-probe; searches: searched [m1, m2]; collapse: collapse-metrics [m1, m2, m3]; "
+        "probe: grammar-probe; searches: searched [m1, m2]; "
+        "collapse: collapse-metrics [m1, m2, m3]; "
         "checkpoints: sft [raw, m1, m2, m3], dpo; "
         "rollouts: trajectories rollout [m0, raw, m1, m2, m3, dpo]; "
         "figures: figures; quality: quality; steering: steering-evidence m1",

@@ -1,4 +1,4 @@
-"""Rounds that start from rounds: whatever ``lora.chain`` says, a checkpoint is one adapter over m0."""
+"""Rounds on rounds: whatever ``lora.chain`` says, a checkpoint is one adapter over m0."""
 
 from collections.abc import Callable
 from pathlib import Path
