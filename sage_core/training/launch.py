@@ -17,8 +17,9 @@ from sage_core.config.training import LauncherConfig
 from sage_core.engines import memory
 from sage_core.engines.loading import dtype_of
 from sage_core.errors import ConfigError, EngineError
+from sage_core.execution import note
 from sage_core.training import worker
-from sage_core.training.job import Job, Progress, no_progress
+from sage_core.training.job import Job, Progress, no_progress, read_log
 from sage_core.training.method import Example, Given, Method
 from sage_core.training.processes import free_port, running
 
@@ -51,9 +52,10 @@ def train(
     memory.release()  # training has the machine to itself
     if job.training.launcher is None:
         worker.train_here(method, folder, job, examples, settings, work, on_step)
-        return
-    with _kept(work) as kept:
-        _run(worker.Task(method, folder, job, examples, settings, kept), on_step)
+    else:
+        with _kept(work) as kept:
+            _run(worker.Task(method, folder, job, examples, settings, kept), on_step)
+    note("training", read_log(folder)["passes"])
 
 
 def _run(task: worker.Task, on_step: Progress) -> None:

@@ -42,13 +42,18 @@ def train_here(
     usable = method.fitting(examples, settings, encoder.length)
     with TemporaryDirectory() as scratch:
         kept = work or Path(scratch)
-        from sage_core.training.trainers import trainer_of  # imports TRL, which takes seconds
+        # These import TRL, which takes seconds.
+        from sage_core.training.self_test import passes_of
+        from sage_core.training.trainers import trainer_of
 
         training = Training.of(method, usable, settings, encoder)
         model = chain.start(job)
-        trainer = trainer_of(method, training, model, tokenizer, job, kept, on_step)
+        passes = passes_of(model.get_base_model(), tokenizer, job.training)
+        trainer = trainer_of(
+            method, training, model, tokenizer, job, kept, on_step, packed=passes.packed
+        )
         trainer.fit(kept)
-        trainer.finish(folder, kept, usable)
+        trainer.finish(folder, kept, usable, str(passes))
     if processes.is_main():
         chain.write_lineage(folder, job, method.name, examples)
 
