@@ -10,7 +10,7 @@ It holds for models that pass all of their attention through the function that t
 self-test (:mod:`sage_core.engines.self_test`) finds the others.
 
 Shapes: P prompts of a level, R rows, H query heads, K key heads, G = H / K, L positions of a
-level, T new tokens, S tokens of the row's own so far, D head size.
+level, T new tokens, S tokens of the row's own so far, D head size (of values it may be another).
 """
 
 import os
@@ -81,10 +81,13 @@ class _SuffixLayer(CacheLayerMixin):  # type: ignore[misc]
         self.length = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        rows, heads, _, size = key_states.shape
-        self.keys = key_states.new_empty(rows, heads, self.capacity, size)
-        self.values = torch.empty_like(self.keys)
+        self.keys = self._buffer(key_states)
+        self.values = self._buffer(value_states)
         self.is_initialized = True
+
+    def _buffer(self, states: torch.Tensor) -> torch.Tensor:
+        rows, heads, _, size = states.shape  # values may be of another size than keys
+        return states.new_empty(rows, heads, self.capacity, size)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -278,7 +281,8 @@ def attend(
     for level, part in zip(levels, parts, strict=False):
         values = level.values[module.layer_idx]
         output += _per_row(_per_prompt(part, values.shape[0]) @ values, rows)
-    return output.reshape(rows, query_heads, new, size).transpose(1, 2).contiguous(), None
+    output = output.reshape(rows, query_heads, new, value.shape[-1])
+    return output.transpose(1, 2).contiguous(), None
 
 
 def _per_prompt(tensor: torch.Tensor, prompts: int) -> torch.Tensor:
