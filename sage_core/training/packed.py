@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import AttentionInterface
-from trl.trainer.utils import FusedCausalLMOutput
+from transformers.utils import ModelOutput
 
 from sage_core.errors import EngineError
 from sage_core.training.method import NOT_SCORED
@@ -110,10 +110,17 @@ class Layout:
 
 
 @dataclass
-class ScoredOutput(FusedCausalLMOutput):  # type: ignore[misc]
-    """What TRL's trainers expect, and the logits (S, V) if they were asked for."""
+class ScoredOutput(ModelOutput):  # type: ignore[misc]
+    """What TRL's trainers read of its own ``FusedCausalLMOutput``, each (B, T - 1), and the logits
+    (S, V) if they were asked for."""
 
+    log_probs: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
+    mean_logits: torch.Tensor | None = None
+    is_top1: torch.Tensor | None = None
+    label_mask: torch.Tensor | None = None
     logits: torch.Tensor | None = None
+    aux_loss: torch.Tensor | None = None  # none: see router_aux_loss_coef
 
 
 def score_here(causal: Any, *, packed: bool) -> None:

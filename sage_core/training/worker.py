@@ -42,9 +42,8 @@ def train_here(
     usable = method.fitting(examples, settings, encoder.length)
     with TemporaryDirectory() as scratch:
         kept = work or Path(scratch)
-        # These import TRL, which takes seconds.
         from sage_core.training.self_test import passes_of
-        from sage_core.training.trainers import trainer_of
+        from sage_core.training.trainers import trainer_of  # imports TRL, which takes seconds
 
         training = Training.of(method, usable, settings, encoder)
         model = chain.start(job)
