@@ -33,7 +33,7 @@ from sage_core.errors import SageError
 from sage_core.schema import Message, PreferencePair, TrainingDialogue, with_roles
 
 TABLE = Path(__file__).parent.parent / "docs/models_table.md"
-_ROWS = RESULTS / "models.json"
+ROWS = RESULTS / "models.json"
 _TEXTS = ("hi", "I waited an hour for the bus again!", "My dog ran away last night. Oh no.")
 _OPTIONS = ("A", "My dog ran", "My dog")
 _MODEL = ModelConfig(dtype="float32", device="cpu")
@@ -386,7 +386,7 @@ def main(names: Sequence[str]) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore")
-    rows: dict[str, Any] = json.loads(_ROWS.read_text("utf-8")) if names and _ROWS.exists() else {}
+    rows: dict[str, Any] = json.loads(ROWS.read_text("utf-8")) if names and ROWS.exists() else {}
     for name in names or MODELS:
         result = check(name)
         rows[name] = asdict(result)
@@ -395,7 +395,7 @@ def main(names: Sequence[str]) -> None:
             result.refused or "; ".join(result.wrong) or f"{result.generation}; {result.training}"
         )
         print(f"{verdict:8} {name:20} {result.seconds:5.1f} s  {told}", flush=True)  # noqa: T201
-    _ROWS.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    ROWS.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     results = [Result(**rows[name]) for name in sorted(rows)]
     TABLE.write_text(table(results), encoding="utf-8")
     wrong = [each.model_type for each in results if each.wrong]

@@ -59,7 +59,7 @@ def _find(causal: Any, tokens: list[int]) -> Passes:
     layers = set(getattr(text, "layer_types", None) or ())
     if unknown := sorted(map(str, layers - _LAYERS)):
         return Passes(False, f"layers of {', '.join(unknown)}")
-    with in_float32(causal) as tolerance, _narrow_windows(causal, text) as narrowed:
+    with in_float32(causal) as tolerance, _narrow_windows(causal) as narrowed:
         if "sliding_attention" in layers and not narrowed:
             return Passes(False, "sliding windows that the self-test cannot see")
         reason = agrees("packed sequences", partial(_difference, causal, tokens), tolerance)
@@ -126,18 +126,19 @@ def _batch(tokens: list[int], device: torch.device) -> tuple[Batch, torch.Tensor
 
 
 @contextmanager
-def _narrow_windows(causal: Any, text: Any) -> Iterator[bool]:
-    """Sliding windows of a few tokens, in the configuration and in every layer that has one; gives
-    whether a layer has."""
-    layers = [each for each in causal.modules() if isinstance(_window(each), int)]
-    holders = [*layers, *([text] if isinstance(_window(text), int) else [])]
-    before = [_window(each) for each in holders]
+def _narrow_windows(causal: Any) -> Iterator[bool]:
+    """Sliding windows of a few tokens, in every layer and configuration that has one; gives whether
+    there is any."""
+    there = (causal.config.get_text_config(), *causal.modules())
+    configs = (getattr(each, "config", None) for each in causal.modules())
+    found = {id(each): each for each in (*there, *configs) if isinstance(_window(each), int)}
+    before = [(each, _window(each)) for each in found.values()]
     try:
-        for holder in holders:
+        for holder, _ in before:
             holder.sliding_window = _WINDOW
-        yield bool(layers)
+        yield bool(before)
     finally:
-        for holder, window in zip(holders, before, strict=True):
+        for holder, window in before:
             holder.sliding_window = window
 
 
