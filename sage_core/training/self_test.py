@@ -68,12 +68,10 @@ def _find(causal: Any, tokens: list[int]) -> Passes:
 
 def _difference(causal: Any, tokens: list[int]) -> float:
     batch, shared = _batch(tokens, causal.device)
-    call = {"use_cache": False, "with_logits": True}
-    expected, gradient = _with_gradient(
-        causal, partial(score_padded, causal.forward, **batch, **call)
-    )
+    call: dict[str, Any] = {**batch, "use_cache": False, "with_logits": True}
+    expected, gradient = _with_gradient(causal, partial(score_padded, causal.forward, **call))
     with attending(causal):
-        packed = partial(score_packed, causal, **batch, shared=shared, **call)
+        packed = partial(score_packed, causal, shared=shared, **call)
         found, in_row = _with_gradient(causal, packed)
     layout = Layout.of(batch["attention_mask"], shared)
     there = batch["attention_mask"].bool()
@@ -108,7 +106,8 @@ def _with_gradient(
 def _batch(tokens: list[int], device: torch.device) -> tuple[Batch, torch.Tensor]:
     """Two pairs whose replies are scored, and the tokens that each pair's rows begin with."""
     rest = iter(tokens)
-    chosen, rejected = [], []
+    chosen: list[tuple[list[int], list[int]]] = []
+    rejected: list[tuple[list[int], list[int]]] = []
     for prompt, *replies in _PAIRS:
         said = list(islice(rest, prompt))
         for rows, reply in zip((chosen, rejected), replies, strict=True):

@@ -1,13 +1,14 @@
 """The self-test of generation: what it chooses, what it finds, and that all ways write the same."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.small_models import chatml_tokenizer, small_model
+from benchmarks.small_models import chatml_tokenizer, save_small_model, small_model
 from sage_core.config.engine import SamplingConfig
 from sage_core.config.model import ModelConfig
 from sage_core.engines import comparing, plain, self_test
@@ -15,9 +16,10 @@ from sage_core.engines.base import Request
 from sage_core.engines.comparing import difference, in_float32
 from sage_core.engines.grammar import sac_grammar
 from sage_core.engines.in_process import TransformersEngine
+from sage_core.engines.loading import prepare_base
 from sage_core.engines.resident import release
 from sage_core.engines.self_test import Generation, Way, generation
-from sage_core.engines.steering import Boost, Steering
+from sage_core.engines.steering import Boost, Force, Steering
 from sage_core.errors import EngineError
 from sage_core.execution import noting
 from sage_core.schema import Message
@@ -64,6 +66,38 @@ def test_all_ways_write_the_same(
     monkeypatch.setattr(engine._resident, "generation", Generation(way))
     assert engine.generate(requests) == expected
     assert len({each.text for row in expected for each in row}) == 9
+
+
+@pytest.mark.parametrize("model_type", ["lfm2", "deepseek_v3", "recurrent_gemma"])
+def test_hybrids_and_latent_attention_write_states_as_forced(
+    tmp_path: Path, model_type: str
+) -> None:
+    """Grammar, forced values and scores by the plain path."""
+    base = base_of(model_type, tmp_path)
+    engine = TransformersEngine(base, None, CONFIG)
+    assert engine._resident.generation.way != "shared"
+    forces = (Force("agent", "emotion", ("playful",)),)
+    request = Request(
+        "r",
+        (Message("user", "hi"),),
+        SamplingConfig(temperature=1.0, max_new_tokens=8, max_state_tokens=400),
+        n=2,
+        constraint=sac_grammar(forces),
+        opens_with_states=True,
+        steering=Steering(forces=forces),
+    )
+    (replies,) = engine.generate([request])
+    assert all("a_emotion: playful" in each.text for each in replies)
+    (scores,) = engine.choose([replace(request, constraint=None, steering=None)], [["A", "B b"]])
+    assert all(-100 < score < 0 for score in scores)
+
+
+def base_of(model_type: str, folder: Path) -> Path:
+    save_small_model(model_type, folder / "source")
+    base = folder / "base"
+    base.mkdir()
+    prepare_base(base, CONFIG.model_copy(update={"base": str(folder / "source")}))
+    return base
 
 
 @pytest.mark.parametrize(
