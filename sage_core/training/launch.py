@@ -52,10 +52,9 @@ def train(
     memory.release()  # training has the machine to itself
     if job.training.launcher is None:
         worker.train_here(method, folder, job, examples, settings, work, on_step)
-    else:
-        with _kept(work) as kept:
-            _run(worker.Task(method, folder, job, examples, settings, kept), on_step)
-    note("training", read_log(folder)["passes"])
+        return
+    with _kept(work) as kept:
+        _run(worker.Task(method, folder, job, examples, settings, kept), on_step)
 
 
 def _run(task: worker.Task, on_step: Progress) -> None:
@@ -80,6 +79,7 @@ def _run(task: worker.Task, on_step: Progress) -> None:
             f"`accelerate launch` ended with status {status}; its log in '{task.work / _LOG}' ends "
             f"with:\n{tail}\nFix that, or set training.launcher=null"
         )
+    note("training", read_log(task.folder)["passes"])
 
 
 def check_launcher(launcher: LauncherConfig | None) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sage_core.engines.loading import load_tokenizer
 from sage_core.errors import SageError
+from sage_core.execution import note
 from sage_core.named import load, path_of
 from sage_core.storage import read_json, read_rows, write_json, write_rows
 from sage_core.training import chain, processes
@@ -51,6 +52,7 @@ def train_here(
         trainer = trainer_of(
             method, training, model, tokenizer, job, kept, on_step, packed=passes.packed
         )
+        note("training", str(passes))
         trainer.fit(kept)
         trainer.finish(folder, kept, usable, str(passes))
     if processes.is_main():
