@@ -16,7 +16,7 @@ which is slow and right.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -28,7 +28,17 @@ _TEXT = (
     "I waited an hour for the bus again, and then it rained. That must have been cold! What did "
     "you do when it came at last?"
 )
-Found = TypeVar("Found")
+
+
+class Chosen(Protocol):
+    """What a self-test found."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is not the fastest way; '': it is."""
+
+
+Found = TypeVar("Found", bound=Chosen)
 _log = logging.getLogger(__name__)
 _known: dict[tuple[Any, ...], Any] = {}
 
@@ -113,7 +123,8 @@ def once(kind: str, model: Any, find: Callable[[], Found]) -> Found:
         str(model.dtype),
     )
     if key not in _known:
-        _known[key] = find()
-        _log.info("self-test of %s, %s: %s", type(model).__name__, kind, _known[key])
-    found: Found = _known[key]
-    return found
+        found = _known[key] = find()
+        level = logging.WARNING if found.reason else logging.INFO  # slower: worth to be seen
+        _log.log(level, "self-test of %s, %s: %s", type(model).__name__, kind, found)
+    known: Found = _known[key]
+    return known

@@ -110,8 +110,8 @@ def _batch(tokens: list[int], device: torch.device) -> tuple[Batch, torch.Tensor
     rejected: list[tuple[list[int], list[int]]] = []
     for prompt, *replies in _PAIRS:
         said = list(islice(rest, prompt))
-        for rows, reply in zip((chosen, rejected), replies, strict=True):
-            rows.append((said, list(islice(rest, reply))))
+        for side, reply in zip((chosen, rejected), replies, strict=True):
+            side.append((said, list(islice(rest, reply))))
     rows = [
         {
             "input_ids": prompt + reply,

@@ -114,13 +114,15 @@ def base_of(model_type: str, folder: Path) -> Path:
     ],
 )
 def test_each_architecture_generates_in_the_fastest_right_way(
-    model_type: str, way: Way, reason: str
+    model_type: str, way: Way, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = small_model(model_type, len(TOKENIZER))
     attention = model.config._attn_implementation
     found = generation(model, TOKENIZER)
     assert (found.way, reason in found.reason) == (way, True), found
     assert model.config._attn_implementation == attention
+    warned = [each for each in caplog.records if each.name == comparing.__name__]
+    assert bool(warned) is bool(reason)  # logged at load, the fastest way as information only
 
 
 def test_a_way_that_ignores_something_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
