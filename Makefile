@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train bench-annotation prove prove-simulation docs ui clean
+.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train bench-annotation models prove prove-simulation docs ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -62,6 +62,9 @@ bench-train: setup  ## SFT and DPO against TRL's trainers as shipped; a quarter 
 
 bench-annotation: setup  ## emotions by calibrated scoring; EMPATHETIC_DIALOGUES=path/to/valid.csv; 5 minutes
 	$(BIN)/python -m benchmarks.annotation
+
+models: setup  ## small random models of many architectures against transformers, TRL and peft; 2 minutes
+	$(BIN)/python -m benchmarks.models
 
 HALF ?= test
 prove: setup  ## does a model become what its selector likes? HALF=tune to choose settings; an hour

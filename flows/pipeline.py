@@ -51,6 +51,7 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
 
 def _pipeline(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
     m0 = base_model(config)
+    make(configured.model_trial(config, m0))
     tracker.base(m0.base)
 
     # 4.1 Human dialogues, filtered.

@@ -11,6 +11,7 @@ from pathlib import Path
 from sage_core.config.engine import EngineConfig
 from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Engine
+from sage_core.execution import noting
 from sage_core.steps import key
 from sage_core.steps.base import Model, Step
 from sage_core.steps.code import own_code
@@ -78,10 +79,12 @@ def build(step: Step, label: str) -> ArtifactRef:
 
     def write(folder: Path) -> None:
         began = time.monotonic()
-        with accounting() as usage:
+        with accounting() as usage, noting() as notes:
             step.run(folder, context)
         # Beside the files and not among them: times differ, and artefacts must not.
         manifest["cost"] = {"seconds": round(time.monotonic() - began, 3), "engines": usage}
+        if notes:
+            manifest["execution"] = notes
 
     ref = store().build(key.path_of(step), write, manifest)
     shutil.rmtree(context.work, ignore_errors=True)

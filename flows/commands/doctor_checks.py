@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
@@ -20,14 +21,21 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.plan import GPUS
 from sage_core.config.section import NEVER_RUN
 from sage_core.corpus.sources import reader_of, sources
-from sage_core.engines.loading import check_quantization, embedded_gguf
+from sage_core.engines.loading import check_quantization, embedded_gguf, prepare_base
 from sage_core.engines.vllm_server import check_server, gpus_of
 from sage_core.errors import ConfigError, SageError
 from sage_core.keys import read_key
 from sage_core.planning import Needs, needs
+from sage_core.steps import configured
+from sage_core.steps.base import Model
+from sage_core.steps.base_model import BaseModel
+from sage_core.steps.key import path_of
+from sage_core.steps.names import TRIAL
+from sage_core.storage import read_json
 from sage_core.training.launch import check_launcher
+from sage_core.trial import try_model
 from tasks import databases
-from tasks.home import mlflow_database, sage_home
+from tasks.home import mlflow_database, sage_home, store
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "prefect", "mlflow", "nltk", "xgrammar")
 _GB = 1e9
@@ -49,6 +57,7 @@ def examine(config: PipelineConfig) -> list[Check]:
     return [
         *_packages(),
         base,
+        *(_trial(config) if base.ok else ()),
         _dialogues(config),
         _situations(config),
         *_training(config),
@@ -96,6 +105,33 @@ def _base_model(config: PipelineConfig) -> Check:
         "in the hub cache" if cached else "neither a folder nor in the hub cache",
         "" if cached else f"where the hub can be reached: hf download {config.model.base}",
     )
+
+
+def _trial(config: PipelineConfig) -> Iterator[Check]:
+    """The base model in use: how it generates and is trained, or why it cannot be used."""
+    try:
+        found = _tried(config)
+    except SageError as error:
+        yield Check("base model in use", False, str(error), "use another model.base")
+        return
+    for what, how in found.items():
+        yield Check(what, True, how)
+
+
+def _tried(config: PipelineConfig) -> dict[str, str]:
+    """What a run under this home has found, or what a trial finds now."""
+    m0 = store().find(path_of(BaseModel(model=config.model)))
+    if m0 is None and config.model.base == EMBEDDED_MODEL:
+        return {"generation and training": "tested by the first run, which unpacks the model"}
+    if m0 is None:
+        with TemporaryDirectory() as folder:
+            prepare_base(Path(folder), config.model)
+            return try_model(Path(folder), config.model, config.training)
+    tried = store().find(path_of(configured.model_trial(config, Model("m0", m0))))
+    if tried is None:
+        return try_model(store().folder(m0), config.model, config.training)
+    found: dict[str, str] = read_json(store().folder(tried) / TRIAL)
+    return found
 
 
 def _dialogues(config: PipelineConfig) -> Check:

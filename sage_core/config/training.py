@@ -45,8 +45,8 @@ class TrainingConfig(Section):
 
     packing: bool = Field(
         True,
-        description="Compute no padding, and logits only where there is a loss; models with other "
-        "than full or sliding-window attention are always padded.",
+        description="Compute no padding, and logits only where there is a loss; models that this "
+        "would change, by a self-test at load, are always padded.",
     )
     gradient_checkpointing: Runtime[bool] = Field(
         False, description="Compute activations twice instead of keeping them: slower, smaller."

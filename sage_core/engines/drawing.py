@@ -1,6 +1,7 @@
 """Drawing the tokens of a batch of candidates: grammar, penalty, steering, and a seeded stream for
 each."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,17 +9,25 @@ import torch
 
 from sage_core.config.engine import SamplingConfig
 from sage_core.engines.base import Completion, ReplyLimits, Request, draw_seed
-from sage_core.engines.loaded_model import Kept, LoadedModel
+from sage_core.engines.loaded_model import LoadedModel
+from sage_core.engines.shared_prefix import Kept
 from sage_core.engines.steerer import Row, Steerer, apply
 
 
 class Rows:
-    """The candidates of a batch: draws their tokens, knows which are finished."""
+    """The candidates of a batch: draws their tokens, knows which are finished. ``only``: of each
+    request the candidates of these numbers; None: all."""
 
     def __init__(
-        self, loaded: LoadedModel, requests: list[Request], prompts: list[list[int]]
+        self,
+        loaded: LoadedModel,
+        requests: list[Request],
+        prompts: list[list[int]],
+        only: Sequence[int] | None = None,
     ) -> None:
-        sampling, n = requests[0].sampling, requests[0].n
+        sampling = requests[0].sampling
+        candidates = range(requests[0].n) if only is None else only
+        n = len(candidates)
         device = loaded.model.device
         self._loaded, self._sampling = loaded, sampling
         self._rows = len(requests) * n
@@ -34,7 +43,7 @@ class Rows:
                         sampling.budget(requests[0].opens_with_states)
                     )
                     for request in requests
-                    for candidate in range(n)
+                    for candidate in candidates
                 ]
             ),
             device=device,

@@ -3,7 +3,8 @@
 Requests are batched across dialogues by prompt length; the part that all prompts of a
 batch share is read once, each prompt is read once for all its candidates
 (:mod:`sage_core.engines.shared_prefix`), and every token is drawn from a stream seeded per
-candidate.
+candidate. Models that this would change (:mod:`sage_core.engines.self_test`) generate and score by
+transformers alone (:mod:`sage_core.engines.plain`).
 """
 
 import itertools
@@ -17,6 +18,7 @@ import torch
 
 from sage_core.config.engine import EngineConfig
 from sage_core.config.model import ModelConfig
+from sage_core.engines import plain, shared_prefix
 from sage_core.engines.base import (
     Capabilities,
     Completion,
@@ -26,8 +28,10 @@ from sage_core.engines.base import (
     spaces_in_options,
 )
 from sage_core.engines.drawing import Rows
-from sage_core.engines.loaded_model import Decoder, Prefilled, common_prefix, loaded_model
+from sage_core.engines.loaded_model import loaded_model
+from sage_core.engines.shared_prefix import Decoder, Prefilled, attending, common_prefix
 from sage_core.errors import EngineError
+from sage_core.execution import note
 
 _OPTION_TOKENS = 1024  # scored in one pass at most: their logits are in memory, 0.2 GB
 
@@ -61,6 +65,7 @@ class TransformersEngine:
         self.usage = Usage()
         self._adapter = adapter
         self._loaded = loaded_model(base, config)
+        note("generation", str(self._loaded.generation))
 
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         for request in requests:
@@ -139,51 +144,120 @@ class TransformersEngine:
         order = sorted(range(len(requests)), key=lambda i: (kind(i), len(prompts[i]), i))
         for _, alike in itertools.groupby(order, key=kind):
             group = list(alike)
-            common = common_prefix([prompts[index] for index in group])
+            common = self._common([prompts[index] for index in group])
             batch: list[int] = []
             for index in group:
-                grown = len(batch) + 1
-                too_wide = grown * requests[index].n > self.config.batch_size
-                too_long = grown * (len(prompts[index]) - common) > self.config.prefill_tokens
-                alone = not self._loaded.shares_prompts
-                if batch and (too_wide or too_long or alone):
+                n = requests[index].n
+                rows = (len(batch) + 1) * n
+                reads = rows // n if self._shares else rows  # prompts
+                too_long = reads * (len(prompts[index]) - common) > self.config.prefill_tokens
+                if batch and (rows > self.config.batch_size or too_long):
                     yield batch
                     batch = []
                 batch.append(index)
             yield batch
 
+    @property
+    def _shares(self) -> bool:
+        return self._loaded.generation.way == "shared"
+
+    def _common(self, prompts: list[list[int]]) -> int:
+        return common_prefix(prompts) if self._shares else 0
+
     def _generate_batch(
         self, requests: list[Request], prompts: list[list[int]]
     ) -> list[list[Completion]]:
-        loaded, sampling, n = self._loaded, requests[0].sampling, requests[0].n
-        prefilled = loaded.prefill(prompts)
-        budget = sampling.budget(requests[0].opens_with_states)
-        decoder = Decoder(loaded, prefilled, n, budget)
+        n = requests[0].n
+        if self._shares:
+            completions = self._generate_shared(requests, prompts)
+        elif self._loaded.generation.way == "batched":
+            completions = self._generate_plainly(requests, prompts, range(n))
+        else:
+            completions = [
+                completion
+                for request, prompt in zip(requests, prompts, strict=True)
+                for candidate in range(n)
+                for completion in self._generate_plainly([request], [prompt], [candidate])
+            ]
+        return [completions[start : start + n] for start in range(0, len(completions), n)]
+
+    def _generate_shared(
+        self, requests: list[Request], prompts: list[list[int]]
+    ) -> list[Completion]:
+        loaded, n = self._loaded, requests[0].n
+        prefilled = self._prefill(prompts)
+        budget = requests[0].sampling.budget(requests[0].opens_with_states)
+        decoder = Decoder(loaded.model, prefilled, n, budget)
         rows = Rows(loaded, requests, prompts)
         logits = prefilled.logits.repeat_interleave(n, dim=0)
-        for step in range(budget):
-            tokens = rows.draw(logits, step)
-            if rows.finished():
-                break
-            if step + 1 < budget:
-                keep = rows.compact(n)
-                if keep is not None:
-                    decoder.select(keep)
-                    tokens = tokens[keep.rows]
-                logits = decoder.step(tokens)
-        completions = rows.completions()
-        return [completions[start : start + n] for start in range(0, len(completions), n)]
+        with attending(loaded.model):
+            for step in range(budget):
+                tokens = rows.draw(logits, step)
+                if rows.finished():
+                    break
+                if step + 1 < budget:
+                    keep = rows.compact(n)
+                    if keep is not None:
+                        decoder.select(keep)
+                        tokens = tokens[keep.rows]
+                    logits = decoder.step(tokens)
+        return rows.completions()
+
+    def _generate_plainly(
+        self, requests: list[Request], prompts: list[list[int]], candidates: Sequence[int]
+    ) -> list[Completion]:
+        rows = Rows(self._loaded, requests, prompts, candidates)
+        plain.generate(
+            self._loaded.model,
+            [prompt for prompt in prompts for _ in candidates],
+            rows,
+            requests[0].sampling.budget(requests[0].opens_with_states),
+            self._loaded.tokenizer.pad_token_id,
+        )
+        return rows.completions()
+
+    def _prefill(self, prompts: list[list[int]]) -> Prefilled:
+        return shared_prefix.prefill(self._loaded.model, prompts, common_prefix(prompts))
 
     def _score_options(
         self, prompts: list[list[int]], options: list[list[list[int]]]
     ) -> list[list[float]]:
-        """Log-probability of each option of each prompt, all its tokens counted.
+        """Log-probability of each option of each prompt, all its tokens counted."""
+        if self._shares:
+            return self._score_shared(prompts, options)
+        return self._score_plainly(prompts, options)
 
-        Each prompt is read once. What stands before an option's last token is read once for all
+    def _score_plainly(
+        self, prompts: list[list[int]], options: list[list[list[int]]]
+    ) -> list[list[float]]:
+        """Each prompt is read again with each of the beginnings of its options."""
+        scored = [
+            (row, beginning)
+            for row, choices in enumerate(options)
+            for beginning in _beginnings(choices) or [()]
+        ]
+        totals: list[list[float | None]] = [[None] * len(choices) for choices in options]
+        log_probs = plain.score(
+            self._loaded.model,
+            [[*prompts[row], *beginning] for row, beginning in scored],
+            [len(prompts[row]) for row, _ in scored],
+            together=self._loaded.generation.way == "batched",
+        )
+        for (row, beginning), found in zip(scored, log_probs, strict=True):
+            for number, option in enumerate(options[row]):
+                if beginning[: len(option) - 1] == tuple(option[:-1]):
+                    totals[row][number] = sum(
+                        float(found[place, token]) for place, token in enumerate(option)
+                    )
+        return [[total for total in row if total is not None] for row in totals]
+
+    def _score_shared(
+        self, prompts: list[list[int]], options: list[list[list[int]]]
+    ) -> list[list[float]]:
+        """Each prompt is read once. What stands before an option's last token is read once for all
         options that begin with it, for all prompts of the batch together.
         """
-        loaded = self._loaded
-        prefilled = loaded.prefill(prompts)
+        prefilled = self._prefill(prompts)
         first = prefilled.logits.log_softmax(-1)
         totals = [
             [float(first[row, tokens[0]]) for tokens in choices]
@@ -196,8 +270,6 @@ class TransformersEngine:
             # Shortest first, so a part is as wide as its longest beginnings allow.
             longest = max(len(tokens) for each in beginnings for tokens in each[start : start + 1])
             width = max(1, _OPTION_TOKENS // (len(prompts) * longest))
-            if start and not loaded.shares_prompts:
-                prefilled = loaded.prefill(prompts)  # its cache has grown by the last part
             parts = [each[start : start + width] for each in beginnings]
             self._add_following(prefilled, parts, options, totals)
             start += width
@@ -218,9 +290,10 @@ class TransformersEngine:
             for each in beginnings
             for tokens in (*each, *[()] * (most - len(each)))
         ]
-        decoder = Decoder(self._loaded, prefilled, most, longest)
-        device = self._loaded.model.device
-        logits = decoder.step(torch.tensor(rows, device=device), every_position=True)
+        model = self._loaded.model
+        decoder = Decoder(model, prefilled, most, longest)
+        with attending(model):
+            logits = decoder.step(torch.tensor(rows, device=model.device), every_position=True)
         logits -= logits.logsumexp(-1, keepdim=True)
         for prompt, each in enumerate(beginnings):
             for number, option in enumerate(options[prompt]):

@@ -1,102 +1,31 @@
-"""A base model in memory: its tokenizer, its adapters, and how it reads and continues prompts.
+"""A base model in memory: its tokenizer, its adapters, and how it generates.
 
 One copy of the base stays; adapters are loaded next to each other and switched, never merged.
 """
 
-import os
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-import torch
-
 from sage_core.config.model import ModelConfig
-from sage_core.engines import shared_prefix
 from sage_core.engines.base import Constraint, Request
 from sage_core.engines.loading import load_model, load_tokenizer, stop_tokens
 from sage_core.engines.memory import droppable
 from sage_core.engines.prompts import Prompts
+from sage_core.engines.self_test import Generation, generation
 from sage_core.engines.steerer import Steerer, Vocabulary
 from sage_core.engines.steering import Steering
 from sage_core.errors import EngineError
 
-_MIN_COMMON = 32  # tokens; below that, reading them once costs more than it saves
-
-
-@dataclass
-class Kept:
-    """What stays after finished prompts left the batch: indices of prompts and of rows."""
-
-    prompts: torch.Tensor
-    rows: torch.Tensor
-
-
-@dataclass
-class Prefilled:
-    """Prompts that were read: their cache, right-padded, how many tokens they have in common, the
-    lengths (P,) of what follows those, and the logits (P, V) after each prompt."""
-
-    cache: Any
-    common: int
-    lengths: torch.Tensor
-    logits: torch.Tensor
-
-
-class Decoder:
-    """The model past its prompts: feeds tokens, keeps the cache."""
-
-    def __init__(self, loaded: "LoadedModel", prefilled: Prefilled, n: int, capacity: int) -> None:
-        self._loaded = loaded
-        self._next = (prefilled.common + prefilled.lengths).repeat_interleave(n)
-        self._levels: list[shared_prefix.Level] | None = None
-        if loaded.shares_prompts:
-            self._levels = shared_prefix.levels(
-                prefilled.cache, prefilled.common, prefilled.lengths
-            )
-            self._cache: Any = shared_prefix.SuffixCache(len(prefilled.cache.layers), capacity)
-        else:
-            prefilled.cache.batch_repeat_interleave(n)
-            self._cache = prefilled.cache
-
-    def step(self, tokens: torch.Tensor, *, every_position: bool = False) -> torch.Tensor:
-        """Feed (R,) or (R, T) tokens; returns float32 logits (R, V), or (R, T, V)."""
-        tokens = tokens if tokens.dim() == 2 else tokens[:, None]
-        positions = self._next[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        self._next = self._next + tokens.shape[1]
-        model = self._loaded.model
-        arguments = {} if self._levels is None else {"levels": self._levels}
-        model.set_attn_implementation("sdpa" if self._levels is None else shared_prefix.ATTENTION)
-        output = model(
-            input_ids=tokens,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=0 if every_position else 1,
-            **arguments,
-        )
-        logits: torch.Tensor = output.logits.float()
-        return logits if every_position else logits[:, -1]
-
-    def select(self, kept: Kept) -> None:
-        """Go on with these prompts and rows only."""
-        assert self._levels is not None  # rows leave batches of several prompts only
-        self._levels = [*self._levels[:-1], self._levels[-1].select(kept.prompts)]
-        self._cache.select(kept.rows)
-        self._next = self._next[kept.rows]
-
-
-def common_prefix(prompts: list[list[int]]) -> int:
-    """How many tokens all prompts start with, if it is worth reading them apart; at least one
-    token of each prompt is left over."""
-    shortest = min(len(prompt) for prompt in prompts)
-    common = min(len(os.path.commonprefix(prompts)), shortest - 1)
-    return common if len(prompts) > 1 and common >= _MIN_COMMON else 0
-
 
 class LoadedModel:
-    """A loaded base model with everything derived from its tokenizer."""
+    """A loaded base model with everything derived from its tokenizer; ``generation`` is how it
+    generates and scores.
+
+    Raises:
+        EngineError: it cannot be loaded, or fails on plain text.
+    """
 
     def __init__(self, base: Path, config: ModelConfig) -> None:
         self.config = config
@@ -104,36 +33,11 @@ class LoadedModel:
         self.model: Any = load_model(base, config)
         self.vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
         self.stop = set(stop_tokens(self.model, self.tokenizer))
+        self.generation: Generation = generation(self.model, self.tokenizer)
         self._peft: Any = None
         self._adapters: list[str] = []
         self._compiled: dict[Constraint, Any] = {}
         self._steerers: dict[tuple[Steering, bool], Steerer] = {}
-
-    def prefill(self, prompts: list[list[int]]) -> "Prefilled":
-        """Read the prompts. The tokens that all of them start with are read once."""
-        from transformers import DynamicCache
-
-        device = self.model.device
-        common = common_prefix(prompts)
-        rest = [prompt[common:] for prompt in prompts]
-        lengths = torch.tensor([len(tokens) for tokens in rest], device=device)
-        longest = int(lengths.max())
-        padded = torch.tensor(
-            [tokens + [0] * (longest - len(tokens)) for tokens in rest], device=device
-        )
-        cache: Any = DynamicCache(config=self.model.config)
-        self.model.set_attn_implementation("sdpa")
-        if common:
-            shared = torch.tensor([prompts[0][:common]], device=device)
-            self.model(shared, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache.batch_repeat_interleave(len(prompts))
-        # Padding is on the right, so the causal mask alone keeps it out of every prompt.
-        ends = lengths - 1
-        kept = torch.unique(ends)
-        output = self.model(padded, past_key_values=cache, use_cache=True, logits_to_keep=kept)
-        rows = torch.arange(len(rest), device=device)
-        logits = output.logits[rows, torch.searchsorted(kept, ends)].float()
-        return Prefilled(cache, common, lengths, logits)
 
     def using(self, adapter: Path | None) -> "_Adapter":
         return _Adapter(self, adapter)
@@ -163,13 +67,6 @@ class LoadedModel:
     @cached_property
     def prompts(self) -> Prompts:
         return Prompts(self.tokenizer, self.config.max_context)
-
-    @cached_property
-    def shares_prompts(self) -> bool:
-        """Whether all layers are full attention; others take one unpadded prompt at a time."""
-        from transformers import DynamicCache
-
-        return shared_prefix.supports(DynamicCache(config=self.model.config))
 
     @property
     def token_texts(self) -> list[bytes]:

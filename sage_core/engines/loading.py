@@ -125,6 +125,20 @@ def check_weights(base: str) -> None:
         )
 
 
+def weights_bytes(base: Path) -> int | None:
+    """Size of the weights of a base folder on this disk; None: they are not here."""
+    from huggingface_hub import snapshot_download
+
+    weights = read_json(base / BASE)["weights"]
+    folder = base if weights == "." else Path(weights)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(weights, local_files_only=True))
+        except (OSError, ValueError):
+            return None
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
 def device_of(config: ModelConfig) -> str:
     """``config.device``, with 'auto' resolved to 'cuda' where there is a GPU, else 'cpu'."""
     import torch

@@ -16,6 +16,7 @@ from sage_core.steps.dpo import Dpo
 from sage_core.steps.figures import Figures
 from sage_core.steps.judging import JudgePair
 from sage_core.steps.measurements import Measurements, Quality
+from sage_core.steps.model_trial import ModelTrial
 from sage_core.steps.probe import GrammarProbe
 from sage_core.steps.rollout import RolloutShard
 from sage_core.steps.search import SearchShard
@@ -24,6 +25,14 @@ from sage_core.steps.sft import Sft
 from sage_core.steps.situations import Situations
 from sage_core.steps.steering import SteeringEvidence
 from sage_core.storage import ArtifactRef
+from sage_core.trial import libraries
+
+
+def model_trial(config: PipelineConfig, m0: Model) -> ModelTrial:
+    """m0 in use, under the libraries that are installed."""
+    return ModelTrial(
+        base=m0.base, model=config.model, training=config.training, libraries=libraries()
+    )
 
 
 def annotate_shard(

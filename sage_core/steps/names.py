@@ -1,5 +1,6 @@
 """The files in the artefacts."""
 
+TRIAL = "trial.json"
 SAC = "sac.parquet"
 SCORES = "scores.parquet"
 SITUATION_SCORES = "situation_scores.json"

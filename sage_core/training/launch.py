@@ -17,8 +17,9 @@ from sage_core.config.training import LauncherConfig
 from sage_core.engines import memory
 from sage_core.engines.loading import dtype_of
 from sage_core.errors import ConfigError, EngineError
+from sage_core.execution import note
 from sage_core.training import worker
-from sage_core.training.job import Job, Progress, no_progress
+from sage_core.training.job import Job, Progress, no_progress, read_log
 from sage_core.training.method import Example, Given, Method
 from sage_core.training.processes import free_port, running
 
@@ -78,6 +79,7 @@ def _run(task: worker.Task, on_step: Progress) -> None:
             f"`accelerate launch` ended with status {status}; its log in '{task.work / _LOG}' ends "
             f"with:\n{tail}\nFix that, or set training.launcher=null"
         )
+    note("training", read_log(task.folder)["passes"])
 
 
 def check_launcher(launcher: LauncherConfig | None) -> None:

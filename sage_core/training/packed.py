@@ -1,29 +1,31 @@
-"""Forward passes without padding, and with logits only where a token is scored.
+"""How TRL's trainers score tokens: without padding and with logits only where a token is scored, or
+by the model's own forward pass.
 
 TRL's trainers hand a padded batch (B, T) to the model and score its tokens. Here the same call
 runs the model on one row of the N tokens that are there: a sequence attends to itself only, and of
 a preference pair the prompt is computed once, for both replies. Logits, (S, V), are made for the S
-scored tokens, in parts, with their gradient at once, so that they are never kept.
+scored tokens, in parts, with their gradient at once, so that they are never kept. Models that this
+would change (:mod:`sage_core.training.self_test`) are padded, and score by their own logits: TRL's
+output layer knows some families' scaling only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from types import MethodType
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import AttentionInterface
-from trl.trainer.utils import FusedCausalLMOutput
+from transformers.utils import ModelOutput
 
 from sage_core.errors import EngineError
+from sage_core.training.method import NOT_SCORED
 
 ATTENTION = "sage_packed"
 _SCORED_TOGETHER = 256  # tokens; bounds the memory of the logits
-_PACKED_LAYERS = {"full_attention", "sliding_attention"}
-_CHANGES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier",
-                   "lm_head_multiplier", "attn_logit_softcapping")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,32 +110,31 @@ class Layout:
 
 
 @dataclass
-class PackedOutput(FusedCausalLMOutput):  # type: ignore[misc]
-    """What TRL's trainers expect, and the logits (S, V) if they were asked for."""
+class ScoredOutput(ModelOutput):  # type: ignore[misc]
+    """What TRL's trainers read of its own ``FusedCausalLMOutput``, each (B, T - 1), and the logits
+    (S, V) if they were asked for."""
 
+    log_probs: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
+    mean_logits: torch.Tensor | None = None
+    is_top1: torch.Tensor | None = None
+    label_mask: torch.Tensor | None = None
     logits: torch.Tensor | None = None
+    aux_loss: torch.Tensor | None = None  # none: see router_aux_loss_coef
 
 
-def packs(config: Any) -> bool:
-    """Whether a model of this transformers configuration can be run packed."""
-    text = config.get_text_config()
-    layers = getattr(text, "layer_types", None) or ["full_attention"]
-    plain = all(getattr(text, name, None) in (None, 1.0) for name in _CHANGES_LOGITS)
-    return plain and set(layers) <= _PACKED_LAYERS
-
-
-def pack(causal: Any) -> None:
+def score_here(causal: Any, *, packed: bool) -> None:
     """Make ``model(..., labels=labels, fused_lm_head=True)``, which TRL's trainers call, run
-    packed; ``causal`` is the model without its adapters' wrapper, for which :func:`packs` holds.
+    :func:`score_packed` or :func:`score_padded`; ``causal`` is the model without its adapters'
+    wrapper.
 
-    The call takes two more arguments: ``shared``, see :meth:`Layout.of`, and ``with_logits``, for
-    the logits (S, V) of the scored tokens as well. It returns (B, T - 1) log-probabilities of the
-    tokens from the second on, zero where the label is -100.
+    The call takes two more arguments: ``shared``, see :meth:`Layout.of`, when packed, and
+    ``with_logits``, for the logits (S, V) of the scored tokens as well. It returns (B, T - 1)
+    log-probabilities of the tokens from the second on, zero where the label is -100.
     """
-    if causal.config._attn_implementation == ATTENTION:
-        return
-    causal.set_attn_implementation(ATTENTION)
-    unpacked = causal.forward
+    if packed:
+        causal.set_attn_implementation(ATTENTION)
+    own = causal.forward
 
     @wraps(type(causal).forward)
     def forward(
@@ -148,36 +149,110 @@ def pack(causal: Any) -> None:
         **kwargs: Any,
     ) -> Any:
         if not fused_lm_head:
-            return unpacked(input_ids, attention_mask, labels=labels, **kwargs)
+            return own(input_ids, attention_mask, labels=labels, **kwargs)
         assert attention_mask is not None
         assert labels is not None
-        layout = Layout.of(attention_mask, shared)
+        kwargs = {name: value for name, value in kwargs.items() if name != "inputs_embeds"}
         kwargs["use_cache"] = False
-        hidden = self.base_model(
-            input_ids=input_ids.flatten()[layout.source][None],
-            position_ids=layout.positions[None],
-            runs=layout.runs,
-            **{name: value for name, value in kwargs.items() if name != "inputs_embeds"},
-        ).last_hidden_state[0]
-        targets = labels[:, 1:]
-        mask = targets != -100
-        weight = _whole(self.get_output_embeddings().weight)
-        scored = hidden[layout.index[:, :-1][mask]].to(weight.dtype)
-        log_probs, entropy, mean_logits, top1 = _log_probs(scored, weight, targets[mask])
-
-        def spread(values: torch.Tensor) -> torch.Tensor:
-            return values.new_zeros(mask.shape).masked_scatter(mask, values)
-
-        return PackedOutput(
-            log_probs=spread(log_probs),
-            entropy=spread(entropy),
-            mean_logits=spread(mean_logits),
-            is_top1=spread(top1),
-            label_mask=mask,
-            logits=scored @ weight.T if with_logits else None,
-        )
+        batch = (input_ids, attention_mask, labels)
+        if packed:
+            return score_packed(self, *batch, shared, with_logits=with_logits, **kwargs)
+        return score_padded(own, *batch, with_logits=with_logits, **kwargs)
 
     causal.forward = MethodType(forward, causal)
+
+
+def score_packed(
+    causal: Any,
+    input_ids: torch.Tensor,  # (B, T)
+    attention_mask: torch.Tensor,
+    labels: torch.Tensor,
+    shared: torch.Tensor | None,
+    *,
+    with_logits: bool = False,
+    **kwargs: Any,
+) -> ScoredOutput:
+    """Score a batch in one row without padding; the model has to be :func:`attending`."""
+    layout = Layout.of(attention_mask, shared)
+    hidden = causal.base_model(
+        input_ids=input_ids.flatten()[layout.source][None],
+        position_ids=layout.positions[None],
+        runs=layout.runs,
+        **kwargs,
+    ).last_hidden_state[0]
+    targets = labels[:, 1:]
+    mask = targets != NOT_SCORED
+    head = causal.get_output_embeddings()
+    weight, bias = _whole(head.weight), getattr(head, "bias", None)
+    if bias is not None:
+        bias = _whole(bias)
+    scored = hidden[layout.index[:, :-1][mask]].to(weight.dtype)
+    log_probs, entropy, mean_logits, top1 = _log_probs(scored, weight, bias, targets[mask])
+    return _output(
+        mask, log_probs, entropy, mean_logits, top1,
+        linear(scored, weight, bias) if with_logits else None,
+    )  # fmt: skip
+
+
+def score_padded(
+    forward: Callable[..., Any],
+    input_ids: torch.Tensor,  # (B, T)
+    attention_mask: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    with_logits: bool = False,
+    **kwargs: Any,
+) -> ScoredOutput:
+    """Score a padded batch by the model's own ``forward`` pass and logits."""
+    logits = forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs).logits
+    targets = labels[:, 1:]
+    mask = targets != NOT_SCORED
+    scored = logits[:, :-1][mask]
+    picked = targets[mask].to(scored.device)
+    distribution = scored.float().log_softmax(-1)
+    with torch.no_grad():
+        entropy = -(distribution.exp() * distribution).sum(-1)
+        mean_logits, top1 = scored.float().mean(-1), scored.argmax(-1) == picked
+    log_probs = distribution.gather(1, picked[:, None])[:, 0]
+    return _output(mask, log_probs, entropy, mean_logits, top1, scored if with_logits else None)
+
+
+def _output(
+    mask: torch.Tensor,
+    log_probs: torch.Tensor,
+    entropy: torch.Tensor,
+    mean_logits: torch.Tensor,
+    top1: torch.Tensor,
+    logits: torch.Tensor | None,
+) -> ScoredOutput:
+    def spread(values: torch.Tensor) -> torch.Tensor:
+        return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+    return ScoredOutput(
+        log_probs=spread(log_probs),
+        entropy=spread(entropy),
+        mean_logits=spread(mean_logits),
+        is_top1=spread(top1),
+        label_mask=mask,
+        logits=logits,
+    )
+
+
+@contextmanager
+def attending(causal: Any) -> Iterator[None]:
+    """The model with :func:`attend` as its attention, for a while.
+
+    Raises:
+        EngineError: it takes none from outside.
+    """
+    own = causal.config._attn_implementation
+    causal.set_attn_implementation(ATTENTION)
+    try:
+        if causal.config._attn_implementation != ATTENTION:
+            raise EngineError(f"{type(causal).__name__} takes no other attention than its own")
+        yield
+    finally:
+        causal.set_attn_implementation(own)
 
 
 def attend(
@@ -227,7 +302,8 @@ AttentionInterface.register(ATTENTION, attend)
 
 class _LogProbs(torch.autograd.Function):
     """Log-probabilities (S,) of labels (S,) after hidden states (S, E) under a frozen output layer
-    (V, E), with the entropy (nats), the mean logit and whether the label is the likeliest token.
+    (weight (V, E), bias (V,) or None), with the entropy (nats), the mean logit and whether the
+    label is the likeliest token.
 
     The gradient of a log-probability by its hidden state is (onehot - softmax) @ weight: known with
     the logits, and all of it that has to be kept.
@@ -235,7 +311,11 @@ class _LogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        labels: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         precision = torch.promote_types(hidden.dtype, torch.float32)
         scores = hidden.new_empty(3, len(hidden), dtype=precision)
@@ -244,7 +324,7 @@ class _LogProbs(torch.autograd.Function):
         for start in range(0, len(hidden), _SCORED_TOGETHER):
             part = slice(start, start + _SCORED_TOGETHER)
             picked = labels[part, None]
-            logits = (hidden[part] @ weight.T).to(precision)
+            logits = linear(hidden[part], weight, bias).to(precision)
             top1[part] = logits.argmax(-1) == labels[part]
             mean_logits = logits.mean(-1)
             log_probs = logits.log_softmax(-1)
@@ -262,15 +342,15 @@ class _LogProbs(torch.autograd.Function):
         return scores[0].clone(), entropy, mean, top1
 
     @staticmethod
-    def backward(ctx: Any, by_log_probs: torch.Tensor, *unused: Any) -> tuple[Any, None, None]:
+    def backward(ctx: Any, by_log_probs: torch.Tensor, *unused: Any) -> tuple[Any, ...]:
         (gradient,) = ctx.saved_tensors
-        return by_log_probs[:, None].to(gradient.dtype) * gradient, None, None
+        return by_log_probs[:, None].to(gradient.dtype) * gradient, None, None, None
 
 
 _log_probs: Callable[..., tuple[torch.Tensor, ...]] = _LogProbs.apply
 
 
 def _whole(weight: torch.Tensor) -> torch.Tensor:
-    """The weight, gathered where FSDP has spread it."""
+    """A weight or bias, gathered where FSDP has spread it."""
     gather = getattr(weight, "full_tensor", None)
     return gather() if gather else weight

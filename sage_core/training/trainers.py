@@ -43,7 +43,7 @@ from sage_core.training.method import (
     Settings,
     Training,
 )
-from sage_core.training.packed import pack, packs
+from sage_core.training.packed import score_here
 from sage_core.training.processes import count
 
 _STATE_FILE = "trainer_state.json"
@@ -62,15 +62,12 @@ class _Common:
     _metrics: Any
     _total_train_tokens: int
 
-    def prepare(self, job: Job) -> None:
+    def prepare(self, job: Job, *, packed: bool) -> None:
         """Called once the model is set, before the first batch."""
-        self._job = job
+        self._job, self._packed = job, packed
         self._seen: list[tuple[list[int], torch.Tensor]] = []
         activate(self.model)  # TRL's own adapters change that
-        causal = self.model.get_base_model()
-        self._packed = job.training.packing and packs(causal.config)
-        if self._packed:
-            pack(causal)
+        score_here(self.model.get_base_model(), packed=packed)
 
     def seen(self, rows: torch.Tensor, loss: torch.Tensor) -> None:
         self._seen.append((rows.tolist(), loss.detach()))
@@ -116,8 +113,9 @@ class _Common:
         self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
         self.train(resume_from_checkpoint=checkpoint)  # type: ignore[attr-defined]
 
-    def finish(self, folder: Path, work: Path, usable: Usable[Any]) -> None:
-        """Write the checkpoint and what was logged into ``folder``."""
+    def finish(self, folder: Path, work: Path, usable: Usable[Any], passes: str) -> None:
+        """Write the checkpoint and what was logged into ``folder``; ``passes`` says how tokens were
+        scored."""
         trained = work / "trained"
         self.save_model(str(trained))  # type: ignore[attr-defined]
         if not self.accelerator.is_main_process:
@@ -133,6 +131,7 @@ class _Common:
             {
                 "examples": len(usable.rows),
                 "left_out": usable.left_out,
+                "passes": passes,
                 "steps": self.state.global_step,
                 "history": history,
             },
@@ -143,12 +142,17 @@ class LossTrainer(_Common, SFTTrainer):  # type: ignore[misc]
     """The loss of a :class:`LossMethod`."""
 
     def __init__(
-        self, method: LossMethod[Any, Any], settings: Settings, job: Job, **arguments: Any
+        self,
+        method: LossMethod[Any, Any],
+        settings: Settings,
+        job: Job,
+        packed: bool,
+        **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self._method, self._settings = method, settings
         self._sums = Sums(len(method.parts), self.accelerator.device)
-        self.prepare(job)
+        self.prepare(job, packed=packed)
 
     def compute_loss(
         self,
@@ -202,8 +206,8 @@ class PreferenceTrainer(_Common, DPOTrainer):  # type: ignore[misc]
     """TRL's losses; the reference is the model that training starts from, and its divergence is
     logged."""
 
-    def __init__(self, job: Job, **arguments: Any) -> None:
-        self._job = job
+    def __init__(self, job: Job, packed: bool, **arguments: Any) -> None:
+        self._job, self._packed = job, packed
         self._kl: list[float] = []
         super().__init__(**arguments)
 
@@ -213,7 +217,7 @@ class PreferenceTrainer(_Common, DPOTrainer):  # type: ignore[misc]
     def _precompute_ref_logps(self, dataset: Any, *args: Any) -> Any:
         if EARLIER in self.model.peft_config or self._job.lora.chain == "merged":
             self.model.delete_adapter(REFERENCE)  # TRL's copy; without the new adapter is the same
-        self.prepare(self._job)
+        self.prepare(self._job, packed=self._packed)
         return super()._precompute_ref_logps(dataset, *args)
 
     def compute_ref_log_probs(self, model: Any, inputs: Batch) -> Any:
@@ -267,13 +271,7 @@ class PreferenceTrainer(_Common, DPOTrainer):  # type: ignore[misc]
 
     def _log_distributions(self, model: Any, inputs: Batch) -> torch.Tensor:
         """(S, V) at the S positions before the replies' tokens."""
-        scoring = self._scoring(inputs)
-        if self._packed:
-            logits = model(**scoring, with_logits=True).logits
-        else:
-            labels = scoring.pop("labels")
-            del scoring["fused_lm_head"]
-            logits = model(**scoring).logits[:, :-1][labels[:, 1:] != NOT_SCORED]
+        logits = model(**self._scoring(inputs), with_logits=True).logits
         return log_softmax(logits.float(), dim=-1)
 
     def _scoring(self, inputs: Batch) -> dict[str, Any]:
@@ -341,8 +339,11 @@ def trainer_of(
     job: Job,
     work: Path,
     on_step: Progress,
+    *,
+    packed: bool,
 ) -> LossTrainer | PreferenceTrainer:
-    """The trainer of a method, on a model that :func:`sage_core.training.adapters.start` made."""
+    """The trainer of a method, on a model that :func:`sage_core.training.adapters.start` made;
+    ``packed``: it computes no padding."""
     from datasets import Dataset
 
     rows = [
@@ -356,6 +357,7 @@ def trainer_of(
     watch = Watch(on_step)
     common = {
         "job": job,
+        "packed": packed,
         "model": model,
         "processing_class": tokenizer,
         "train_dataset": Dataset.from_list(rows),
@@ -372,7 +374,7 @@ def trainer_of(
         )
     else:
         collator = PreferenceCollator(tokenizer.pad_token_id)
-        collator.packed = job.training.packing and packs(model.get_base_model().config)
+        collator.packed = packed
         trainer = PreferenceTrainer(
             args=DPOConfig(**arguments, precompute_ref_log_probs=True),
             data_collator=collator,

@@ -14,6 +14,7 @@ from typing import Any
 
 from sage_core.engines.loading import load_tokenizer
 from sage_core.errors import SageError
+from sage_core.execution import note
 from sage_core.named import load, path_of
 from sage_core.storage import read_json, read_rows, write_json, write_rows
 from sage_core.training import adapters, processes
@@ -42,13 +43,18 @@ def train_here(
     usable = method.fitting(examples, settings, encoder.length)
     with TemporaryDirectory() as scratch:
         kept = work or Path(scratch)
+        from sage_core.training.self_test import passes_of
         from sage_core.training.trainers import trainer_of  # imports TRL, which takes seconds
 
         training = Training.of(method, usable, settings, encoder)
         model = adapters.start(job)
-        trainer = trainer_of(method, training, model, tokenizer, job, kept, on_step)
+        passes = passes_of(model.get_base_model(), tokenizer, job.training)
+        trainer = trainer_of(
+            method, training, model, tokenizer, job, kept, on_step, packed=passes.packed
+        )
+        note("training", str(passes))
         trainer.fit(kept)
-        trainer.finish(folder, kept, usable)
+        trainer.finish(folder, kept, usable, str(passes))
     if processes.is_main():
         adapters.write_lineage(folder, job, method.name, examples)
 

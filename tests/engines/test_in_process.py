@@ -14,12 +14,13 @@ import torch
 
 from sage_core.config.engine import SamplingConfig
 from sage_core.config.model import ModelConfig
-from sage_core.engines import in_process
+from sage_core.engines import in_process, plain
 from sage_core.engines.base import Completion, Constraint, Request
 from sage_core.engines.drawing import Rows, draw
 from sage_core.engines.grammar import json_schema, one_of, sac_grammar
 from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.loaded_model import loaded_model, release
+from sage_core.engines.self_test import Generation, Way
 from sage_core.errors import EngineError
 from sage_core.sac import is_well_formed
 from sage_core.schema import Message
@@ -226,12 +227,11 @@ def test_options_have_the_probabilities_of_a_plain_pass(
 
 
 @pytest.mark.parametrize("most", [1, 20, 64])
-@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("way", ["shared", "batched", "single"])
 def test_many_options_are_scored_in_parts(
-    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, most: int, shares: bool
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, most: int, way: Way
 ) -> None:
-    """Whatever is read together, and where the prompt has to be read again for each part; tokens of
-    options count as read."""
+    """Whatever is read together, and in whatever way; tokens of options count as read."""
     options = ["A", *TEXTS[:4], "Oh no, what happened then? " * 3, "B", "my dog"]
     request = asked("hi", system=SYSTEM)
     before = engine.usage.prompt_tokens
@@ -240,7 +240,8 @@ def test_many_options_are_scored_in_parts(
     scored = sum(engine.token_counts(options)) - len(options)
     assert engine.usage.prompt_tokens - before == len(prompt) + scored
     monkeypatch.setattr(in_process, "_OPTION_TOKENS", most)
-    monkeypatch.setattr(engine._loaded, "shares_prompts", shares)
+    monkeypatch.setattr(plain, "_SCORED_TOGETHER", 3 * most)
+    monkeypatch.setattr(engine._loaded, "generation", Generation(way))
     assert engine.choose([request], [options])[0] == pytest.approx(expected[0], abs=1e-3)
 
 

@@ -50,7 +50,7 @@ from sage_core.schema import (
     Split,
     TrainingDialogue,
 )
-from sage_core.steps import dpo, sft
+from sage_core.steps import dpo, model_trial, sft
 from sage_core.steps.base import Model, Step
 from sage_core.steps.reading import read_figures, read_measurements
 from sage_core.storage import ArtifactRef, write_json, write_rows
@@ -324,6 +324,7 @@ def run(monkeypatch: pytest.MonkeyPatch, home: Path, **changes: Any) -> Recorder
     monkeypatch.setattr(
         loading, "prepare_base", lambda folder, model: (folder / "name").write_text("m0")
     )
+    monkeypatch.setattr(model_trial, "try_model", lambda base, model, training: {})
     monkeypatch.setattr(engines, "open_engine", recorder.engine)
     monkeypatch.setattr(sft, "train_sft", recorder.train)
     monkeypatch.setattr(dpo, "train_dpo", recorder.train)
@@ -360,6 +361,7 @@ MODELS = {
 GIVEN = {
     "m1": {
         "base-model m0": "",
+        "model-trial": "base: base-model m0",
         "training-dialogues": "corpora: corpus",
         "situations search": "",
         "situations evaluation": "",

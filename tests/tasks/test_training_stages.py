@@ -54,4 +54,6 @@ def test_rounds_of_artefacts(
     assert [(each["name"], each.get("sha256")) for each in models] == [
         ("m0", base.sha256), ("m1", m1.sha256), ("m2", m2.sha256), ("dpo", None),
     ]  # fmt: skip
+    for made in (m1, m2, dpo):
+        assert store().manifest(made)["execution"] == {"training": "packed"}
     assert not [path for path in (sage_home() / "work").rglob("*") if path.is_file()]

@@ -43,6 +43,9 @@ def trainer_on(chatml_tokenizer: Any) -> Callable[..., Any]:
 
         usable = Usable(examples, list(range(8)), {})
         training = Training.of(method, usable, settings, Encoder(chatml_tokenizer))
-        return trainer_of(method, training, model, chatml_tokenizer, job, work, no_progress)
+        return trainer_of(
+            method, training, model, chatml_tokenizer, job, work, no_progress,
+            packed=job.training.packing,
+        )  # fmt: skip
 
     return make
