@@ -20,7 +20,7 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.plan import GPUS
 from sage_core.config.section import NEVER_RUN
 from sage_core.corpus.sources import reader_of, sources
-from sage_core.engines.loading import check_quantization, embedded_gguf
+from sage_core.engines.loading import check_quantization, check_template, embedded_gguf
 from sage_core.engines.vllm_server import check_server, gpus_of
 from sage_core.errors import ConfigError, SageError
 from sage_core.keys import read_key
@@ -49,6 +49,7 @@ def examine(config: PipelineConfig) -> list[Check]:
     return [
         *_packages(),
         base,
+        *([_template(config)] if base.ok else []),
         _dialogues(config),
         _situations(config),
         *_training(config),
@@ -95,6 +96,15 @@ def _base_model(config: PipelineConfig) -> Check:
         cached,
         "in the hub cache" if cached else "neither a folder nor in the hub cache",
         "" if cached else f"where the hub can be reached: hf download {config.model.base}",
+    )
+
+
+def _template(config: PipelineConfig) -> Check:
+    return _probe(
+        "chat template",
+        partial(check_template, config.model),
+        "asks as it trains, and ends replies with a token that is trained",
+        "use another model.base, or set model.chat_template_arguments",
     )
 
 
