@@ -32,6 +32,7 @@ def prepare_base(folder: Path, config: ModelConfig) -> None:
     """
     weights = "."
     if config.base == EMBEDDED_MODEL:
+        check_template(config)
         _dequantise(folder)
         template = packaged("templates/chatml.jinja")
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
@@ -44,20 +45,32 @@ def prepare_base(folder: Path, config: ModelConfig) -> None:
 
 
 def check_template(config: ModelConfig) -> None:
-    """Check that the model can be asked and trained in its own chat template; fetches the tokenizer
-    of a model of the hub.
+    """Check that the model can be asked and trained in its own chat template. A model that is not
+    fetched from the hub yet is checked by :func:`prepare_base`, the first step of a run.
 
     Raises:
-        ConfigError: it cannot, or the tokenizer is not found.
+        ConfigError: it cannot.
     """
-    if config.base != EMBEDDED_MODEL:
-        tokenizer, _ = _find(config.base)
+    if config.base == EMBEDDED_MODEL:
+        if config.chat_template_arguments:
+            raise ConfigError(
+                f"model.chat_template_arguments = {config.chat_template_arguments}, but the "
+                f"template of model.base = '{EMBEDDED_MODEL}' takes no arguments"
+            )
+    elif _is_here(config.base):
+        tokenizer, _ = _find(config.base, local_files_only=True)
         own_template.fix(tokenizer, config.base, config.chat_template_arguments)
-    elif config.chat_template_arguments:
-        raise ConfigError(
-            f"model.chat_template_arguments = {config.chat_template_arguments}, but the template "
-            f"of model.base = '{EMBEDDED_MODEL}' takes no arguments"
-        )
+
+
+def _is_here(base: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(base).exists():
+        return True
+    try:
+        return isinstance(try_to_load_from_cache(base, "tokenizer_config.json"), str)
+    except ValueError:  # it cannot be the name of a model
+        return False
 
 
 def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":
@@ -206,7 +219,7 @@ def _dequantise(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _find(base: str) -> tuple["PreTrainedTokenizerBase", str]:
+def _find(base: str, *, local_files_only: bool = False) -> tuple["PreTrainedTokenizerBase", str]:
     """The tokenizer of a folder or hub name, and where its weights are."""
     from transformers import AutoTokenizer
 
@@ -214,7 +227,7 @@ def _find(base: str) -> tuple["PreTrainedTokenizerBase", str]:
     if Path(base).exists():
         base = str(Path(base).resolve())
     try:
-        return AutoTokenizer.from_pretrained(base), base
+        return AutoTokenizer.from_pretrained(base, local_files_only=local_files_only), base
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"model.base = '{base}' can be neither found as a folder nor fetched from the hub "
