@@ -56,7 +56,7 @@ class Encoder:
             replace(
                 example,
                 messages=example.messages[: number + 1],
-                loss=(*["none"] * number, example.losses[number]),
+                loss=(*["none"] * number, example.losses[number]),  # type: ignore[arg-type]
             )
             for number in trained
         ]
