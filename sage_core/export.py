@@ -15,7 +15,7 @@ from typing import Any
 from sage_core.config.conversation import ProfileConfig
 from sage_core.config.model import EMBEDDED_MODEL, ModelConfig
 from sage_core.conversation import consent
-from sage_core.engines.loading import load_model, load_tokenizer
+from sage_core.engines.loading import load_model, load_tokenizer, stop_tokens
 from sage_core.errors import ConfigError, EngineError
 from sage_core.keys import check_key, redact
 from sage_core.packaged import packaged
@@ -80,12 +80,15 @@ def export(
     Raises:
         EngineError: the base's weights cannot be loaded.
     """
+    tokenizer = load_tokenizer(base)
     if told.merged:
         model: Any = load_model(base, config)
         if adapter is not None:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        stop = stop_tokens(model, tokenizer)
+        model.generation_config.eos_token_id = stop if len(stop) > 1 else stop[0]
         model.save_pretrained(folder)
     else:
         assert adapter is not None  # m0 is merged
@@ -94,7 +97,7 @@ def export(
         record = read_json(folder / ADAPTER_CONFIG)
         record["base_model_name_or_path"] = base_name(told.base)
         write_json(folder / ADAPTER_CONFIG, record)
-    load_tokenizer(base).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     if told.data_card:
         (folder / DATA_CARD).write_text(told.data_card, encoding="utf-8")
     (folder / CARD).write_text(card(told), encoding="utf-8")

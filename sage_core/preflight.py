@@ -7,7 +7,7 @@ from sage_core import labels
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.filters import filters
 from sage_core.corpus.sources import sources
-from sage_core.engines.loading import check_quantization, check_weights
+from sage_core.engines.loading import check_quantization, check_template, check_weights
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.engines.vllm_server import check_server
 from sage_core.errors import ConfigError, SageError
@@ -32,6 +32,7 @@ def check(config: PipelineConfig) -> None:
         checks.append(partial(check_instructions, instructions))
     checks += [
         partial(check_weights, config.model.base),
+        partial(check_template, config.model),
         partial(check_quantization, config.model),
         partial(check_launcher, config.training.launcher),
         *(partial(sources, corpus) for corpus in corpora),

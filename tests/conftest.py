@@ -3,13 +3,13 @@
 import json
 import shutil
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from small_models import small_llama
+from tokenizers_of_families import MIXTRAL, packaged_template
 
 import sage_core  # noqa: F401 - before PyTorch: it sets how OpenMP's threads wait
 
@@ -26,7 +26,8 @@ LINES = (
 
 
 def chat_tokenizer(template: str) -> Any:
-    """A byte-level BPE tokenizer of a few hundred tokens with one of the packaged templates."""
+    """A byte-level BPE tokenizer of a few hundred tokens with the packaged template (``chatml``) or
+    Mixtral's (``mistral``)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -49,8 +50,7 @@ def chat_tokenizer(template: str) -> Any:
         pad_token="<|endoftext|>",
         additional_special_tokens=["<|im_start|>", "<|im_end|>", "<s>", "</s>"],
     )
-    text = resources.files("sage_core.templates").joinpath(f"{template}.jinja").read_text("utf-8")
-    tokenizer.chat_template = text
+    tokenizer.chat_template = MIXTRAL if template == "mistral" else packaged_template(template)
     return tokenizer
 
 

@@ -13,6 +13,7 @@ from tokenizers_of_families import metaspace_tokenizer, packaged_template, real_
 from sage_core.config.conversation import ConversationConfig
 from sage_core.config.engine import SamplingConfig
 from sage_core.conversation import Said, of_annotated, of_turns, shortened, view
+from sage_core.engines import own_template
 from sage_core.engines.base import Request
 from sage_core.engines.grammar import sac_grammar, user_grammar, utterance_grammar
 from sage_core.engines.prompts import Prompts, check
@@ -203,12 +204,14 @@ def test_a_prompt_is_the_start_of_its_training_example(
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("family", ["mixtral", "llama3", "gemma3"])
+@pytest.mark.parametrize("family", ["mixtral", "llama2", "llama3", "gemma3", "qwen3"])
 def test_a_prompt_is_the_start_of_its_training_example_on_real_tokenizers(
     family: str, request: pytest.FixtureRequest
 ) -> None:
     folder = request.config.cache.mkdir("tokenizers")  # type: ignore[union-attr]
-    check_tokens(real_tokenizer(family, folder))
+    tokenizer = real_tokenizer(family, folder)
+    own_template.fix(tokenizer, family, {})
+    check_tokens(tokenizer)
 
 
 def with_template(tokenizer: Any, template: str) -> Any:

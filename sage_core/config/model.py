@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from sage_core.config.section import NEVER_RUN, Positive, Runtime, Section
 
@@ -27,6 +27,11 @@ class ModelConfig(Section):
         f"{NEVER_RUN}.",
     )
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
+    chat_template_arguments: dict[str, JsonValue] = Field(
+        {},
+        description="Arguments of the model's chat template, such as {enable_thinking: false}; not "
+        "for the embedded model.",
+    )
     max_context: Positive = Field(
         2048,
         description="Longest prompt and reply together, in tokens; a longer conversation loses its "
@@ -37,3 +42,6 @@ class ModelConfig(Section):
         8192, description="Prompt tokens read together at most."
     )
     resident_adapters: Runtime[Positive] = Field(4, description="Adapters kept in memory at once.")
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())

@@ -1,8 +1,9 @@
 """The base model: its folder, the chat template it is used with, and loading it.
 
-A *base folder* holds a tokenizer whose chat template marks the assistant's messages with
-``{% generation %}`` (the trainer masks by it) and ``base.json``, which says where the weights are:
-beside it (the embedded model, dequantised once), in another folder, or on the hub.
+A *base folder* holds a tokenizer with the chat template that is used, and ``base.json``, which says
+where the weights are: beside it (the embedded model, dequantised once), in another folder, or on
+the hub. The template is the model's own (:mod:`sage_core.engines.own_template`). The embedded
+model's is plain ChatML: its own would put a system message of the maker's before each conversation.
 """
 
 import importlib.util
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sage_core.config.model import EMBEDDED_MODEL, ModelConfig
-from sage_core.engines import prompts
+from sage_core.engines import own_template, prompts
 from sage_core.errors import ConfigError, EngineError
 from sage_core.packaged import packaged
 from sage_core.storage import read_json, write_json
@@ -26,19 +27,50 @@ def prepare_base(folder: Path, config: ModelConfig) -> None:
     """Fill a base folder for ``config.base``.
 
     Raises:
-        ConfigError: the model does not exist, has no weights, or has no known chat template.
+        ConfigError: the model does not exist, has no weights, or has a chat template that cannot be
+            used.
     """
+    weights = "."
     if config.base == EMBEDDED_MODEL:
+        check_template(config)
         _dequantise(folder)
-        weights, template = ".", packaged("templates/chatml.jinja")
+        template = packaged("templates/chatml.jinja")
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        prompts.check(load_tokenizer(folder), config.base)
     else:
         tokenizer, weights = _find(config.base)
-        template = _template_for(tokenizer.chat_template or "", config.base)
+        own_template.fix(tokenizer, config.base, config.chat_template_arguments)
         tokenizer.save_pretrained(folder)
-    if template:
-        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    prompts.check(load_tokenizer(folder), config.base)
     write_json(folder / BASE, {"base": config.base, "weights": weights})
+
+
+def check_template(config: ModelConfig) -> None:
+    """Check that the model can be asked and trained in its own chat template. A model that is not
+    fetched from the hub yet is checked by :func:`prepare_base`, the first step of a run.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if config.base == EMBEDDED_MODEL:
+        if config.chat_template_arguments:
+            raise ConfigError(
+                f"model.chat_template_arguments = {config.chat_template_arguments}, but the "
+                f"template of model.base = '{EMBEDDED_MODEL}' takes no arguments"
+            )
+    elif _is_here(config.base):
+        tokenizer, _ = _find(config.base, local_files_only=True)
+        own_template.fix(tokenizer, config.base, config.chat_template_arguments)
+
+
+def _is_here(base: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(base).exists():
+        return True
+    try:
+        return isinstance(try_to_load_from_cache(base, "tokenizer_config.json"), str)
+    except ValueError:  # it cannot be the name of a model
+        return False
 
 
 def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":
@@ -201,7 +233,7 @@ def _dequantise(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _find(base: str) -> tuple["PreTrainedTokenizerBase", str]:
+def _find(base: str, *, local_files_only: bool = False) -> tuple["PreTrainedTokenizerBase", str]:
     """The tokenizer of a folder or hub name, and where its weights are."""
     from transformers import AutoTokenizer
 
@@ -209,24 +241,9 @@ def _find(base: str) -> tuple["PreTrainedTokenizerBase", str]:
     if Path(base).exists():
         base = str(Path(base).resolve())
     try:
-        return AutoTokenizer.from_pretrained(base), base
+        return AutoTokenizer.from_pretrained(base, local_files_only=local_files_only), base
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"model.base = '{base}' can be neither found as a folder nor fetched from the hub "
             f"({str(error).splitlines()[0]}); use '{EMBEDDED_MODEL}', a folder, or ORG/NAME"
         ) from None
-
-
-def _template_for(template: str, base: str) -> str:
-    """The text of the chat template of ours that fits a model; '' keeps the model's own."""
-    if "generation %}" in template or "generation -%}" in template:
-        return ""
-    if "<|im_start|>" in template:
-        return packaged("templates/chatml.jinja")
-    if "[INST]" in template:
-        return packaged("templates/mistral.jinja")
-    raise ConfigError(
-        f"model.base = '{base}' has a chat template without {{% generation %}} marks and of no "
-        "known family (ChatML, Mistral); add the marks around the assistant's content in the "
-        "model's chat_template.jinja"
-    )

@@ -52,7 +52,8 @@ class VllmEngine(OpenAIEngine):
             "base_url": server.base_url,
             "model": server.load(adapter) if adapter else BASE_NAME,
         }
-        super().__init__(settings.model_copy(update=served), answers)
+        end = server.tokenizer.eos_token_id
+        super().__init__(settings.model_copy(update=served), answers, end)
         self.name = f"vllm:{adapter.name if adapter else server.base.name}"
         self.kept_as = base_identity(server.base)  # the port is another one each time
         self.capabilities = replace(

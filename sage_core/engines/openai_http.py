@@ -69,11 +69,13 @@ def open_engine(
 ) -> "OpenAIEngine":
     """See :mod:`sage_core.engines.opening`."""
     if adapter:
+        from sage_core.engines.loading import load_tokenizer
         from sage_core.engines.vllm_server import load_adapter
 
         key = read_key(settings.api_key_env)
         name = load_adapter(settings.base_url, key, adapter, settings.timeout_s)
         settings = settings.model_copy(update={"model": name})
+        return OpenAIEngine(settings, answers_of(home), load_tokenizer(base).eos_token_id)
     return OpenAIEngine(settings, answers_of(home))
 
 
@@ -81,11 +83,15 @@ class OpenAIEngine:
     """A model behind the chat-completions API.
 
     Without ``answers``, finished requests are kept in memory until the call that made them
-    succeeds. ``kept_as`` is what serves the model, as far as kept answers depend on it.
+    succeeds. ``kept_as`` is what serves the model, as far as kept answers depend on it. ``end`` is
+    the token that ends a reply, where it is known and may be another than the server's.
     """
 
-    def __init__(self, config: EngineConfig, answers: AnswerStore | None = None) -> None:
+    def __init__(
+        self, config: EngineConfig, answers: AnswerStore | None = None, end: int | None = None
+    ) -> None:
         self.config = config
+        self._end = end
         self.name = f"openai:{config.model}"
         self.kept_as = config.base_url or "OpenAI"
         self.usage = Usage()
@@ -359,6 +365,8 @@ class OpenAIEngine:
             "return_token_ids": True,
             "repetition_penalty": request.sampling.repetition_penalty,
         }
+        if self._end is not None:
+            extra["stop_token_ids"] = [self._end]
         if (constraint := request.constraint) is not None:
             extra["structured_outputs"] = (
                 {"grammar": self._rules(request)}

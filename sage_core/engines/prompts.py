@@ -11,14 +11,16 @@ same tokens on either.
 """
 
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from sage_core.engines.base import Constraint, Request, shortened
 from sage_core.engines.grammar import led
 from sage_core.engines.special_tokens import SpecialTokens
+from sage_core.engines.template import ChatTemplate, difference
 from sage_core.errors import ConfigError, ContextError, DataError
 from sage_core.schema import Message
 
@@ -32,7 +34,7 @@ class Rendered:
 
     Attributes:
         text: the rendered template, contents shielded (:mod:`sage_core.engines.special_tokens`).
-        replies: where each assistant message starts and ends in ``text``, with spaces that the
+        replies: where each assistant message starts and ends in ``ids``, with spaces that the
             template puts before it (a tokenizer may join them to the first word, and where it does
             not, the model has to write them all the same) and the token that ends it.
         contents: where the content of each assistant message starts and ends in ``text``.
@@ -49,17 +51,20 @@ class Rendered:
     @property
     def first(self) -> int:
         """The number of the first token of the last reply."""
-        start = self.replies[-1][0]
-        return next(at for at, place in enumerate(self.places) if place >= start)
+        return self.replies[-1][0]
 
 
 class Prompts:
-    """Renders conversations for one tokenizer, whose chat template marks the assistant's messages
-    with ``{% generation %}``, and a context of ``max_context`` tokens (0 = no limit)."""
+    """Renders conversations for one tokenizer with a chat template, and a context of
+    ``max_context`` tokens (0 = no limit).
+
+    Raises:
+        DataError: see :class:`sage_core.engines.template.ChatTemplate`.
+    """
 
     def __init__(self, tokenizer: Any, max_context: int = 0) -> None:
-        self._tokenizer = tokenizer
         self._max_context = max_context
+        self.template = ChatTemplate(tokenizer)
         self._special_tokens = SpecialTokens(tokenizer)
         self._options: dict[tuple[str, str], list[int]] = {}
 
@@ -69,31 +74,15 @@ class Prompts:
         Raises:
             DataError: the chat template refuses it.
         """
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        shielded = [
-            {**asdict(m), "content": self._special_tokens.shield(m.content)} for m in messages
-        ]
-        try:
-            texts, spans = render_jinja_template(
-                conversations=[shielded],
-                chat_template=self._tokenizer.chat_template,
-                return_assistant_tokens_mask=True,
-                **self._tokenizer.special_tokens_map,
-            )
-        except Exception as error:  # whatever the template raises
-            raise DataError(
-                f"the model's chat template refuses this conversation ({error}); the roles are "
-                f"{', '.join(message.role for message in messages)}"
-            ) from error
-        text, replies = texts[0], spans[0]
-        replies = [(_before_spaces(text, start), end) for start, end in replies]
-        contents = []
-        said = [each["content"] for each in shielded if each["role"] == "assistant"]
-        for (start, end), content in zip(replies, said, strict=True):
-            first = max(text.find(content, start, end), start)
-            contents.append((first, first + len(content)))
+        shielded = [replace(m, content=self._special_tokens.shield(m.content)) for m in messages]
+        text, found = self.template.write(shielded)
         ids, places = self._special_tokens.encode_with_places(text)
+        replies = []
+        for reply in found:
+            start = bisect_left(places, _before_spaces(text, reply.start))
+            end = bisect_left(places, reply.end if reply.mark is None else reply.mark)
+            replies.append((start, end + (reply.mark is not None)))
+        contents = [(reply.start, reply.end) for reply in found]
         return Rendered(text, replies, contents, ids, places)
 
     def fit(self, request: Request) -> tuple[list[int], int]:
@@ -161,13 +150,15 @@ def check(tokenizer: Any, base: str, replies: Sequence[str] = _REPLIES) -> None:
     """Check that the model ``base`` can be asked as it is trained, for ``replies``.
 
     Raises:
-        ConfigError: its chat template refuses the profile exchange, or its tokenizer joins the end
-            of a prompt to the start of a reply, so that the prompt depends on the reply.
+        ConfigError: its chat template refuses the profile exchange, changes it, or starts a reply
+            in another way than it shows one; or its tokenizer joins the end of a prompt to the
+            start of a reply, so that the prompt depends on the reply.
     """
     exchange = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
     try:
         prompts = Prompts(tokenizer)
         rendered = [prompts.with_reply(exchange, reply) for reply in replies]
+        asked = prompts.template.asked(exchange).rstrip(" ")
     except DataError as error:
         raise ConfigError(f"model.base = '{base}' cannot be used: {error}") from error
     before = {tuple(each.ids[: each.first]) for each in rendered}
@@ -177,6 +168,13 @@ def check(tokenizer: Any, base: str, replies: Sequence[str] = _REPLIES) -> None:
             f"characters of a reply ({prompts.lead!r}), so no prompt is the start of its training "
             "example; end the template's generation prompt with a token of its own, such as a "
             "line end"
+        )
+    shown = rendered[0].text[: rendered[0].contents[-1][0]]
+    if not shown.startswith(asked):
+        raise ConfigError(
+            f"the chat template of model.base = '{base}' starts a reply that is asked for in "
+            f"another way than it shows one: {difference(asked, shown)}; set the template's own "
+            "arguments with model.chat_template_arguments, such as {enable_thinking: false}"
         )
 
 

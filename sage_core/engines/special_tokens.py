@@ -10,7 +10,7 @@ Contents without special tokens are encoded as the trainer encodes them.
 import re
 from typing import Any
 
-from sage_core.errors import DataError
+from sage_core.engines.template import ChatTemplate
 
 _CUT = "\ufdd0\ufdd1"  # noncharacters: no text has them
 _TEXTUAL = re.compile(r"\[/?[A-Z_]+\]|<<?/?\w+>?>|<\|\w+\|>")
@@ -28,19 +28,13 @@ class SpecialTokens:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        turns = [{"role": role, "content": "-"} for role in ("user", "assistant", "user")]
-        try:
-            skeleton = tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:  # whatever the template raises
-            raise DataError(
-                f"the model's chat template refuses the roles user, assistant, user: {error}"
-            ) from error
+        skeleton = ChatTemplate(tokenizer).skeleton()
+        source = tokenizer.get_chat_template()  # it may cut a content at a token (</think>)
         tokens = {
             token.content
             for token in tokenizer.added_tokens_decoder.values()
-            if token.special or (token.content.strip() and token.content in skeleton)
+            if token.special
+            or (token.content.strip() and (token.content in skeleton or token.content in source))
         } | set(tokenizer.all_special_tokens)
         self._tokens = _start_of(tokens)
         self._words = _start_of(set(_TEXTUAL.findall(skeleton)) - tokens)

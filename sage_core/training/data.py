@@ -20,6 +20,7 @@ _REASONS = {
     "no_reply": "have no reply of the agent",
     "empty_reply": "have an empty reply",
     "equal_replies": "have the same reply as chosen and as rejected",
+    "refused": "are refused by the model's chat template",
     "too_long": "are longer than max_length",
 }
 
@@ -114,8 +115,11 @@ def fitting_dialogues(
             cut, reason = _to_last_reply(_before_empty_reply(cut)), "empty_reply"
         if cut.messages:
             reason = "too_long"
-            while cut.messages and length(cut.messages) > max_length:
-                cut = _to_last_reply(_first(cut, len(cut.messages) - 1))
+            try:
+                while cut.messages and length(cut.messages) > max_length:
+                    cut = _to_last_reply(_first(cut, len(cut.messages) - 1))
+            except DataError:  # instruction data may have any order of roles
+                cut, reason = _first(cut, 0), "refused"
         if cut.messages:
             fitting.append(cut)
             places.append(place)

@@ -154,7 +154,7 @@ class Training(Generic[Given]):
     """Tokens and settings of a training.
 
     Attributes:
-        rows: the encoded examples.
+        rows: the encoded examples, some in parts (:meth:`Encoder.parts`).
         places: where each was in the input, from 0.
     """
 
@@ -171,4 +171,9 @@ class Training(Generic[Given]):
         encoder: Encoder,
     ) -> "Training[Given]":
         """The tokens of what can be trained on."""
-        return cls([method.encode(row, encoder) for row in usable.rows], usable.places, settings)
+        parts = [
+            (method.encode(part, encoder), place)
+            for row, place in zip(usable.rows, usable.places, strict=True)
+            for part in encoder.parts(row)
+        ]
+        return cls([row for row, _ in parts], [place for _, place in parts], settings)

@@ -6,14 +6,15 @@ between two segments opens the later one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonprefix
-from typing import Any
+from typing import Any, TypeVar
 
 from sage_core.engines.prompts import Prompts
 from sage_core.sac import ends_of_states
 from sage_core.schema import Message, PreferencePair, TrainingDialogue
 
+Example = TypeVar("Example")
 NO_LOSS, STATE, ACTION, UTTERANCE = range(4)
 SEGMENTS = ("state", "action", "utterance")  # from STATE on
 
@@ -37,23 +38,38 @@ class EncodedPair:
 
 
 class Encoder:
-    """Encodes for one tokenizer, whose chat template marks the assistant's messages with
-    ``{% generation %}``."""
+    """Encodes for one tokenizer with a chat template."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._prompts = Prompts(tokenizer)
 
+    def parts(self, example: Example) -> list[Example]:
+        """What an example is trained as: itself, or, where the template shows an earlier reply
+        otherwise than the last one (Qwen3 writes its thoughts before the last one only), a
+        conversation for each of its replies."""
+        if not isinstance(example, TrainingDialogue):
+            return [example]
+        trained = [number for number, loss in enumerate(example.losses) if loss != "none"]
+        if all(self._prompts.template.keeps(example.messages, number) for number in trained):
+            return [example]
+        return [
+            replace(
+                example,
+                messages=example.messages[: number + 1],
+                loss=(*["none"] * number, example.losses[number]),  # type: ignore[arg-type]
+            )
+            for number in trained
+        ]
+
     def dialogue(self, dialogue: TrainingDialogue) -> Encoded:
         """A whole conversation, with the loss on what :attr:`TrainingDialogue.losses` names."""
         rendered = self._prompts.render(dialogue.messages)
-        ids, places = rendered.ids, rendered.places
         losses = [
             loss
             for message, loss in zip(dialogue.messages, dialogue.losses, strict=True)
             if message.role == "assistant"
         ]
-        segments = [NO_LOSS] * len(ids)
-        token = 0
+        segments = [NO_LOSS] * len(rendered.ids)
         for (start, end), (first, last), loss in zip(
             rendered.replies, rendered.contents, losses, strict=True
         ):
@@ -61,18 +77,18 @@ class Encoder:
                 continue
             states = ends_of_states(rendered.text[first:last])
             state_end, action_end = (first + each for each in states)
-            while token < len(ids) and places[token] < start:
-                token += 1
-            while token < len(ids) and places[token] < (last if loss == "open" else end):
-                place = max(places[token], first)  # a space before the reply opens what follows it
+            for token in range(start, end):
+                if loss == "open" and rendered.places[token] >= last:
+                    break
+                # A space before the reply opens what follows it.
+                place = max(rendered.places[token], first)
                 if place < state_end:
                     segments[token] = STATE
                 elif place < action_end:
                     segments[token] = ACTION
                 else:
                     segments[token] = UTTERANCE
-                token += 1
-        return Encoded(ids, segments)
+        return Encoded(rendered.ids, segments)
 
     def length(self, messages: Sequence[Message]) -> int:
         """Tokens of a whole conversation."""

@@ -16,7 +16,7 @@ import pytest
 from sage_core.config.engine import EngineConfig, SamplingConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.pipeline import PipelineConfig
-from sage_core.engines import managed_vllm, supervisor, vllm_server
+from sage_core.engines import managed_vllm, openai_http, supervisor, vllm_server
 from sage_core.engines.base import Request
 from sage_core.engines.managed_vllm import VllmEngine
 from sage_core.engines.vllm_server import VllmServer
@@ -384,6 +384,24 @@ def test_the_penalty_outside_the_states_is_the_plugins(
         assert (path, key) == ("/v1/completions", f"Bearer {server.key}")
     assert (body["repetition_penalty"], body.get("vllm_xargs")) == sent
     assert body["model"] == "m0"
+    assert body["stop_token_ids"] == [server.tokenizer.eos_token_id]
+
+
+def test_a_server_of_the_users_stops_a_checkpoint_at_the_end_it_was_trained_with(
+    python: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's own tokenizer may have another ``eos_token`` than the base folder."""
+    with VllmServer(base, MODEL, settings(python, max_retries=0), tmp_path / "v.log") as server:
+        monkeypatch.setenv("SOME_KEY", server.key)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        theirs = EngineConfig(kind="openai", model="any", server="vllm", max_retries=0,
+                              base_url=server.base_url, api_key_env="SOME_KEY")  # fmt: skip
+        engine = openai_http.open_engine(theirs, base, MODEL, adapter(tmp_path / "m1"), tmp_path)
+        with pytest.raises(EngineError):  # the stand-in has no choices to give
+            engine.generate([Request("r", (Message("user", "hi"),), SamplingConfig())])
+        path, _, body = record(python)["asked"][-1]
+    assert path == "/v1/chat/completions"
+    assert body["stop_token_ids"] == [server.tokenizer.eos_token_id]
 
 
 def test_roles_share_one_server() -> None:

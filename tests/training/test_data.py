@@ -1,11 +1,14 @@
 """What the trainers read: made from trajectories, cut by whole turns."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers_of_families import MISTRAL_1
 
 from sage_core.config.conversation import ConversationConfig
 from sage_core.errors import DataError
@@ -25,6 +28,7 @@ from sage_core.training.data import (
     preference_pairs,
     selected_dialogues,
 )
+from sage_core.training.tokens import Encoder
 
 PROFILE = ConversationConfig().agent
 HEAD = (
@@ -274,3 +278,16 @@ def test_what_is_left_fits_and_is_cut_by_exchanges(prompts: list[list[str]], lim
     # None is left out that would have fitted with its last turn alone.
     last = [words(pair.prompt[-1:]) + 2 <= limit for pair in pairs if len(pair.prompt) % 2]
     assert len(fitting) >= sum(last)
+
+
+def test_dialogues_that_the_chat_template_refuses_are_left_out(mistral_tokenizer: Any) -> None:
+    """Instruction data that opens with the assistant, for a template that wants the user first."""
+    tokenizer = copy.copy(mistral_tokenizer)
+    tokenizer.chat_template = MISTRAL_1
+    length = Encoder(tokenizer).length
+    opened = (Message("assistant", "Hello."), *with_roles(["hi", "How are you?"]))
+    dialogues = [TrainingDialogue(opened), TrainingDialogue(with_roles(["hi", "Hello."]))]
+    usable = fitting_dialogues(dialogues, 100, length)
+    assert (usable.places, usable.left_out) == ([1], {"refused": 1})
+    with pytest.raises(DataError, match="1 are refused by the model's chat template"):
+        fitting_dialogues(dialogues[:1], 100, length)

@@ -34,19 +34,15 @@ def test_the_mask_covers_the_replies_and_their_ends(
     template: str, end: str, conversation: list[tuple[str, str]], request: pytest.FixtureRequest
 ) -> None:
     tokenizer: Any = request.getfixturevalue(f"{template}_tokenizer")
-    encoded = tokenizer.apply_chat_template(
-        [{"role": role, "content": content} for role, content in conversation],
-        return_assistant_tokens_mask=True,
-        return_dict=True,
-    )
-    tokens, mask = encoded["input_ids"], encoded["assistant_masks"]
-    assert len(tokens) == len(mask)
-    runs: list[list[int]] = []
-    for index, (token, masked) in enumerate(zip(tokens, mask, strict=True)):
-        if masked:
-            if index == 0 or not mask[index - 1]:
-                runs.append([])
-            runs[-1].append(token)
+    messages = tuple(Message(role, content) for role, content in conversation)  # type: ignore[arg-type]
+    encoded = Encoder(tokenizer).dialogue(TrainingDialogue(messages))
+    runs = [
+        [token for token, _ in run]
+        for masked, run in groupby(
+            zip(encoded.ids, encoded.segments, strict=True), key=lambda each: each[1] != NO_LOSS
+        )
+        if masked
+    ]
     spoken = [content for role, content in conversation if role == "assistant"]
     # The space before a reply of the Mistral template may be part of the reply's first token.
     assert [tokenizer.decode(run).removeprefix(" ") for run in runs] == [
