@@ -204,7 +204,13 @@ def made(block: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("registry", "page"),
-    [(READERS, "corpora.md"), (RULES, "corpora.md"), (PROMPTS, "evaluation.md")],
+    [
+        (READERS, "corpora.md"),
+        (RULES, "corpora.md"),
+        (PROMPTS, "evaluation.md"),
+        (STRATEGIES, "search.md"),
+        (SELECTORS, "search.md"),
+    ],  # fmt: skip
 )
 def test_every_name_of_a_registry_is_documented_and_in_the_reference(registry, page):
     text = (ROOT / "docs" / page).read_text("utf-8")

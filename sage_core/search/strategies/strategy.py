@@ -1,5 +1,6 @@
 """What every strategy is made of: who plays, how replies are drawn, and how a choice is decided."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,23 +26,23 @@ class Players:
     selector: Selector | None = None
 
 
-class Strategy:
+class Strategy(ABC):
     """How a search spends its draws. The base of all strategies, which add replies; the others of
     its members are those of a strategy that plays one dialogue from each situation."""
 
     @property
+    @abstractmethod
     def options(self) -> int:
         """The most candidates that the selector is asked to compare at once."""
-        raise NotImplementedError
 
     @property
     def lines(self) -> int:
         """Dialogues that are played from each situation."""
         return 1
 
+    @abstractmethod
     def reply(self, dialogues: Sequence[Dialogue], players: Players) -> None:
         """Add the agent's turn to each dialogue, or end it."""
-        raise NotImplementedError
 
     def pick(self, situations: Sequence[Sequence[Dialogue]], players: Players) -> list[Dialogue]:
         """One dialogue for each situation, of its lines."""
