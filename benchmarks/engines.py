@@ -31,10 +31,11 @@ from sage_core.engines.steering import Steering
 from sage_core.engines.vllm_server import VllmServer
 from sage_core.schema import Message, Situation
 from sage_core.search.dialogue import Speaker
-from sage_core.search.selector import LLMSelector
-from sage_core.search.selfplay import self_play
+from sage_core.search.selectors.llm import LLMSelector
+from sage_core.search.selfplay import search
 from sage_core.search.situations import situations
-from sage_core.search.strategies import Players
+from sage_core.search.strategies.greedy import Greedy
+from sage_core.search.strategies.strategy import Players
 
 SITUATIONS = 32
 ONE_BY_ONE = 4  # situations that time the release's way
@@ -75,7 +76,7 @@ class Models:
         return (self._tokens() - used) / (time.monotonic() - began)
 
     def _play(self, part: Sequence[Situation]) -> None:
-        self_play(
+        search(
             part,
             Players(
                 Speaker("m1", self.agent, True, ConversationConfig().agent),
@@ -84,7 +85,7 @@ class Models:
                 0,
                 LLMSelector(self.selector, SelectorConfig(), 0),
             ),
-            candidates=CANDIDATES,
+            Greedy(CANDIDATES),
         )
 
     def _tokens(self) -> int:

@@ -18,7 +18,7 @@ from sage_core.evaluation.embedding import scorer_name
 from sage_core.evaluation.judge import model_pairs
 from sage_core.labels import REFERENCE
 from sage_core.schema import Judgement, Split
-from sage_core.search import scorers
+from sage_core.search.selectors.selector import files_of
 from sage_core.steps import configured
 from sage_core.steps.annotated import AnnotatedDialogues
 from sage_core.steps.base import Model
@@ -237,7 +237,7 @@ def prefer_chosen(
 def search(config: PipelineConfig, agent: Model, user: Model, openings: ArtifactRef) -> ArtifactRef:
     """One round of self-play search with ``agent``."""
     numbers = shard_numbers(openings, SITUATIONS, config.search.selfplay.shard_size)
-    source = scorers.fingerprint(config.search.selector)
+    source = files_of(config.search.selector)
     steps = [
         configured.search_shard(config, agent, user, openings, number, source) for number in numbers
     ]

@@ -8,7 +8,7 @@ names without importing what they stand for, and a step reaches only what its se
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
@@ -58,11 +58,13 @@ class Registry:
         setting: the setting's key, for messages.
         what: what a name stands for, such as "reader".
         table: name -> ``package.module:name``, or the names that it stands for.
+        traits: name -> what the configuration has to know of it, since it loads nothing.
     """
 
     setting: str
     what: str
     table: Mapping[str, str | tuple[str, ...]]
+    traits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,6 +92,10 @@ class Registry:
             else:
                 raise self.error(name, "does not exist")
         return tuple(found)
+
+    def has(self, name: str, trait: str) -> bool:
+        """Whether the table gives ``name`` this trait; one's own has none."""
+        return trait in self.traits.get(name, ())
 
     def load(self, name: str) -> Any:
         """The object that a single name stands for.

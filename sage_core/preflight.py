@@ -13,7 +13,7 @@ from sage_core.engines.vllm_server import check_server
 from sage_core.errors import ConfigError, SageError
 from sage_core.evaluation import judge, steering
 from sage_core.mixture import check_instructions, instruction_corpus
-from sage_core.search.setup import check_search
+from sage_core.search.checks import check_search
 from sage_core.search.situations import situations
 from sage_core.training.launch import check_launcher
 

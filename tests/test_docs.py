@@ -23,6 +23,8 @@ from sage_core.corpus.readers.reader import Source
 from sage_core.corpus.rules import RULES
 from sage_core.evaluation.prompts import PROMPTS
 from sage_core.schema import Dialogue, Message
+from sage_core.search.selectors import SELECTORS
+from sage_core.search.strategies import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -204,7 +206,13 @@ def made(block: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("registry", "page"),
-    [(READERS, "corpora.md"), (RULES, "corpora.md"), (PROMPTS, "evaluation.md")],
+    [
+        (READERS, "corpora.md"),
+        (RULES, "corpora.md"),
+        (PROMPTS, "evaluation.md"),
+        (STRATEGIES, "search.md"),
+        (SELECTORS, "search.md"),
+    ],
 )
 def test_every_name_of_a_registry_is_documented_and_in_the_reference(registry, page):
     text = (ROOT / "docs" / page).read_text("utf-8")

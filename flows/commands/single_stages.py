@@ -7,7 +7,7 @@ what it does there, is found again when it is repeated, and goes on where it was
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
@@ -15,13 +15,12 @@ from flows import pipeline
 from flows.commands.folders import check_new, new_folder
 from sage_core import labels
 from sage_core.config.pipeline import PipelineConfig
-from sage_core.config.search import SearchConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError, DataError
 from sage_core.evaluation import judge
 from sage_core.schema import Judgement
-from sage_core.search import scorers
-from sage_core.search.setup import check_search, strategy_of
+from sage_core.search.checks import check_search
+from sage_core.search.selectors.selector import files_of
 from sage_core.search.situations import situations
 from sage_core.steps import configured
 from sage_core.steps.base import Model
@@ -101,7 +100,12 @@ def compare_strategies(
     in a folder of its name. The first judge compares each with greedy on the situations that both
     have."""
     from sage_core.evaluation.winrate import summarise  # these import scipy
-    from sage_core.search.comparison import BASELINE, play_strategies, strategy_rows
+    from sage_core.search.comparison import (
+        BASELINE,
+        all_strategies,
+        play_strategies,
+        strategy_rows,
+    )
 
     openings = situations(config.situations, "search", config.search.situations)
     models = _players(config, agent, user)
@@ -112,12 +116,7 @@ def compare_strategies(
     players = players_of(
         context, *models, config.search, config.conversation, config.model, config.seed
     )
-    choices = get_args(SearchConfig.model_fields["strategy"].annotation)
-    strategies = {
-        each: strategy_of(config.search.model_copy(update={"strategy": each}))
-        for each in choices
-        if players.agent.states or each != "tree"  # a search among states
-    }
+    strategies = all_strategies(config.search, states=players.agent.states)
     total = len(strategies) * turns(openings, config.search.selfplay)
     with progress("compare strategies", total) as advance:
         found = play_strategies(
@@ -194,7 +193,7 @@ def _comparing(config: PipelineConfig, models: tuple[Model, Model], output: Path
         [
             identity(config),
             identity(models),
-            scorers.fingerprint(config.search.selector),
+            files_of(config.search.selector),
             own_code(named_in(config.search)),
         ]
     )

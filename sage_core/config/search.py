@@ -1,19 +1,28 @@
 """Self-play search and its selector."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from sage_core.config.conversation import SelfPlayConfig
 from sage_core.config.engine import EngineConfig
 from sage_core.config.section import NonNegative, Positive, Section
+from sage_core.search.selectors import ASKS_NO_ENGINE, NEVER_REFUSES, SELECTORS
+from sage_core.search.strategies import NEEDS_STATES, STRATEGIES
+
+_LLM = "llm"
 
 
 class SelectorConfig(Section):
     """What picks the best candidate of a turn (section 4.4): an LLM, unless relevance, a function,
-    a reward model or chance is named."""
+    a reward model, chance or another name is given."""
 
+    name: Annotated[str, SELECTORS] = Field(
+        _LLM,
+        description="What picks. `relevance`, `function`, `reward_model` and `random` need no "
+        "name: each is named by its own setting.",
+    )
     engine: EngineConfig = EngineConfig()
     criteria: Literal["humour"] | tuple[str, ...] = Field(
         (
@@ -62,29 +71,41 @@ class SelectorConfig(Section):
 
     @model_validator(mode="after")
     def _one_selector(self) -> Self:
-        named = {"relevance": self.relevance, "function": self.function,
-                 "reward_model": self.reward_model, "random": self.random}  # fmt: skip
-        given = [name for name, value in named.items() if value]
+        given = self._given()
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are both set; keep one of them")
-        if given and self.none_is_good:
-            raise ValueError(f"{given[0]} cannot say that none is good; set none_is_good=false")
-        if self.relevance and self.engine.kind == "openai" and self.engine.server != "vllm":
+        if given and self.name not in (_LLM, *given):
+            raise ValueError(f"name = '{self.name}' and {given[0]} are both set; keep one of them")
+        if not given and self.name in ("function", "reward_model"):
+            raise ValueError(f"name = '{self.name}' needs the setting {self.name}")
+        if self.none_is_good and SELECTORS.has(self.chosen, NEVER_REFUSES):
+            raise ValueError(f"{self.chosen} cannot say that none is good; set none_is_good=false")
+        if (
+            self.chosen == "relevance"
+            and self.engine.kind == "openai"
+            and self.engine.server != "vllm"
+        ):
             raise ValueError(
                 "relevance needs an engine that scores whole replies: of kind 'transformers' or "
                 "'vllm', or 'openai' with server = 'vllm'"
             )
         return self
 
+    def _given(self) -> list[str]:
+        """The selectors that are named by a setting of their own."""
+        settings = {"relevance": self.relevance, "function": self.function,
+                    "reward_model": self.reward_model, "random": self.random}  # fmt: skip
+        return [name for name, value in settings.items() if value]
+
     @property
-    def is_llm(self) -> bool:
-        """Whether the LLM of ``engine`` ranks the candidates."""
-        return not (self.relevance or self.function or self.reward_model or self.random)
+    def chosen(self) -> str:
+        """The name of the selector, whichever setting names it."""
+        return (*self._given(), self.name)[0]
 
     @property
     def asks_engine(self) -> bool:
-        """Whether ``engine`` is asked, to rank or to score."""
-        return self.is_llm or self.relevance
+        """Whether ``engine`` is asked, to rank or to score; one's own may ask it."""
+        return not SELECTORS.has(self.chosen, ASKS_NO_ENGINE)
 
 
 class TreeConfig(Section):
@@ -100,7 +121,7 @@ class TreeConfig(Section):
 class SearchConfig(Section):
     """Self-play search: several candidates per agent turn, the best one kept."""
 
-    strategy: Literal["greedy", "best_of_n_dialogue", "tree"] = Field(
+    strategy: Annotated[str, STRATEGIES] = Field(
         "greedy",
         description="'greedy': the best of the candidates at each turn, as in the paper; "
         "'best_of_n_dialogue': the best of as many whole dialogues; 'tree': see search.tree.",
@@ -115,10 +136,10 @@ class SearchConfig(Section):
     selector: SelectorConfig = SelectorConfig()
 
     @model_validator(mode="after")
-    def _tree_needs_the_grammar(self) -> Self:
-        if self.strategy == "tree" and not self.selfplay.state_grammar:
+    def _states_need_the_grammar(self) -> Self:
+        if STRATEGIES.has(self.strategy, NEEDS_STATES) and not self.selfplay.state_grammar:
             raise ValueError(
-                "the strategy 'tree' draws states and words apart, which needs the grammar; set "
-                "selfplay.state_grammar=true, or choose greedy or best_of_n_dialogue"
+                f"the strategy '{self.strategy}' draws states and words apart, which needs the "
+                "grammar; set selfplay.state_grammar=true, or choose greedy or best_of_n_dialogue"
             )
         return self

@@ -172,16 +172,18 @@ class _Planner:
 
     def search(self) -> tuple[ArtifactRef, StagePlan]:
         settings = self.config.search
-        asks, m1 = settings.selector.asks_engine, self._model("m1")
+        m1 = self._model("m1")
         step = configured.search_shard(self.config, m1, m1, self.opening, 0, "")
-        if not asks:  # what scores replies by itself is not loaded for a plan
+        if (
+            not settings.selector.asks_engine
+        ):  # what scores replies by itself is not loaded for a plan
             chance = {"selector": SelectorConfig(random=True)}
             step = replace(step, settings=settings.model_copy(update=chance))
         run = self.store.run(step, self._reply_tokens("m1"), self.settings.user_tokens, 1)
         uses = self._sides(settings.selfplay, run.engines, self.openings, settings.candidates)
-        if asks:
+        for selector in run.engines[2:]:  # none, unless the selector has asked for one
             engine = settings.selector.engine
-            use = self._use("selector", engine, run.engines[2], self.openings)
+            use = self._use("selector", engine, selector, self.openings)
             if engine.kind == "openai":  # which answers a choice with a token
                 use = replace(use, written=use.requests)
             uses.append(use)

@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sage_core.config.search import SearchConfig
 from sage_core.errors import DataError
 from sage_core.evaluation.metrics import Mean, Rate, model_metrics
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.schema import Situation
 from sage_core.search.figures import search_figures
 from sage_core.search.selfplay import Found, search
-from sage_core.search.strategies import Players, Strategy
+from sage_core.search.strategies import NEEDS_STATES, STRATEGIES
+from sage_core.search.strategies.strategy import Players, Strategy, strategy_of
 from sage_core.storage import shards
 
 BASELINE = "greedy"
@@ -42,6 +44,17 @@ class StrategyRow:
     distinct_2: float | None
     ended: dict[str, int]
     against_greedy: PairSummary | None
+
+
+def all_strategies(config: SearchConfig, *, states: bool) -> dict[str, Strategy]:
+    """All that there are, and one of the user's own that the settings name, by name; without those
+    that search among states where the agent has none."""
+    names = dict.fromkeys((*STRATEGIES.names, config.strategy))
+    return {
+        name: strategy_of(config.model_copy(update={"strategy": name}))
+        for name in names
+        if states or not STRATEGIES.has(name, NEEDS_STATES)
+    }
 
 
 def play_strategies(

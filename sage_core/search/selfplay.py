@@ -1,8 +1,8 @@
 """Self-play: the agent and a simulated user talk, all dialogues of a shard together.
 
 How the agent's replies are found is up to the strategy (:mod:`sage_core.search.strategies`); who
-is asked what, to :mod:`sage_core.search.dialogue`. With one candidate and no selector this is a
-plain rollout, which is how models are evaluated.
+is asked what, to :mod:`sage_core.search.dialogue`. A greedy search with one candidate and no
+selector is a plain rollout, which is how models are evaluated.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from sage_core.search.dialogue import (
     user_turn,
 )
 from sage_core.search.saved import SavedDialogues
-from sage_core.search.strategies import Greedy, Players, Strategy
+from sage_core.search.strategies.strategy import Players, Strategy
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,6 @@ def search(
     groups = [dialogues[at : at + strategy.lines]
               for at in range(0, len(dialogues), strategy.lines)]  # fmt: skip
     return [_found(dialogue, players) for dialogue in strategy.pick(groups, players)]
-
-
-def self_play(
-    situations: Sequence[Situation],
-    players: Players,
-    *,
-    candidates: int = 1,
-    work: Path | None = None,
-    on_progress: Callable[[int], None] = lambda count: None,
-) -> list[Trajectory]:
-    """The dialogues of a greedy :func:`search` without redraws: with one candidate, rollouts."""
-    found = search(situations, players, Greedy(candidates), work=work, on_progress=on_progress)
-    return [each.trajectory for each in found]
 
 
 def count_malformed(

@@ -8,7 +8,8 @@ from sage_core.config.engine import EngineConfig
 from sage_core.config.model import ModelConfig
 from sage_core.schema import Trajectory
 from sage_core.search import selfplay
-from sage_core.search.strategies import Players
+from sage_core.search.strategies.greedy import Greedy
+from sage_core.search.strategies.strategy import Players
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import TRAJECTORIES
 from sage_core.steps.speaking import situations_of, speaker, turns
@@ -46,5 +47,7 @@ class RolloutShard(Step):
                 settings,
                 self.seed,
             )
-            found = selfplay.self_play(part, players, work=context.work, on_progress=advance)
-        write_rows(folder / TRAJECTORIES, found, Trajectory)
+            found = selfplay.search(
+                part, players, Greedy(1), work=context.work, on_progress=advance
+            )
+        write_rows(folder / TRAJECTORIES, [each.trajectory for each in found], Trajectory)

@@ -12,8 +12,10 @@ from sage_core.engines.base import Engine
 from sage_core.named import Named
 from sage_core.schema import SearchNode, Showing, Trajectory
 from sage_core.search import selfplay
-from sage_core.search.setup import selector_of, strategy_of
-from sage_core.search.strategies import Players
+from sage_core.search.selectors import SELECTORS
+from sage_core.search.selectors.selector import Inputs, selector_of
+from sage_core.search.strategies import STRATEGIES
+from sage_core.search.strategies.strategy import Players, strategy_of
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import SEARCH_TREE, SHOWINGS, TRAJECTORIES
 from sage_core.steps.speaking import situations_of, speaker, turns
@@ -25,7 +27,7 @@ class SearchShard(Step):
     """Self-play search from one shard of situations.
 
     Attributes:
-        source: the hash of the reward model, where one scores replies.
+        source: the hash of the files that the selector reads.
     """
 
     name = "search-shard"
@@ -71,7 +73,11 @@ def engines_of(settings: SearchConfig) -> tuple[EngineConfig, ...]:
 def named_in(settings: SearchConfig) -> tuple[Named, ...]:
     """What the settings of a search name."""
     function = settings.selector.function
-    return (Named(function, function),) if function else ()
+    return (
+        *STRATEGIES.resolve(settings.strategy),
+        *SELECTORS.resolve(settings.selector.chosen),
+        *([Named(function, function)] if function else []),
+    )
 
 
 def players_of(
@@ -88,18 +94,13 @@ def players_of(
     def selecting() -> Engine:
         return context.engine(settings.selector.engine, agent.m0, model)
 
-    device = ""
-    if settings.selector.reward_model:
-        from sage_core.engines.loading import device_of  # imports torch
-
-        device = device_of(model)
     selfplay_ = settings.selfplay
     return Players(
         speaker(context, agent, selfplay_.agent_engine, model, conversation.agent),
         speaker(context, user, selfplay_.user_engine, model, conversation.user),
         selfplay_,
         seed,
-        selector_of(settings.selector, selecting, seed, device),
+        selector_of(Inputs(settings.selector, selecting, model, seed)),
     )
 
 

@@ -22,7 +22,7 @@ from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.loaded_model import loaded_model
 from sage_core.engines.vllm_server import VllmServer
 from sage_core.schema import Message
-from sage_core.search import scorers
+from sage_core.search.selectors import reward_model
 from sage_core.training import adapters, launch
 from sage_core.training.dpo import train_dpo
 from sage_core.training.job import Job
@@ -111,8 +111,8 @@ def test_a_reward_model_is_gone_before_the_server_starts(
         num_attention_heads=2, num_labels=1, pad_token_id=0,
     )  # fmt: skip
     LlamaForSequenceClassification(settings).save_pretrained(folder)
-    scorers.load_reward_model(folder, "cpu")("Hello.", ())
-    model = ref(scorers._reward_model(folder, "cpu")[1])
+    reward_model.load_reward_model(folder, "cpu")("Hello.", ())
+    model = ref(reward_model._reward_model(folder, "cpu")[1])
     assert model() is not None
     seen = at(monkeypatch, VllmServer, "__enter__", model)
     start()

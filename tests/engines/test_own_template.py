@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sage_core.engines.resident import Resident
 from tokenizers_of_families import (
     HERMES3,
     LLAMA2,
@@ -35,6 +34,7 @@ from sage_core.config.model import ModelConfig
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.engines import own_template
 from sage_core.engines.base import Request
+from sage_core.engines.loaded_model import LoadedModel
 from sage_core.engines.loading import embedded_gguf, load_tokenizer, prepare_base, stop_tokens
 from sage_core.engines.prompts import Prompts
 from sage_core.errors import ConfigError
@@ -386,7 +386,7 @@ def test_the_engine_stops_at_the_end_that_only_the_template_names(
     own.save_pretrained(model)
     config = ModelConfig(base=str(model), dtype="float32", device="cpu")
     prepare_base(tmp_path / "base", config)
-    stop = Resident(tmp_path / "base", config).stop
+    stop = LoadedModel(tmp_path / "base", config).stop
     assert own.convert_tokens_to_ids("<|im_end|>") in stop
 
 

@@ -9,7 +9,7 @@ from flows.commands import single_stages
 from sage_core.config.loading import load_config
 from sage_core.errors import ConfigError
 from sage_core.search.dialogue import Speaker
-from sage_core.search.strategies import Players
+from sage_core.search.strategies.strategy import Players
 from sage_core.steps.base import Model
 from sage_core.steps.search import players_of
 from tasks import checkpoints

@@ -9,8 +9,8 @@ from sage_core.engines.base import Request, draw_seed
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.schema import Situation
 from sage_core.search.dialogue import Speaker
-from sage_core.search.selector import Selector
-from sage_core.search.strategies import Players
+from sage_core.search.selectors.selector import Selector
+from sage_core.search.strategies.strategy import Players
 
 SITUATIONS = [
     Situation("rain", "It rains on my wedding.", "sad", "search"),

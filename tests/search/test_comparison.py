@@ -9,9 +9,11 @@ from sage_core.config.search import TreeConfig
 from sage_core.errors import DataError
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.search.comparison import play_strategies, strategy_rows
-from sage_core.search.scorers import ScoreSelector
+from sage_core.search.selectors.scores import ScoreSelector
 from sage_core.search.selfplay import search
-from sage_core.search.strategies import BestOfNDialogue, Greedy, Tree
+from sage_core.search.strategies.best_of_n_dialogue import BestOfNDialogue
+from sage_core.search.strategies.greedy import Greedy
+from sage_core.search.strategies.tree import Tree
 
 MANY = [replace(SITUATIONS[n % 3], situation_id=f"s{n}") for n in range(12)]
 SELECTOR = ScoreSelector(lambda utterance, history: float(len(utterance)), independent=True)

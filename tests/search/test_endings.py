@@ -11,7 +11,7 @@ from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ContextError
 from sage_core.schema import ENDINGS, Trajectory
 from sage_core.search.selfplay import search
-from sage_core.search.strategies import Greedy
+from sage_core.search.strategies.greedy import Greedy
 
 
 def played(cast: Cast, candidates: int = 2, max_turns: int = 6) -> dict[str, Trajectory]:

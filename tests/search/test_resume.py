@@ -11,9 +11,12 @@ from sage_core.config.search import SelectorConfig, TreeConfig
 from sage_core.engines.base import Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.search.dialogue import Speaker
-from sage_core.search.selector import LLMSelector
+from sage_core.search.selectors.llm import LLMSelector
 from sage_core.search.selfplay import search
-from sage_core.search.strategies import BestOfNDialogue, Greedy, Players, Strategy, Tree
+from sage_core.search.strategies.best_of_n_dialogue import BestOfNDialogue
+from sage_core.search.strategies.greedy import Greedy
+from sage_core.search.strategies.strategy import Players, Strategy
+from sage_core.search.strategies.tree import Tree
 
 STRATEGIES = [Greedy(3, redraws=2), BestOfNDialogue(3), Tree(5, TreeConfig(width=2, depth=1))]
 

@@ -10,23 +10,29 @@ import pytest
 from conversation import SITUATIONS, Cast
 
 from sage_core.config.engine import SamplingConfig
+from sage_core.config.model import ModelConfig
 from sage_core.config.search import SearchConfig, SelectorConfig
-from sage_core.engines.base import Request
+from sage_core.engines.base import Engine, Request
 from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, ContextError
 from sage_core.schema import Message
+from sage_core.search.checks import check_search
 from sage_core.search.likelihood import Asked, log_likelihoods
-from sage_core.search.scorers import (
-    RelevanceSelector,
-    ScoreSelector,
-    fingerprint,
-    load_function,
-    load_reward_model,
+from sage_core.search.selectors.chance import RandomSelector
+from sage_core.search.selectors.function import load_function
+from sage_core.search.selectors.relevance import RelevanceSelector
+from sage_core.search.selectors.reward_model import load_reward_model
+from sage_core.search.selectors.scores import ScoreSelector
+from sage_core.search.selectors.selector import (
+    Ballot,
+    Inputs,
+    Selector,
+    files_of,
+    reply_ballot,
+    selector_of,
 )
-from sage_core.search.selector import Ballot, RandomSelector, reply_ballot
 from sage_core.search.selfplay import search
-from sage_core.search.setup import check_search, selector_of
-from sage_core.search.strategies import Greedy
+from sage_core.search.strategies.greedy import Greedy
 
 HISTORY = (Message("user", "My dog ran away."),)
 MODULE = """
@@ -69,6 +75,10 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(sys, "path", list(sys.path))
     sys.modules.pop("my_scores", None)
     return "my_scores"
+
+
+def made_of(settings: SelectorConfig, engine: Callable[[], Engine]) -> Selector:
+    return selector_of(Inputs(settings, engine, ModelConfig(device="cpu"), 0))
 
 
 def selector(name: str) -> ScoreSelector:
@@ -139,11 +149,11 @@ def test_functions_that_cannot_be_used(module: str, name: str, message: str) -> 
 def test_a_changed_reward_model_is_another_search(tmp_path: Path) -> None:
     config = SelectorConfig(reward_model=tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    before = fingerprint(config)
-    assert before == fingerprint(config)
+    before = files_of(config)
+    assert before == files_of(config)
     (tmp_path / "config.json").write_text("{ }")
-    assert fingerprint(config) != before
-    assert fingerprint(SelectorConfig()) == fingerprint(SelectorConfig(random=True)) == ""
+    assert files_of(config) != before
+    assert files_of(SelectorConfig()) == files_of(SelectorConfig(random=True)) == ""
 
 
 def test_chance_is_seeded_by_the_ballot() -> None:
@@ -193,9 +203,7 @@ def saved_classifier(folder: Path, tokenizer: Any, *, outputs: int) -> Path:
 
 
 def test_a_reward_model_scores_replies_in_their_history(reward_model: Path) -> None:
-    made = selector_of(
-        SelectorConfig(reward_model=reward_model), lambda: pytest.fail("no LLM"), 0, "cpu"
-    )
+    made = made_of(SelectorConfig(reward_model=reward_model), lambda: pytest.fail("no LLM"))
     assert not made.independent
     long = HISTORY * 50  # longer than the model's 64 positions
     ballots = [reply_ballot("a", HISTORY, ["x", "why?"]), reply_ballot("b", long, ["x", "why?"])]
@@ -229,7 +237,7 @@ def relevance(
     score: Callable[[Request, str], float] = likelihood, config: SelectorConfig = RELEVANCE
 ) -> RelevanceSelector:
     engine = ScriptedEngine(lambda request, candidate: "", score)
-    made = selector_of(config, lambda: engine, 0, "")
+    made = made_of(config, lambda: engine)
     assert isinstance(made, RelevanceSelector)
     return made
 
@@ -346,7 +354,7 @@ def test_settings_that_relevance_does_not_go_with(settings: dict[str, Any], mess
 
 
 def test_relevance_asks_an_engine_but_ranks_nothing() -> None:
-    assert (RELEVANCE.is_llm, RELEVANCE.asks_engine) == (False, True)
+    assert (RELEVANCE.chosen, RELEVANCE.asks_engine) == ("relevance", True)
     server = {"kind": "openai", "model": "m0", "server": "vllm", "base_url": "http://x/v1"}
     assert SelectorConfig.model_validate({"relevance": True, "engine": server}).asks_engine
     check_search(SearchConfig(selector=RELEVANCE, candidates=99))  # no letters, no limit
@@ -354,7 +362,6 @@ def test_relevance_asks_an_engine_but_ranks_nothing() -> None:
 
 def test_relevance_on_a_real_model(tiny_base: Path) -> None:
     """Against the definition: each reply scored alone, after the history and after nothing."""
-    from sage_core.config.model import ModelConfig
     from sage_core.engines.in_process import TransformersEngine
 
     config = ModelConfig(base="tiny", dtype="float32", device="cpu", max_context=512)

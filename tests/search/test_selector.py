@@ -16,14 +16,8 @@ from sage_core.errors import ConfigError, ContextError
 from sage_core.evaluation.metrics import Rate
 from sage_core.schema import Message, Showing
 from sage_core.search.figures import position_bias
-from sage_core.search.selector import (
-    MAX_OPTIONS,
-    NONE_IS_GOOD,
-    Ballot,
-    Decision,
-    LLMSelector,
-    reply_ballot,
-)
+from sage_core.search.selectors.llm import MAX_OPTIONS, NONE_IS_GOOD, LLMSelector
+from sage_core.search.selectors.selector import Ballot, Decision, reply_ballot
 
 HISTORY = (Message("user", "My dog ran away."), Message("assistant", "Oh no!"))
 CANDIDATES = ("Oh dear.", "How sad!", "Dogs come back.", "What is its name?")

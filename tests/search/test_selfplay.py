@@ -14,9 +14,11 @@ from sage_core.engines.scripted import ScriptedEngine
 from sage_core.sac import utterance_of
 from sage_core.schema import Message, Situation, Trajectory
 from sage_core.search.dialogue import Speaker, without_questions
-from sage_core.search.selector import LLMSelector, Selector
-from sage_core.search.selfplay import count_malformed, self_play
-from sage_core.search.strategies import Players
+from sage_core.search.selectors.llm import LLMSelector
+from sage_core.search.selectors.selector import Selector
+from sage_core.search.selfplay import count_malformed, search
+from sage_core.search.strategies.greedy import Greedy
+from sage_core.search.strategies.strategy import Players
 
 SITUATIONS = [
     Situation("rain", "It rains on my wedding.", "sad", "search"),
@@ -75,7 +77,8 @@ def play(
 ) -> list[Trajectory]:
     config = SelfPlayConfig(max_turns=max_turns, trim_user_questions=trim)
     players = Players(agent.speaker, user.speaker, config, 11, selector)
-    return self_play(SITUATIONS, players, candidates=candidates)
+    found = search(SITUATIONS, players, Greedy(candidates))
+    return [each.trajectory for each in found]
 
 
 def test_on_servers_dialogues_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +98,7 @@ def test_on_servers_dialogues_do_not_wait_for_each_other(monkeypatch: pytest.Mon
     monkeypatch.setattr(ScriptedEngine, "capabilities", servers)
     progress: list[int] = []
     agent, user = Recorder("m1", waiting), Recorder("user", stateful("user"))
-    apart = self_play(
+    apart = search(
         SITUATIONS,
         Players(
             agent.speaker,
@@ -103,9 +106,10 @@ def test_on_servers_dialogues_do_not_wait_for_each_other(monkeypatch: pytest.Mon
             SelfPlayConfig(max_turns=6, trim_user_questions=False),
             11,
         ),
+        Greedy(1),
         on_progress=progress.append,
     )
-    assert apart == in_step
+    assert [each.trajectory for each in apart] == in_step
     assert sum(progress) == 2 * 5
 
 
@@ -334,9 +338,10 @@ def test_a_speaker_with_nothing_to_say_ends_its_dialogue_only() -> None:
 def test_progress_counts_every_turn_of_every_dialogue() -> None:
     counts: list[int] = []
     agent, user = Recorder("m1", stateful("agent")), Recorder("user", stateful("user"))
-    self_play(
+    search(
         SITUATIONS,
         Players(agent.speaker, user.speaker, SelfPlayConfig(max_turns=4), 0),
+        Greedy(1),
         on_progress=counts.append,
     )
     assert sum(counts) == 2 * 3

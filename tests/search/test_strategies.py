@@ -12,11 +12,14 @@ from sage_core.engines.base import Request
 from sage_core.errors import ConfigError
 from sage_core.sac import parse, utterance_of
 from sage_core.schema import SearchNode
-from sage_core.search.scorers import ScoreSelector
-from sage_core.search.selector import Ballot, Decision
+from sage_core.search.checks import check_search
+from sage_core.search.selectors.scores import ScoreSelector
+from sage_core.search.selectors.selector import Ballot, Decision
 from sage_core.search.selfplay import Found, search
-from sage_core.search.setup import check_search, strategy_of
-from sage_core.search.strategies import BestOfNDialogue, Greedy, Tree
+from sage_core.search.strategies.best_of_n_dialogue import BestOfNDialogue
+from sage_core.search.strategies.greedy import Greedy
+from sage_core.search.strategies.strategy import strategy_of
+from sage_core.search.strategies.tree import Tree
 from sage_core.training.data import preference_pairs
 
 

@@ -18,6 +18,7 @@ from sage_core.config.mixture import MixtureConfig
 from sage_core.config.search import SearchConfig
 from sage_core.corpus.readers import READERS
 from sage_core.errors import ConfigError
+from sage_core.search.strategies import STRATEGIES
 from sage_core.steps import code
 from sage_core.steps.base import Step
 from sage_core.steps.code import own_code
@@ -235,6 +236,63 @@ def test_a_rules_code_counts_where_it_is_named(
     }
 
 
+def searching(**settings: Any) -> Step:
+    return replace(STEPS["search-shard"], settings=SearchConfig.model_validate(settings))  # type: ignore[call-arg]
+
+
+def changed_by(changed: Change, module: str, steps: dict[str, Step]) -> set[str]:
+    """Those of ``steps`` that a change of the module makes anew."""
+    before = {name: code_of(step) for name, step in steps.items()}
+    changed(module, "x = 1\n")
+    return {name for name, step in steps.items() if code_of(step) != before[name]}
+
+
+@pytest.mark.parametrize(
+    ("module", "strategies"),
+    [
+        ("greedy", {"greedy", "best_of_n_dialogue", "tree", "rollout"}),  # one candidate a turn
+        ("best_of_n_dialogue", {"best_of_n_dialogue"}),
+        ("tree", {"tree"}),
+        ("strategy", {"greedy", "best_of_n_dialogue", "tree", "rollout", "probe"}),
+    ],
+)
+def test_a_strategys_code_counts_where_it_is_named(
+    changed: Change, module: str, strategies: set[str]
+) -> None:
+    steps = {name: searching(strategy=name) for name in STRATEGIES.names}
+    steps |= {"rollout": STEPS["rollout-shard"], "probe": STEPS["grammar-probe"]}
+    assert changed_by(changed, f"sage_core.search.strategies.{module}", steps) == strategies
+
+
+@pytest.mark.parametrize(
+    ("module", "selectors"),
+    [
+        ("llm", {"llm"}),
+        ("relevance", {"relevance"}),
+        ("scores", {"relevance", "function", "reward_model"}),
+        ("function", {"function"}),
+        ("reward_model", {"reward_model"}),
+        ("chance", {"random"}),
+    ],
+)
+def test_a_selectors_code_counts_where_it_is_named(
+    changed: Change, module: str, selectors: set[str]
+) -> None:
+    """Whether the name or its own setting names it."""
+    own = {"relevance": True, "function": "every_step:x", "reward_model": "x", "random": True}
+    by_setting = {name: searching(selector={name: value}) for name, value in own.items()}
+    by_name = {
+        f"name {name}": searching(selector={"name": name})
+        for name in ("llm", "relevance", "random")
+    }
+    found = changed_by(
+        changed,
+        f"sage_core.search.selectors.{module}",
+        {"llm": searching(), **by_setting, **by_name, "rollout": STEPS["rollout-shard"]},
+    )
+    assert found == selectors | {f"name {name}" for name in selectors} & by_name.keys()
+
+
 def test_a_judge_prompts_code_counts_where_it_is_named(changed: Change) -> None:
     judging = replace(STEPS["judge-pair"], settings=JudgeConfig(name="m0", prompt="companion"))  # type: ignore[call-arg]
     before = code_of(judging)
@@ -244,16 +302,20 @@ def test_a_judge_prompts_code_counts_where_it_is_named(changed: Change) -> None:
     assert code_of(judging) == before
 
 
+OWN = ("reader", "rule", "prompt", "score", "selector", "strategy")
+
+
 def own_steps(package: str) -> dict[str, Step]:
     """Steps whose settings name something of the user's own."""
-    own = {name: f"{package}.{name}s:own" for name in ("reader", "rule", "prompt", "score")}
-    search = SearchConfig.model_validate({"selector": {"function": own["score"]}})
+    own = {name: f"{package}.{name}s:own" for name in OWN}
     judge_ = JudgeConfig(name="m0", prompt=own["prompt"])
     return {
         "reader": with_corpus("corpus-source", reader=own["reader"]),
         "rule": with_corpus("corpus-partition", rules=["turns", own["rule"]]),
         "prompt": replace(STEPS["judge-pair"], settings=judge_),  # type: ignore[call-arg]
-        "score": replace(STEPS["search-shard"], settings=search),  # type: ignore[call-arg]
+        "score": searching(selector={"function": own["score"]}),
+        "selector": searching(selector={"name": own["selector"]}),
+        "strategy": searching(strategy=own["strategy"]),
     }
 
 
@@ -263,7 +325,7 @@ def test_ones_own_code_counts_with_all_of_its_package_that_it_reaches(
     """Whatever of it is changed but a comment; and its name and hash are in the manifest."""
     package = tmp_path / "our_own_code"
     package.mkdir()
-    sources = {f"{name}s": "own = 1\n" for name in ("reader", "rule", "prompt", "score")}
+    sources = {f"{name}s": "own = 1\n" for name in OWN}
     sources |= {"__init__": "", "helper": "x = 1\n", "rules": "from our_own_code import helper\n"}
 
     def keys(**changed: str) -> dict[str, str]:

@@ -1,13 +1,10 @@
-"""The selector: who picks the best of a turn's candidates.
+"""The LLM selector.
 
-By default an LLM. Departures from the paper's release: it sees utterances, never states; the
-candidates are shown in shuffled orders, since a fixed one lets position decide, and what place won
-is recorded, so that the bias that is left can be measured; and the ranking is read off the
-probabilities of the candidates' letters, so that no answer can fail to parse. With several orders
-the Borda counts are averaged. As in the release it may say that none is good.
-
-Relevance, a Python function, a reward model (:mod:`sage_core.search.scorers`) and chance can take
-its place.
+Departures from the paper's release: it sees utterances, never states; the candidates are shown in
+shuffled orders, since a fixed one lets position decide, and what place won is recorded, so that the
+bias that is left can be measured; and the ranking is read off the probabilities of the candidates'
+letters, so that no answer can fail to parse. With several orders the Borda counts are averaged. As
+in the release it may say that none is good.
 """
 
 import math
@@ -15,7 +12,6 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Protocol
 
 from sage_core.config.engine import SamplingConfig
 from sage_core.config.search import SelectorConfig
@@ -23,6 +19,7 @@ from sage_core.engines.base import Engine, Request
 from sage_core.errors import ConfigError, ContextError
 from sage_core.schema import Message, Showing
 from sage_core.search.dialogue import answered
+from sage_core.search.selectors.selector import Ballot, Decision, Inputs, Selector, SelectorKind
 
 MAX_OPTIONS = len(string.ascii_uppercase)
 NONE_IS_GOOD = "None of these is good."
@@ -38,49 +35,6 @@ _COURSE = (
 _CRITERIA = "Good replies of the companion show {criteria}."
 _HUMOUR = "The funnier the companion is, the better; nothing else counts."
 _NAMES = {"user": "Person", "assistant": "Companion"}
-
-
-@dataclass(frozen=True)
-class Ballot:
-    """A choice: the utterances so far, and distinct ways to go on from there, each of them one
-    reply or several turns that start with one."""
-
-    ballot_id: str
-    history: tuple[Message, ...]
-    candidates: tuple[tuple[Message, ...], ...]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the selector said of a ballot.
-
-    Attributes:
-        votes: points of each candidate, higher is better; -inf where it could not be scored.
-        none_is_good: whether 'none is good' got more than any candidate.
-        showings: what place won in each order; of an LLM only.
-        notes: what went otherwise than planned.
-    """
-
-    votes: tuple[float, ...]
-    none_is_good: bool = False
-    showings: tuple[Showing, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-class Selector(Protocol):
-    """Picks among candidates; never raises because of what a candidate says."""
-
-    @property
-    def may_refuse(self) -> bool:
-        """Whether it can say that none is good, so that one candidate alone is a choice too."""
-        ...
-
-    @property
-    def independent(self) -> bool:
-        """Whether it may be asked from several threads."""
-        ...
-
-    def decide(self, ballots: Sequence[Ballot]) -> list[Decision]: ...
 
 
 @dataclass(frozen=True)
@@ -187,28 +141,6 @@ class LLMSelector:
         return Decision(tuple(votes[:number]), refused, tuple(showings), notes)
 
 
-@dataclass(frozen=True)
-class RandomSelector:
-    """Chance: the baseline that any selector has to beat."""
-
-    seed: int
-    may_refuse: bool = False
-    independent: bool = True
-
-    def decide(self, ballots: Sequence[Ballot]) -> list[Decision]:
-        decisions = []
-        for ballot in ballots:
-            draw = Random(f"{self.seed}|{ballot.ballot_id}")
-            decisions.append(Decision(tuple(draw.random() for _ in ballot.candidates)))
-        return decisions
-
-
-def reply_ballot(ballot_id: str, history: Sequence[Message], utterances: Sequence[str]) -> Ballot:
-    """A choice among the next replies."""
-    replies = tuple((Message("assistant", utterance),) for utterance in utterances)
-    return Ballot(ballot_id, tuple(history), replies)
-
-
 def borda_points(scores: Sequence[float]) -> list[float]:
     """Borda counts of scored options: 0 for the lowest, n - 1 for the highest of n; equal ones
     share their points. A score that is not finite counts as the lowest; empty where all are.
@@ -268,3 +200,14 @@ def _prompt(ballot: Ballot, order: Sequence[int], config: SelectorConfig) -> tup
 
 def _script(messages: Sequence[Message]) -> str:
     return "\n".join(f"{_NAMES[message.role]}: {message.content}" for message in messages)
+
+
+def _made(inputs: Inputs) -> Selector:
+    return LLMSelector(inputs.engine(), inputs.settings, inputs.seed)
+
+
+def _check(settings: SelectorConfig, options: int) -> None:
+    check_options(options + settings.none_is_good)
+
+
+SELECTOR = SelectorKind(_made, check=_check)
