@@ -27,7 +27,7 @@ from tokenizers_of_families import (
     trl_template,
 )
 
-from flows import doctor
+from flows.commands import doctor_checks as doctor
 from sage_core import preflight
 from sage_core.config.engine import SamplingConfig
 from sage_core.config.model import ModelConfig
