@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 from benchmarks.harness import Benchmark, alone
 from sage_core.config.conversation import ConversationConfig, SelfPlayConfig, SituationsConfig
-from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.engine import SamplingConfig, VllmConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.search import SelectorConfig
 from sage_core.config.training import LoraConfig
@@ -47,7 +47,7 @@ OPTIONS = 16
 
 MODEL = ModelConfig(max_context=2048)
 PLAY = SelfPlayConfig(max_turns=2 * AGENT_TURNS, sampling=SamplingConfig(max_new_tokens=100))
-VLLM = EngineConfig(kind="vllm", max_concurrency=SITUATIONS)
+VLLM = VllmConfig(max_concurrency=SITUATIONS)
 # Costs are compared on replies of one length: all are still going on after this many tokens.
 COSTED_SAMPLING = PLAY.sampling.model_copy(update={"max_new_tokens": 48})
 # All the work of steering with next to no effect, so that the same tokens are drawn with it.

@@ -64,7 +64,13 @@ def configuration() -> str:
     seen: dict[type[BaseModel], str] = {}
     for path, section in list(_sections(PipelineConfig, "", seen)):
         title = f"`{path}`" if path else "Top level"
-        lines += [f"## {title} {{#{_anchor(seen[section])}}}", "", _text(section.__doc__ or ""), ""]
+        kind = f" of kind {_kind(section)}" if _kind(section) else ""
+        lines += [
+            f"## {title}{kind} {{#{_anchor(seen[section])}}}",
+            "",
+            _text(section.__doc__ or ""),
+            "",
+        ]
         lines += ["| key | values | default | meaning |", "| --- | --- | --- | --- |"]
         lines += [_row(path, name, field, seen) for name, field in section.model_fields.items()]
         lines.append("")
@@ -122,20 +128,27 @@ def _translated(link: re.Match[str], source: str) -> str:
 def _sections(
     section: type[BaseModel], path: str, seen: dict[type[BaseModel], str]
 ) -> Iterator[tuple[str, type[BaseModel]]]:
-    """The section and those below it, each once, with the path where it comes first."""
-    seen[section] = path
+    """The section and those below it, each once, with the path where it comes first; a section of
+    a union has the path of the others, and its kind beside it in ``seen``."""
+    seen[section] = f"{path} {_kind(section)}".strip()
     yield path, section
     for name, field in section.model_fields.items():
-        below = models_in(field.annotation)
-        for model in below:
+        for model in models_in(field.annotation):
             if model not in seen:
-                kind = f" {model.__name__}" if len(below) > 1 else ""
-                yield from _sections(model, f"{path}.{name}{kind}".lstrip("."), seen)
+                yield from _sections(model, f"{path}.{name}".lstrip("."), seen)
+
+
+def _kind(section: type[BaseModel]) -> str:
+    """What tells a section of a union from the others."""
+    kind = section.model_fields.get("kind")
+    return _values(kind.annotation).replace("text", "your own") if kind else ""
 
 
 def _row(path: str, name: str, field: Any, seen: dict[type[BaseModel], str]) -> str:
     below = models_in(field.annotation)
-    links = " or ".join(f"[section](#{_anchor(seen[model])})" for model in below)
+    links = " or ".join(
+        f"[{_kind(model) or 'section'}](#{_anchor(seen[model])})" for model in below
+    )
     names = (each.choices for each in field.metadata if isinstance(each, Registry))
     values = links or f"`{next(names, None) or _values(field.annotation)}`"
     bounds = [
@@ -148,7 +161,7 @@ def _row(path: str, name: str, field: Any, seen: dict[type[BaseModel], str]) -> 
     if below and default == "`{}`":
         default = ""
     key = f"{path}.{name}".lstrip(".")
-    meaning = _text(field.description or (below[0].__doc__ if below else "") or "")
+    meaning = _text(field.description or (below[0].__doc__ if len(below) == 1 else "") or "")
     return f"| `{key}` | {' '.join([values, *bounds])} | {default} | {meaning} |"
 
 
@@ -162,7 +175,13 @@ def _values(annotation: Any) -> str:
         return " or ".join(_values(part) for part in parts)
     if hasattr(annotation, "__metadata__"):
         return _values(parts[0])
-    names = {"NoneType": "null", "str": "text", "Path": "path", "bool": "true, false"}
+    names = {
+        "NoneType": "null",
+        "str": "text",
+        "Path": "path",
+        "bool": "true, false",
+        "dict": "mapping",
+    }
     name = getattr(annotation, "__name__", str(annotation))
     return names.get(name, name)
 

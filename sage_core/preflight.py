@@ -7,9 +7,8 @@ from sage_core import labels
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.filters import filters
 from sage_core.corpus.sources import sources
+from sage_core.engines import opening
 from sage_core.engines.loading import check_quantization, check_template, check_weights
-from sage_core.engines.openai_http import OpenAIEngine
-from sage_core.engines.vllm_server import check_server
 from sage_core.errors import ConfigError, SageError
 from sage_core.evaluation import judge, steering
 from sage_core.mixture import check_instructions, instruction_corpus
@@ -43,8 +42,7 @@ def check(config: PipelineConfig) -> None:
         lambda: steering.check(config.steering_report),
         lambda: check_search(config.search),
         *(partial(judge.question, judging.prompt) for judging in config.evaluation.judges),
-        *(OpenAIEngine(role).check for role in roles if role.kind == "openai"),
-        *(partial(check_server, role) for role in roles if role.kind == "vllm"),
+        *(partial(opening.check, role) for role in roles),
     ]
     problems: list[str] = []
     for probe in checks:

@@ -54,7 +54,7 @@ def make_all(steps: Sequence[Step], labels: Iterable[str] = ()) -> list[Artifact
     names = list(labels) or [f"{n + 1}/{len(steps)}" for n in range(len(steps))]
     pairs = list(zip(steps, names, strict=True))
     in_flow = FlowRunContext.get() is not None
-    if not in_flow or not all(engine.kind == "openai" for step in steps for engine in step.engines):
+    if not in_flow or any(engine.traits.runs_here for step in steps for engine in step.engines):
         return [make(step, name) for step, name in pairs]
     futures: list[PrefectFuture[ArtifactRef]] = [
         _configured(step, name).submit(str(sage_home()), step, name) for step, name in pairs

@@ -73,7 +73,7 @@ def build(step: Step, label: str) -> ArtifactRef:
         "parents": key.parents(step),
         "config_hash": key.settings_hash(step),
         "code_hash": key.code_of(step),
-        "own": own_code(step.named),
+        "own": own_code(key.named_by(step)),
         "seed": getattr(step, "seed", None),
     }
 

@@ -135,7 +135,7 @@ def test_configuration_is_frozen() -> None:
 
 
 def test_rules_between_fields() -> None:
-    with pytest.raises(ConfigError, match="needs 'model', its name on the server"):
+    with pytest.raises(ConfigError, match=r"engine\.model is missing: Name of the model on"):
         load_config("tiny", ["annotation.engine.kind=openai"])
     with pytest.raises(ConfigError, match="two judges have the same name"):
         load_config("tiny", ["evaluation.judges=[{name: a}, {name: a}]"])

@@ -17,10 +17,13 @@ from typer.main import get_command
 
 from flows.cli import app
 from sage_core.config.corpus import CorpusConfig
+from sage_core.config.engine import OwnEngineConfig, SamplingConfig
+from sage_core.config.model import ModelConfig
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.readers import READERS
 from sage_core.corpus.readers.reader import Source
 from sage_core.corpus.rules import RULES
+from sage_core.engines.base import Request
 from sage_core.evaluation.prompts import PROMPTS
 from sage_core.schema import Dialogue, Message
 from sage_core.search.selectors import SELECTORS
@@ -182,7 +185,7 @@ def test_the_example_of_state_action_text_runs():
 
 
 def test_the_recipes_run(tmp_path):
-    rule, reader, selector, prompt = map(made, python_blocks("extending.md"))
+    rule, reader, selector, prompt, engine = map(made, python_blocks("extending.md"))
 
     keeps = rule["no_links"](CorpusConfig())
     assert keeps(dialogue("no address"))
@@ -196,6 +199,13 @@ def test_the_recipes_run(tmp_path):
 
     assert selector["short"]("one two") == -2.0
     assert prompt["harsh"].endswith(".")
+
+    settings = OwnEngineConfig(kind="my_pkg.engines:Echo", options={"loud": True})
+    echo = engine["Echo"](settings, tmp_path, ModelConfig(), None, tmp_path)
+    plain = SamplingConfig(top_k=0, repetition_penalty=1)
+    (replies,) = echo.generate([Request("r", (Message("user", "hi"),), plain, n=2)])
+    assert [reply.text for reply in replies] == ["HI", "HI"]
+    assert not echo.traits.runs_here
 
 
 def made(block: str) -> dict[str, Any]:

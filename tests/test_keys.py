@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage_core.config.engine import EngineConfig
+from sage_core.config.engine import OpenAIConfig
 from sage_core.config.loading import load_config, validate_config
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.errors import ConfigError
@@ -77,7 +77,7 @@ def test_an_address_with_a_password_is_refused(tmp_path: Path, address: str, rol
             caught.value
         )
     with pytest.raises(ValueError, match="must not hold a user name") as refused:
-        EngineConfig(kind="openai", model="x", base_url=address)
+        OpenAIConfig(model="x", base_url=address)
     assert MARK not in str(refused.value)
 
 
@@ -85,7 +85,7 @@ def test_the_clients_own_address_is_refused_too(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://user:{MARK}@localhost/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     with pytest.raises(ConfigError, match="OPENAI_BASE_URL must not hold") as caught:
-        OpenAIEngine(EngineConfig(kind="openai", model="x")).check()
+        OpenAIEngine(OpenAIConfig(model="x")).check()
     assert MARK not in str(caught.value)
 
 

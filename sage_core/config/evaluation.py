@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from sage_core.config.conversation import SelfPlayConfig
-from sage_core.config.engine import EngineConfig
+from sage_core.config.engine import EngineConfig, TransformersConfig
 from sage_core.config.section import NonNegative, Positive, Section
 from sage_core.evaluation.prompts import PROMPTS
 
@@ -14,7 +14,7 @@ class JudgeConfig(Section):
     """One LLM judge (section 4.6)."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    engine: EngineConfig = EngineConfig()
+    engine: EngineConfig = TransformersConfig()
     prompt: Annotated[str, PROMPTS] = Field(
         "open",
         description="'open': the judge's own sense of a good social chatbot, as in the paper; "

@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 
+from sage_core.config.engine import DEFAULT_KIND, left_behind
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.section import UNSHOWN
 from sage_core.errors import ConfigError
@@ -81,33 +83,74 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"'{key}' goes through '{parent}', which holds a value, no section")
     try:
-        node[last] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
-        node[last] = text
+        value = text
+    if last == "kind":  # of an engine: what was set of the former kind goes
+        for name in left_behind(node.get(last, DEFAULT_KIND), value):
+            node.pop(name, None)
+    node[last] = value
 
 
 def _explain(detail: Any) -> str:
     """One pydantic error as: the key, the value, what is wrong, and the valid choices."""
-    path = [part for part in detail["loc"] if isinstance(part, str) and "[" not in part]
-    key = ".".join(path)
+    place = _place(detail["loc"])
     if detail["type"] == "extra_forbidden":
-        section = _section_at(path[:-1])
-        choices = ", ".join(section.model_fields) if section else "none"
-        return f"{key}: no such key; the keys there are: {choices}"
+        kind = f" of kind {place.kind}" if place.kind else ""
+        choices = ", ".join(place.section.model_fields) if place.section else "none"
+        return f"{place.key}: no such key{kind}; the keys there are: {choices}"
+    if detail["type"] == "missing":
+        field = place.section.model_fields.get(place.name) if place.section else None
+        about = f": {field.description}" if field and field.description else ""
+        return f"{place.key} is missing{about}"
     if detail["type"] == UNSHOWN:
-        return f"{key}: {detail['msg']}"
-    return f"{key or 'configuration'} = {_short(detail['input'])}: {detail['msg']}"
+        return f"{place.key}: {detail['msg']}"
+    return f"{place.key or 'configuration'} = {_short(detail['input'])}: {detail['msg']}"
 
 
-def _section_at(path: Iterable[str]) -> type[BaseModel] | None:
-    section: type[BaseModel] = PipelineConfig
-    for part in path:
-        field = section.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return None
-        section = annotation
-    return section
+@dataclass(frozen=True)
+class _Place:
+    """Where an error is: the key, and the section that it is in. ``kind`` is the section's, where
+    there are sections of several kinds."""
+
+    key: str
+    name: str
+    section: type[BaseModel] | None
+    kind: str
+
+
+def _place(loc: Iterable[str | int]) -> _Place:
+    keys: list[str] = []
+    section: type[BaseModel] | None = None
+    here: Any = PipelineConfig
+    kind, kind_here = "", ""
+    for part in loc:
+        if part in (kinds := _kinds(here)):
+            here, kind_here = kinds[part], str(part)
+        elif isinstance(part, int):
+            here = next(iter(get_args(here)), None)
+        elif "[" not in part:  # else a validator, or a choice among plain types
+            keys.append(part)
+            section, kind, kind_here = _section_in(here), kind_here, ""
+            field = section.model_fields.get(part) if section else None
+            here = field.annotation if field else None
+    return _Place(".".join(keys), keys[-1] if keys else "", section, kind)
+
+
+def _kinds(annotation: Any) -> dict[Any, type[BaseModel]]:
+    """The sections of a union by their kinds."""
+    return {
+        note.tag: each.__origin__
+        for each in get_args(annotation)
+        for note in getattr(each, "__metadata__", ())
+        if isinstance(note, Tag)
+    }
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, if it is one."""
+    found = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+    return next((each for each in found if issubclass(each, BaseModel)), None)
 
 
 def _short(value: object, limit: int = 80) -> str:

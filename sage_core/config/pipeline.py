@@ -83,12 +83,13 @@ class PipelineConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_vllm_server(self) -> Self:
-        managed = [engine for engine in self.engines().values() if engine.kind == "vllm"]
-        servers = {(e.vllm_python, e.vllm_arguments, e.vllm_start_timeout_s) for e in managed}
-        if len(servers) > 1:
-            raise ValueError(
-                "all roles of kind 'vllm' share one server; give them the same vllm_python, "
-                "vllm_arguments and vllm_start_timeout_s"
-            )
+    def _servers_are_shared(self) -> Self:
+        first: dict[str, EngineConfig] = {}
+        for engine in self.engines().values():
+            other = first.setdefault(engine.kind, engine)
+            if any(getattr(engine, name) != getattr(other, name) for name in engine.shared):
+                raise ValueError(
+                    f"all roles of kind '{engine.kind}' share one server; give them the same "
+                    f"{', '.join(engine.shared)}"
+                )
         return self

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sage_core.config.conversation import SelfPlayConfig
-from sage_core.config.engine import EngineConfig
+from sage_core.config.engine import EngineConfig, TransformersConfig, those_that
 from sage_core.config.section import NonNegative, Positive, Section
 from sage_core.search.selectors import ASKS_NO_ENGINE, NEVER_REFUSES, SELECTORS
 from sage_core.search.strategies import NEEDS_STATES, STRATEGIES
@@ -23,7 +23,7 @@ class SelectorConfig(Section):
         description="What picks. `relevance`, `function`, `reward_model` and `random` need no "
         "name: each is named by its own setting.",
     )
-    engine: EngineConfig = EngineConfig()
+    engine: EngineConfig = TransformersConfig()
     criteria: Literal["humour"] | tuple[str, ...] = Field(
         (
             "consistency",
@@ -80,14 +80,10 @@ class SelectorConfig(Section):
             raise ValueError(f"name = '{self.name}' needs the setting {self.name}")
         if self.none_is_good and SELECTORS.has(self.chosen, NEVER_REFUSES):
             raise ValueError(f"{self.chosen} cannot say that none is good; set none_is_good=false")
-        if (
-            self.chosen == "relevance"
-            and self.engine.kind == "openai"
-            and self.engine.server != "vllm"
-        ):
+        if self.chosen == "relevance" and not self.engine.traits.scores_replies:
             raise ValueError(
-                "relevance needs an engine that scores whole replies: of kind 'transformers' or "
-                "'vllm', or 'openai' with server = 'vllm'"
+                "relevance needs an engine that scores whole replies: "
+                f"{those_that('scores_replies')}"
             )
         return self
 

@@ -108,16 +108,16 @@ class Capabilities:
     that nothing is gained by asking for many replies in one call.
     """
 
-    top_k: bool
-    repetition_penalty: bool
-    penalty_outside_states: bool
-    grammar: bool
-    json_schema: bool
-    prefix: bool
-    scoring: bool
-    boosts: bool
-    forces: bool
-    bans: bool
+    top_k: bool = False
+    repetition_penalty: bool = False
+    penalty_outside_states: bool = False
+    grammar: bool = False
+    json_schema: bool = False
+    prefix: bool = False
+    scoring: bool = False
+    boosts: bool = False
+    forces: bool = False
+    bans: bool = False
     forces_need_grammar: bool = False
     independent: bool = False
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sage_core.config.engine import EngineConfig
+from sage_core.config.engine import TransformersConfig
 from sage_core.config.model import ModelConfig
 from sage_core.engines import plain, shared_prefix
 from sage_core.engines.base import (
@@ -37,7 +37,7 @@ _OPTION_TOKENS = 1024  # scored in one pass at most: their logits are in memory,
 
 
 def open_engine(
-    settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path | None, home: Path
+    settings: TransformersConfig, base: Path, model: ModelConfig, adapter: Path | None, home: Path
 ) -> "TransformersEngine":
     """See :mod:`sage_core.engines.opening`."""
     return TransformersEngine(base, adapter, model)

@@ -14,15 +14,15 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_core.config.engine import EngineConfig
+from sage_core.config.engine import OpenAIConfig, VllmConfig
 from sage_core.config.model import ModelConfig
 from sage_core.engines import memory
 from sage_core.engines.answers import AnswerStore, answers_of
 from sage_core.engines.base import Completion, ReplyLimits, Request, open_groups
 from sage_core.engines.memory import droppable
-from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.engines.plugin_arguments import Asked
 from sage_core.engines.steering import Steering
+from sage_core.engines.vllm_http import VllmHttpEngine
 from sage_core.engines.vllm_server import (
     BASE_NAME,
     LOWEST_RANK,
@@ -37,23 +37,25 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 
-class VllmEngine(OpenAIEngine):
+class VllmEngine(VllmHttpEngine):
     """m0, or an adapter over it, on a managed server."""
 
     def __init__(
         self,
-        settings: EngineConfig,
+        settings: VllmConfig,
         server: VllmServer,
         adapter: Path | None,
         answers: AnswerStore | None = None,
     ) -> None:
-        served = {
-            "server": "vllm",
-            "base_url": server.base_url,
-            "model": server.load(adapter) if adapter else BASE_NAME,
-        }
-        end = server.tokenizer.eos_token_id
-        super().__init__(settings.model_copy(update=served), answers, end)
+        served = OpenAIConfig(
+            server="vllm",
+            base_url=server.base_url,
+            model=server.load(adapter) if adapter else BASE_NAME,
+            max_concurrency=settings.max_concurrency,
+            timeout_s=settings.timeout_s,
+            max_retries=settings.max_retries,
+        )
+        super().__init__(served, answers, server.tokenizer.eos_token_id)
         self.name = f"vllm:{adapter.name if adapter else server.base.name}"
         self.kept_as = base_identity(server.base)  # the port is another one each time
         self.capabilities = replace(
@@ -177,14 +179,14 @@ class VllmEngine(OpenAIEngine):
 
 
 def open_engine(
-    settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path | None, home: Path
+    settings: VllmConfig, base: Path, model: ModelConfig, adapter: Path | None, home: Path
 ) -> VllmEngine:
     """See :mod:`sage_core.engines.opening`."""
     return engine(settings, base, adapter, model, home / "logs", answers_of(home))
 
 
 def engine(
-    settings: EngineConfig,
+    settings: VllmConfig,
     base: Path,
     adapter: Path | None,
     model: ModelConfig,
@@ -229,7 +231,7 @@ atexit.register(release)
 
 
 def _serves(
-    server: VllmServer, settings: EngineConfig, base: Path, model: ModelConfig, rank: int
+    server: VllmServer, settings: VllmConfig, base: Path, model: ModelConfig, rank: int
 ) -> bool:
     return (
         server.alive()

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible server: OpenAI itself, a vLLM server, llama.cpp's.
+"""Any OpenAI-compatible server, by what OpenAI's own API can do.
 
 Requests run side by side, at most ``max_concurrency`` at once on one server; retries with back-off
 and time-outs are the ``openai`` client's. When a request fails for good, those under way are
@@ -15,12 +15,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property, lru_cache, partial
 from json import JSONDecodeError, loads
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_core.config.engine import EngineConfig
-from sage_core.config.model import ModelConfig
-from sage_core.engines.answers import AnswerStore, answers_of
+from sage_core.config.engine import OpenAIConfig
+from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import (
     Capabilities,
     Completion,
@@ -29,7 +27,6 @@ from sage_core.engines.base import (
     draw_seed,
     require,
     shortened,
-    spaces_in_options,
 )
 from sage_core.engines.grammar import led
 from sage_core.engines.special_tokens import spaced
@@ -44,10 +41,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 _MAX_TOP_LOGPROBS = 20  # the API's limit
-_MAX_LOGPROB_TOKENS = 128  # vLLM's limit of logprob_token_ids
-_LOWEST_LOGPROB = -9999.0  # stands for -inf in vLLM's JSON
 _SEEDS = 2**31
-_PENALISED = 2**15  # tokens that llama.cpp looks back at: it takes no 'all', and sets room aside
 _DROPPED = ("abort", "error")  # how vLLM says that it gave a reply up
 _TOO_LONG = re.compile(
     r"context[ _](?:length|size|window)|longer than the maximum model length", re.I
@@ -64,55 +58,24 @@ _FIXES = {
 }
 
 
-def open_engine(
-    settings: EngineConfig, base: Path, model: ModelConfig, adapter: Path | None, home: Path
-) -> "OpenAIEngine":
-    """See :mod:`sage_core.engines.opening`."""
-    if adapter:
-        from sage_core.engines.loading import load_tokenizer
-        from sage_core.engines.vllm_server import load_adapter
-
-        key = read_key(settings.api_key_env)
-        name = load_adapter(settings.base_url, key, adapter, settings.timeout_s)
-        settings = settings.model_copy(update={"model": name})
-        return OpenAIEngine(settings, answers_of(home), load_tokenizer(base).eos_token_id)
-    return OpenAIEngine(settings, answers_of(home))
-
-
 class OpenAIEngine:
     """A model behind the chat-completions API.
 
     Without ``answers``, finished requests are kept in memory until the call that made them
-    succeeds. ``kept_as`` is what serves the model, as far as kept answers depend on it. ``end`` is
-    the token that ends a reply, where it is known and may be another than the server's.
+    succeeds. ``kept_as`` is what serves the model, as far as kept answers depend on it.
     """
 
-    def __init__(
-        self, config: EngineConfig, answers: AnswerStore | None = None, end: int | None = None
-    ) -> None:
+    capabilities = Capabilities(
+        json_schema=True, scoring=True, bans=True, forces_need_grammar=True, independent=True
+    )
+
+    def __init__(self, config: OpenAIConfig, answers: AnswerStore | None = None) -> None:
         self.config = config
-        self._end = end
         self.name = f"openai:{config.model}"
         self.kept_as = config.base_url or "OpenAI"
         self.usage = Usage()
-        more = config.server != "openai"
-        self.capabilities = Capabilities(
-            top_k=more,
-            repetition_penalty=more,
-            penalty_outside_states=False,
-            grammar=more,
-            json_schema=True,
-            prefix=more,
-            scoring=True,
-            boosts=False,
-            forces=more,
-            bans=True,
-            forces_need_grammar=True,
-            independent=True,
-        )
         self._answers = answers or AnswerStore()
         self._lock = threading.Lock()
-        self._option_tokens: dict[str, list[int]] = {}
 
     @property
     def _key_of_server(self) -> str:
@@ -161,24 +124,20 @@ class OpenAIEngine:
     ) -> list[list[float]]:
         """As the protocol says.
 
-        A vLLM server scores whole options; the shared prompt is in its prefix cache. Other servers
-        return the 20 most likely first tokens and nothing else: an option of one character that is
-        not among them gets -inf.
+        The API shows the 20 most likely first tokens and nothing else: an option of one character
+        that is not among them gets -inf.
 
         Raises:
-            EngineError: an option is empty, or, not on a vLLM server, has several characters and
-                is not among those 20 tokens.
+            EngineError: an option is empty, or has several characters and is not among those 20
+                tokens.
         """
-        one = self._choose_whole if self.config.server == "vllm" else self._choose_first_token
-        return self._side_by_side(one, list(zip(requests, options, strict=True)))
+        return self._side_by_side(self._choose_one, list(zip(requests, options, strict=True)))
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
-        if self.config.server != "vllm":
-            raise EngineError(
-                f"{self._who} does not show how it cuts a text into tokens; set server = 'vllm' if "
-                "it is one, or use an engine of kind 'transformers' or 'vllm' for this role"
-            )
-        return [len(self._tokens_of_option(text)) for text in texts]
+        raise EngineError(
+            f"{self._who} does not show how it cuts a text into tokens; set server = 'vllm' if "
+            "it is one, or use an engine of kind 'transformers' or 'vllm' for this role"
+        )
 
     def _side_by_side(self, function: Any, items: Sequence[Any]) -> list[Any]:
         self.check()  # here, so that a missing key is not reported once a thread
@@ -294,8 +253,6 @@ class OpenAIEngine:
             text = self._text(choice)
             if text is None or choice.finish_reason in _DROPPED:
                 continue
-            if self.config.server == "llama.cpp":  # which repeats the start that it was given
-                text = text.removeprefix(request.prefix)
             ids = (choice.model_extra or {}).get("token_ids")
             cut = choice.finish_reason == "length"
             yield self._limited(
@@ -310,8 +267,9 @@ class OpenAIEngine:
             )
 
     def _limited(self, completion: Completion, request: Request) -> Completion:
-        """The completion within the limits of states and utterance. A server knows one limit, the
-        sum of both, and here the tokens are not known: an utterance may be longer than its own."""
+        """The completion without what the server repeats, and within the limits of states and
+        utterance. A server knows one limit, the sum of both, and here the tokens are not known: an
+        utterance may be longer than its own."""
         return completion
 
     @property
@@ -325,23 +283,14 @@ class OpenAIEngine:
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         """What is sent for ``request``, but for the number of choices and the seed."""
-        sampling, constraint = request.sampling, request.constraint
-        messages = self._messages(request)
-        extra: dict[str, Any] = {}
+        constraint = request.constraint
         arguments: dict[str, Any] = {
             "model": self.config.model,
-            "messages": messages,
-            "temperature": sampling.temperature,
-            "max_completion_tokens": sampling.budget(request.opens_with_states),
-            "extra_body": extra,
+            "messages": self._messages(request),
+            "temperature": request.sampling.temperature,
+            "max_completion_tokens": request.sampling.budget(request.opens_with_states),
+            "extra_body": {},
         }
-        if self.config.server == "vllm":
-            extra |= {**self._vllm_sampling(request), **self._start(request, messages)}
-            return arguments
-        if self.config.server == "llama.cpp":
-            extra |= _llama_cpp_sampling(request)
-            if request.prefix:  # it goes on from a last message of the assistant's
-                messages.append({"role": "assistant", "content": request.prefix})
         if constraint is not None and constraint.kind == "json_schema":
             arguments["response_format"] = {
                 "type": "json_schema",
@@ -355,41 +304,9 @@ class OpenAIEngine:
         plain = spaced if self.config.base_url else str
         return [{"role": m.role, "content": plain(m.content)} for m in request.messages]
 
-    def _vllm_sampling(self, request: Request) -> dict[str, Any]:
-        """How vLLM is to draw, over what the API knows."""
-        # All of them, since a server may take its defaults from the model's own file.
-        extra: dict[str, Any] = {
-            "top_k": request.sampling.top_k or -1,
-            "top_p": 1.0,
-            "min_p": 0.0,
-            "return_token_ids": True,
-            "repetition_penalty": request.sampling.repetition_penalty,
-        }
-        if self._end is not None:
-            extra["stop_token_ids"] = [self._end]
-        if (constraint := request.constraint) is not None:
-            extra["structured_outputs"] = (
-                {"grammar": self._rules(request)}
-                if constraint.kind == "grammar"
-                else {"json": loads(constraint.text)}
-            )
-        return extra
-
-    def _rules(self, request: Request) -> str:
-        """The grammar that is sent."""
-        return _grammar(request)
-
-    @staticmethod
-    def _start(request: Request, messages: list[dict[str, str]]) -> dict[str, Any]:
-        """How vLLM is told where the reply starts; appends a forced start to ``messages``."""
-        if not request.prefix:
-            return {}
-        messages.append({"role": "assistant", "content": request.prefix})
-        return {"continue_final_message": True, "add_generation_prompt": False}
-
     # --- choose -----------------------------------------------------------------------------------
 
-    def _choose_first_token(self, item: tuple[Request, Sequence[str]]) -> list[float]:
+    def _choose_one(self, item: tuple[Request, Sequence[str]]) -> list[float]:
         request, options = item
         self._check_options(request, options)
         arguments = {
@@ -434,106 +351,6 @@ class OpenAIEngine:
                     "kind 'transformers' or 'vllm' for this role"
                 )
         return [exact.get(option, bare.get(option.strip())) for option in options]
-
-    def _choose_whole(self, item: tuple[Request, Sequence[str]]) -> list[float]:
-        """The log-probability of each option, all its tokens counted.
-
-        After the prompt, and after each start of an option that another token follows, one token
-        is drawn and the log-probabilities of the options' next tokens are read off. ``echo`` with
-        log-probabilities would do it in one request per option, but reads past the prefix cache.
-        """
-        request, options = spaces_in_options(*item)
-        self._check_options(request, options)
-        asked = self._asked_of(request)
-        key = self._key("choose", options=list(options), model=self.config.model, **asked)
-        kept: list[float] | None = self._answers.get(key)
-        if kept is not None:
-            return kept
-        prompt = self._prompt_tokens(request, asked)
-        tokens = [self._tokens_of_option(option, request.prefix) for option in options]
-        following: dict[tuple[int, ...], set[int]] = {}
-        for option in tokens:
-            for position, token in enumerate(option):
-                following.setdefault(tuple(option[:position]), set()).add(token)
-        scores: dict[tuple[int, ...], float] = {}
-        starts = sorted(following, key=len)
-        # The prompt alone goes first, so that the others find it in the prefix cache.
-        for batch in (starts[:1], *_batches(starts[1:], following)):
-            for start, logprobs in self._next_tokens(request, prompt, batch, following).items():
-                scores |= {(*start, token): logprobs[token] for token in following[start]}
-        totals = [
-            sum(scores[tuple(option[: end + 1])] for end in range(len(option))) for option in tokens
-        ]
-        self._answers.put(key, totals)
-        return totals
-
-    def _asked_of(self, request: Request) -> dict[str, Any]:
-        """The conversation whose options are scored, as it is sent."""
-        messages = self._messages(request)
-        return {"messages": messages, **self._start(request, messages)}
-
-    def _prompt_tokens(self, request: Request, asked: dict[str, Any]) -> list[int]:
-        return self._tokens(request.request_id, **asked)
-
-    def _next_tokens(
-        self,
-        request: Request,
-        prompt: list[int],
-        starts: Sequence[tuple[int, ...]],
-        following: dict[tuple[int, ...], set[int]],
-    ) -> dict[tuple[int, ...], dict[int, float]]:
-        """Log-probabilities of the next token after the prompt and each of ``starts``."""
-        wanted = sorted(set().union(*(following[start] for start in starts)))
-        if len(wanted) > _MAX_LOGPROB_TOKENS:
-            raise EngineError(
-                f"the options of '{request.request_id}' start with {len(wanted)} different "
-                f"tokens, but a vLLM server scores at most {_MAX_LOGPROB_TOKENS}; ask for fewer "
-                "options at once"
-            )
-        answer = self._ask(
-            request.request_id,
-            partial(
-                self._client.completions.create,
-                model=self.config.model,
-                prompt=[[*prompt, *start] for start in starts],
-                max_tokens=1,
-                temperature=0,
-                logprobs=1,
-                extra_body={"logprob_token_ids": wanted, "return_tokens_as_token_ids": True},
-            ),
-        )
-        self._count_answer(answer)
-        choices = getattr(answer, "choices", None) or []
-        found = {choice.index: _by_token_id(choice.logprobs) for choice in choices}
-        if any(not found.get(index, {}).keys() >= set(wanted) for index in range(len(starts))):
-            raise EngineError(
-                f"{self._who} did not return the log-probabilities asked for on "
-                f"'{request.request_id}' (logprob_token_ids); use vLLM 0.32 or newer"
-            )
-        return {start: found[index] for index, start in enumerate(starts)}
-
-    def _tokens_of_option(self, option: str, prefix: str = "") -> list[int]:
-        """Token ids of a text in the place of the completion; here ``prefix`` is not looked at."""
-        if option not in self._option_tokens:
-            self._option_tokens[option] = self._tokens(
-                option, prompt=option, add_special_tokens=False
-            )
-        return self._option_tokens[option]
-
-    def _tokens(self, of: str, **text: Any) -> list[int]:
-        """Token ids of a conversation or a text, by the vLLM server's own tokenizer."""
-        root = str(self._client.base_url).rstrip("/").removesuffix("/v1")
-        body = {"model": self.config.model, **text}
-        answer = self._ask(
-            of, partial(self._client.post, f"{root}/tokenize", body=body, cast_to=object)
-        )
-        try:
-            return [int(token) for token in answer["tokens"]]
-        except (KeyError, TypeError, ValueError):
-            raise EngineError(
-                f"{self._who} has no /tokenize as a vLLM server has; set server = 'openai' for "
-                "another kind of server"
-            ) from None
 
     def _check_options(self, request: Request, options: Sequence[str]) -> None:
         if not all(options):
@@ -644,21 +461,7 @@ class OpenAIEngine:
             )
 
 
-def _llama_cpp_sampling(request: Request) -> dict[str, Any]:
-    """How llama.cpp is to draw, over what the API knows; its own defaults cut the tail."""
-    extra: dict[str, Any] = {
-        "top_k": request.sampling.top_k,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "repeat_penalty": request.sampling.repetition_penalty,
-        "repeat_last_n": _PENALISED,
-    }
-    if request.constraint is not None and request.constraint.kind == "grammar":
-        extra["grammar"] = _grammar(request).replace(r"\0", r"\x00")
-    return extra
-
-
-def _grammar(request: Request) -> str:
+def grammar_sent(request: Request) -> str:
     """The request's rules, for a server whose tokenizer is not known: it may join a space to the
     first word of a reply."""
     assert request.constraint is not None
@@ -670,32 +473,6 @@ def _grammar(request: Request) -> str:
 def _slots(server: str, limit: int) -> threading.BoundedSemaphore:
     """The requests that may be under way on ``server``, for all engines of this process."""
     return threading.BoundedSemaphore(limit)
-
-
-def _batches(
-    starts: Sequence[tuple[int, ...]], following: dict[tuple[int, ...], set[int]]
-) -> Iterator[list[tuple[int, ...]]]:
-    """``starts`` in groups that have few enough next tokens for one request."""
-    batch: list[tuple[int, ...]] = []
-    tokens: set[int] = set()
-    for start in starts:
-        if batch and len(tokens | following[start]) > _MAX_LOGPROB_TOKENS:
-            yield batch
-            batch, tokens = [], set()
-        batch.append(start)
-        tokens |= following[start]
-    if batch:
-        yield batch
-
-
-def _by_token_id(logprobs: Any) -> dict[int, float]:
-    """The first token's log-probabilities, as vLLM writes them for return_tokens_as_token_ids."""
-    top = (logprobs.top_logprobs or [None])[0] if logprobs else None
-    return {
-        int(token.removeprefix("token_id:")): float("-inf") if value <= _LOWEST_LOGPROB else value
-        for token, value in (top or {}).items()
-        if token.startswith("token_id:")
-    }
 
 
 def _is_header(error: Exception) -> bool:

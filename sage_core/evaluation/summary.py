@@ -126,7 +126,7 @@ def _facts(
 
 def _notes(config: PipelineConfig) -> tuple[str, ...]:
     notes = []
-    of_base = [j.name for j in config.evaluation.judges if j.engine.kind != "openai"]
+    of_base = [j.name for j in config.evaluation.judges if j.engine.traits.is_m0]
     if config.model.base == EMBEDDED_MODEL:
         notes.append(_EMBEDDED)
         if of_base:

@@ -178,14 +178,14 @@ class Costs:
         price: float | None = 0.0
         for use in uses:
             formulas[f"tokens, {use.role}"] = _tokens(use)
-            if use.engine.kind == "openai":
+            if not use.engine.traits.runs_here:
                 cost, formulas[f"API, {use.role}"] = _price(use)
                 price = None if price is None or cost is None else price + cost
                 continue
             batch = self._batch(use, together)
             taken, formulas[f"GPU-hours, {use.role}"] = self._hours(use, batch)
             hours += taken
-            if use.engine.kind == "transformers":
+            if use.engine.traits.in_process:
                 host = self._weights_gb()
                 formulas["host memory"] = f"{host:.2f} GB of weights"
             held, formula = self._held(use, batch)
@@ -203,8 +203,8 @@ class Costs:
     def _batch(self, use: Use, together: int) -> int:
         """Sequences that are written at once."""
         limit = self.config.model.batch_size
-        if use.engine.kind == "vllm":
-            limit = min(limit, use.engine.max_concurrency * use.candidates)
+        if use.engine.requests_at_once is not None:
+            limit = min(limit, use.engine.requests_at_once * use.candidates)
         return max(1, min(limit, together * use.candidates))
 
     def _hours(self, use: Use, batch: int) -> tuple[float, str]:
@@ -278,9 +278,8 @@ def _tokens(use: Use) -> str:
 
 def _price(use: Use) -> tuple[float | None, str]:
     """At a server elsewhere, and how it comes about; None where it is not set."""
-    engine = use.engine
-    rates = engine.usd_per_million_prompt_tokens, engine.usd_per_million_completion_tokens
-    if not any(rates) and not engine.base_url:  # the provider's own address: it is paid for
+    rates = use.engine.prices
+    if rates is None:
         return None, (
             "set the engine's usd_per_million_prompt_tokens and usd_per_million_completion_tokens"
         )

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sage_core.config.pipeline import PipelineConfig
-from sage_core.engines.vllm_server import gpus_of
 from sage_core.planning.costs import StagePlan
 from sage_core.planning.stages import plan, planned_dialogues
 
@@ -100,15 +99,11 @@ def _too_few(stages: Sequence[StagePlan], config: PipelineConfig) -> list[tuple[
                 )
         else:
             for use in stage.uses:
-                if use.engine.kind == "transformers" and stage.gpus > 1:
-                    found[f"models in this process, on 1 GPU of the {stage.gpus} that hold one"] = (
+                engine = use.engine
+                if engine.traits.runs_here and engine.gpus < stage.gpus:
+                    found[f"{engine.where}, on {engine.gpus} GPU(s) of the {stage.gpus} that hold "
+                          "it"] = (
                         "give every role an engine {kind: vllm, vllm_arguments: "
                         f"[--tensor-parallel-size={stage.gpus}]}}, as paper.yaml does"
-                    )
-                elif use.engine.kind == "vllm" and gpus_of(use.engine) < stage.gpus:
-                    found[f"a vLLM server on {gpus_of(use.engine)} GPU(s) of the {stage.gpus} that "
-                          "hold it"] = (
-                        f"give every role of kind vllm --tensor-parallel-size={stage.gpus} in "
-                        "vllm_arguments"
                     )  # fmt: skip
     return list(found.items())

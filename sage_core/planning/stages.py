@@ -184,7 +184,7 @@ class _Planner:
         for selector in run.engines[2:]:  # none, unless the selector has asked for one
             engine = settings.selector.engine
             use = self._use("selector", engine, selector, self.openings)
-            if engine.kind == "openai":  # which answers a choice with a token
+            if not engine.traits.runs_here:  # a server answers a choice with a token
                 use = replace(use, written=use.requests)
             uses.append(use)
         return run.made, self.costs.generation(

@@ -22,7 +22,8 @@ from sage_core.errors import ConfigError
 from sage_core.named import Named, search_here
 
 _PACKAGE = "sage_core"
-_SECTION = "Section"  # the base class of the configuration's sections
+_SECTION = "Section"  # the last word of the base classes of the configuration's sections
+_CONSTANT = "ClassVar"  # of a class, not a setting
 _REGISTRY = "Registry"  # the class of the tables of names
 _TEMPLATES = "templates/"
 _READS_FILE, _READS_TEMPLATE = "packaged", "page_template"  # of sage_core.packaged
@@ -140,7 +141,7 @@ class _Normalised(ast.NodeTransformer):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
             if isinstance(node, ast.ClassDef) and _is_section(node):
-                body = [each for each in body if not isinstance(each, ast.AnnAssign)]
+                body = [each for each in body if not _is_field(each)]
             node.body = body or [ast.Pass()]
         if isinstance(node, ast.Call) and ast.unparse(node.func) == _REGISTRY:
             node.args, node.keywords = [], []
@@ -150,7 +151,13 @@ class _Normalised(ast.NodeTransformer):
 
 
 def _is_section(node: ast.ClassDef) -> bool:
-    return any(isinstance(base, ast.Name) and base.id == _SECTION for base in node.bases)
+    return any(isinstance(base, ast.Name) and base.id.endswith(_SECTION) for base in node.bases)
+
+
+def _is_field(node: ast.AST) -> bool:
+    return isinstance(node, ast.AnnAssign) and not ast.unparse(node.annotation).startswith(
+        _CONSTANT
+    )
 
 
 def _imported(node: ast.AST, package: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from sage_core.config.section import RUNTIME
-from sage_core.engines.opening import MODULES
+from sage_core.named import Named
 from sage_core.steps.base import Model, Step
 from sage_core.steps.code import code_hash
 from sage_core.storage import ArtifactRef, digest
@@ -42,10 +42,15 @@ def code_of(step: Step) -> str:
 
 def roots(step: Step) -> tuple[str, ...]:
     """The modules that all of the step's code is reached from."""
-    opened = {module for engine in step.engines for module in MODULES[engine.kind]}
-    opening = {"sage_core.engines.opening"} if opened else set()
-    named = {each.module for each in step.named}
-    return (type(step).__module__, *sorted(opening | opened | named))
+    named = {each.module for each in named_by(step)}
+    elsewhere = {module for engine in step.engines for module in engine.modules_elsewhere}
+    opening = {"sage_core.engines.opening"} if step.engines else set()
+    return (type(step).__module__, *sorted(named | elsewhere | opening))
+
+
+def named_by(step: Step) -> tuple[Named, ...]:
+    """All that the step's settings name, its engines included."""
+    return (*step.named, *(engine.named for engine in step.engines))
 
 
 def identity(value: Any) -> Any:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from training_examples import DIALOGUES, DPO, FLOAT, PAIRS, SFT
 
-from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.engine import SamplingConfig, VllmConfig
 from sage_core.config.training import LauncherConfig, LoraConfig
 from sage_core.config.training import TrainingConfig as Training
 from sage_core.engines import managed_vllm, memory, supervisor
@@ -56,7 +56,7 @@ def start(tmp_path: Path, tiny_base: Path) -> Callable[[], managed_vllm.VllmEngi
     python.parent.mkdir(parents=True)
     python.write_text(STAND_IN.format(python=sys.executable))
     python.chmod(0o755)
-    settings = EngineConfig(kind="vllm", vllm_python=python)
+    settings = VllmConfig(vllm_python=python)
     return lambda: managed_vllm.engine(settings, tiny_base, None, FLOAT, tmp_path / "logs")
 
 

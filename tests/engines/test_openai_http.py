@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.engine import OpenAIConfig, SamplingConfig
 from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Capabilities, Request, Usage, draw_seed, require
 from sage_core.engines.grammar import json_schema, sac_grammar
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.engines.scripted import ScriptedEngine
+from sage_core.engines.servers import engine_of
 from sage_core.engines.steering import Steering
 from sage_core.errors import ContextError, EngineError
 from sage_core.schema import Message
@@ -76,8 +77,8 @@ class Server:
         return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
     def engine(self, answers: AnswerStore | None = None, **settings: Any) -> OpenAIEngine:
-        defaults = {"kind": "openai", "model": "some-model", "base_url": self.base_url}
-        return OpenAIEngine(EngineConfig.model_validate({**defaults, **settings}), answers)
+        defaults = {"model": "some-model", "base_url": self.base_url}
+        return engine_of(OpenAIConfig.model_validate({**defaults, **settings}), answers)
 
     def close(self) -> None:
         self._http.shutdown()
@@ -736,6 +737,6 @@ def test_custom_headers_that_a_server_repeats_are_left_out(
 
 def test_a_missing_key_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_KEY", raising=False)
-    config = EngineConfig(kind="openai", model="some-model", api_key_env="MY_KEY")
+    config = OpenAIConfig(model="some-model", api_key_env="MY_KEY")
     with pytest.raises(EngineError, match="set the environment variable MY_KEY"):
         OpenAIEngine(config).generate([asked("r")])

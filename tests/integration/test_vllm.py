@@ -18,7 +18,7 @@ import psutil
 import pytest
 from processor import needs_vllm_cpu
 
-from sage_core.config.engine import EngineConfig, SamplingConfig
+from sage_core.config.engine import SamplingConfig, VllmConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.training import LoraConfig, SFTConfig, TrainingConfig
 from sage_core.engines import managed_vllm
@@ -37,7 +37,7 @@ from sage_core.training.job import Job
 from sage_core.training.sft import train_sft
 
 # Compiling takes longer than all of the tests.
-SETTINGS = EngineConfig(kind="vllm", max_concurrency=8, vllm_arguments=("--enforce-eager",))
+SETTINGS = VllmConfig(max_concurrency=8, vllm_arguments=("--enforce-eager",))
 MODEL = ModelConfig(max_context=1024, batch_size=32, dtype="float32", device="cpu")
 GREEDY = SamplingConfig(temperature=0, top_k=0, repetition_penalty=1, max_new_tokens=48)
 LETTERS = ["A", "B", "C", "D", "E"]

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 
 import sage_core.steps
-from sage_core.config.engine import EngineConfig
+from sage_core.config.engine import EngineConfig, EngineSection
 from sage_core.config.evaluation import JudgeConfig
 from sage_core.steps.base import Model, Step
 from sage_core.storage import ArtifactRef
@@ -53,7 +53,7 @@ def value(hint: Any, name: str) -> Any:
 
 def with_engines(value: Any, engine: EngineConfig) -> Any:
     """A section of the configuration in which every role has the same engine."""
-    if isinstance(value, EngineConfig):
+    if isinstance(value, EngineSection):
         return engine
     if not isinstance(value, BaseModel):
         return value

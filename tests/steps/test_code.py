@@ -12,7 +12,7 @@ import pytest
 from every_step import steps, with_engines
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.config.engine import EngineConfig
+from sage_core.config.engine import OpenAIConfig
 from sage_core.config.evaluation import JudgeConfig
 from sage_core.config.mixture import MixtureConfig
 from sage_core.config.search import SearchConfig
@@ -27,7 +27,7 @@ from sage_core.steps.key import code_of, key, roots
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sage_core"
 STEPS = steps()
-SERVED = EngineConfig(kind="openai", model="judge")
+SERVED = OpenAIConfig(model="judge")
 Change = Callable[[str, str], dict[str, str]]
 
 
@@ -167,6 +167,7 @@ def test_an_engines_code_counts_where_it_is_named(changed: Change) -> None:
         return {name for name in asking if code_of(served[name]) != before[name]}
 
     assert after("sage_core.engines.openai_http") == asking
+    assert after("sage_core.engines.servers") == asking
     assert "judge-pair" not in after("sage_core.engines.in_process")
     assert "annotate-shard" not in after("sage_core.engines.drawing")
 
@@ -360,6 +361,7 @@ TABLE = 'NAMES = Registry("a", table={"x": "a:b"})\n'
 SECTION = (
     "class Section: ...\nclass Part(Section):\n    n: int = 1\n    def m(self): return self.n\n"
 )
+KIND = "class Part(EngineSection):\n    n: int = 1\n    limit: ClassVar[int] = 1\n"
 
 
 @pytest.mark.parametrize(
@@ -374,6 +376,8 @@ SECTION = (
         # The values of settings are in the keys of the steps that are given them.
         (SECTION, SECTION.replace("n: int = 1", "n: int = 2; other: str = 'x'"), True),
         (SECTION, SECTION.replace("return self.n", "return -self.n"), False),
+        (KIND, KIND.replace("n: int = 1", "n: int = 2"), True),
+        (KIND, KIND.replace("ClassVar[int] = 1", "ClassVar[int] = 2"), False),
     ],
 )
 def test_only_what_runs_is_hashed(

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-from every_step import steps
+from every_step import steps, with_engines
 from pydantic import BaseModel
 
+from sage_core.config.engine import EngineSection, OpenAIConfig, VllmConfig
 from sage_core.config.mixture import InstructionsConfig
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.section import RUNTIME
@@ -28,14 +29,17 @@ RUNTIME_SETTINGS = {
     "ModelConfig.prefill_tokens",
     "ModelConfig.resident_adapters",
     "CorpusConfig.sort_memory_mb",
-    "EngineConfig.api_key_env",
-    "EngineConfig.max_concurrency",
-    "EngineConfig.timeout_s",
-    "EngineConfig.max_retries",
-    "EngineConfig.max_spend_usd",
-    "EngineConfig.usd_per_million_prompt_tokens",
-    "EngineConfig.usd_per_million_completion_tokens",
-    "EngineConfig.vllm_start_timeout_s",
+    "OpenAIConfig.api_key_env",
+    "OpenAIConfig.max_concurrency",
+    "OpenAIConfig.timeout_s",
+    "OpenAIConfig.max_retries",
+    "OpenAIConfig.max_spend_usd",
+    "OpenAIConfig.usd_per_million_prompt_tokens",
+    "OpenAIConfig.usd_per_million_completion_tokens",
+    "VllmConfig.max_concurrency",
+    "VllmConfig.timeout_s",
+    "VllmConfig.max_retries",
+    "VllmConfig.vllm_start_timeout_s",
     "TrainingConfig.gradient_checkpointing",
     "TrainingConfig.save_steps",
     "GatesConfig.on_collapse",
@@ -50,7 +54,7 @@ def other(value: Any, annotation: Any, metadata: list[Any]) -> Any:
         if isinstance(each, Registry):
             return next(name for name in each.names if name != value)
     if get_origin(annotation) is Literal:
-        return next(each for each in get_args(annotation) if each != value)
+        return next((each for each in get_args(annotation) if each != value), f"{value}x")
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -93,6 +97,38 @@ def test_each_setting_changes_the_key_unless_it_is_a_runtime_one(name: str) -> N
             assert key(replace(step, **{field.name: moved(value)})) != before, field.name
 
 
+ENGINES = (
+    OpenAIConfig(model="m", base_url="http://localhost:8000/v1", server="vllm"),
+    VllmConfig(),
+)
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.kind)
+@pytest.mark.parametrize("name", [name for name, step in STEPS.items() if step.engines])
+def test_the_settings_of_an_engine_change_the_key_unless_they_are_runtime_ones(
+    name: str, engine: EngineSection
+) -> None:
+    """Wherever the engine is in a step, in a judge's settings too."""
+    given = {field.name: getattr(STEPS[name], field.name) for field in fields(STEPS[name])}
+    found = set()
+
+    def key_with(each: EngineSection) -> str:
+        return key(replace(STEPS[name], **{f: with_engines(v, each) for f, v in given.items()}))
+
+    before = key_with(engine)
+    for path, runtime, changed in variants(engine):
+        assert isinstance(changed, EngineSection)
+        assert (key_with(changed) == before) is runtime, path
+        found |= {path.partition(".")[2]} if not runtime else set()
+    assert (
+        found
+        == {
+            "openai": {"kind", "server", "model", "base_url"},
+            "vllm": {"kind", "vllm_python", "vllm_arguments"},
+        }[engine.kind]
+    )
+
+
 def moved(value: Any) -> Any:
     """The input with another artefact or path in it."""
     if isinstance(value, ArtifactRef):
@@ -116,7 +152,8 @@ def test_runtime_settings_are_these_and_no_others() -> None:
             if isinstance(value := getattr(section, name), BaseModel):
                 visit(value)
 
-    visit(PipelineConfig())
+    for section in (PipelineConfig(), *ENGINES):
+        visit(section)
     found = {
         f"{name}.{field}"
         for name, section in sections.items()

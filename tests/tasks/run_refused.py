@@ -10,7 +10,7 @@ environment.prepare(quiet=False)  # Prefect keeps what it logs
 
 from prefect import flow  # noqa: E402
 
-from sage_core.config.engine import EngineConfig, SamplingConfig  # noqa: E402
+from sage_core.config.engine import EngineConfig, OpenAIConfig, SamplingConfig  # noqa: E402
 from sage_core.config.model import ModelConfig  # noqa: E402
 from sage_core.engines.base import Request  # noqa: E402
 from sage_core.errors import SageError  # noqa: E402
@@ -54,12 +54,12 @@ def refused(address: str, adapter: Path) -> None:
             variable, {**engine, "base_url": f"{address}/401/v1", "api_key_env": variable}, None
         )
         attempt(f"{variable} adapter", {**settings, "api_key_env": variable}, adapter)
-    ask("last", settings=EngineConfig.model_validate(settings), adapter=None)
+    ask("last", settings=OpenAIConfig.model_validate(settings), adapter=None)
 
 
 def attempt(label: str, settings: dict[str, object], adapter: Path | None) -> None:
     try:
-        ask(label, settings=EngineConfig.model_validate(settings), adapter=adapter)
+        ask(label, settings=OpenAIConfig.model_validate(settings), adapter=adapter)
     except SageError as error:
         print(f"{label}: {type(error).__name__}: {error}")  # noqa: T201
 

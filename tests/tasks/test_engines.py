@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sage_core.config.engine import EngineConfig
+from sage_core.config.engine import OpenAIConfig, TransformersConfig
 from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Usage
 from sage_core.engines.openai_http import OpenAIEngine
@@ -15,7 +15,7 @@ from tasks.making import HomeContext
 
 
 def made(home: Path, model: str) -> OpenAIEngine:
-    settings = EngineConfig(kind="openai", model=model, base_url="http://127.0.0.1:9/v1")
+    settings = OpenAIConfig(model=model, base_url="http://127.0.0.1:9/v1")
     engine = engine_of(settings, home, ModelConfig(), None)
     assert isinstance(engine, OpenAIEngine)
     return engine
@@ -46,9 +46,9 @@ def test_a_step_asks_the_engines_that_it_names_alone(
 ) -> None:
     """The code of others is not in its key."""
     monkeypatch.setenv("SAGE_HOME", str(tmp_path))
-    named = EngineConfig(kind="openai", model="a", base_url="http://127.0.0.1:9/v1")
+    named = OpenAIConfig(model="a", base_url="http://127.0.0.1:9/v1")
     context = HomeContext((named,), tmp_path)
     m0 = Model("m0", ArtifactRef("base", "", 0))
     assert context.engine(named, m0, ModelConfig()).name == "openai:a"
     with pytest.raises(ValueError, match="'transformers' is not among the step's engines"):
-        context.engine(EngineConfig(), m0, ModelConfig())
+        context.engine(TransformersConfig(), m0, ModelConfig())

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from flows.commands.tables import quality_table
 from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
-from sage_core.config.engine import EngineConfig
+from sage_core.config.engine import TransformersConfig
 from sage_core.config.evaluation import QualityConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.refine import GatesConfig
@@ -75,7 +75,7 @@ def test_rollouts_are_measured_compared_and_gated(
         name: make(
             Measurements(
                 of=name, m0=Model("m0", base), rollouts=ref, settings=QualityConfig(),
-                engine=EngineConfig(), model=MODEL, scorer=embedding.scorer_name(), seed=0,
+                engine=TransformersConfig(), model=MODEL, scorer=embedding.scorer_name(), seed=0,
             ),
             name,
         )
