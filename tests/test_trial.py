@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from flows.doctor import _trial
 
 from benchmarks.small_models import save_small_model
+from flows.commands.doctor_checks import _trial
 from sage_core import trial
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.errors import EngineError
@@ -53,7 +53,7 @@ def test_the_doctor_says_it_before_and_after_a_run(
     before = {check.what: (check.ok, check.found) for check in _trial(config)}
     assert before == {what: (True, how) for what, how in PLAIN.items()}
     tried(config)
-    monkeypatch.setattr("flows.doctor.try_model", lambda *_: pytest.fail("tried again"))
+    monkeypatch.setattr("flows.commands.doctor_checks.try_model", lambda *_: pytest.fail("tried again"))
     assert {check.what: (check.ok, check.found) for check in _trial(config)} == before
 
 
