@@ -27,7 +27,7 @@ from tokenizers_of_families import (
     trl_template,
 )
 
-from flows import doctor
+from flows.commands import doctor_checks
 from sage_core import preflight
 from sage_core.config.engine import SamplingConfig
 from sage_core.config.model import ModelConfig
@@ -319,7 +319,7 @@ def test_a_template_that_cannot_be_used_is_refused_before_any_work(
     config = PipelineConfig(model=ModelConfig(base=str(folder)))
     with pytest.raises(ConfigError, match=rf"(?s){folder}.*{why}"):
         preflight.check(config)
-    found = {check.what: check for check in doctor.examine(config)}["chat template"]
+    found = {check.what: check for check in doctor_checks.examine(config)}["chat template"]
     assert not found.ok
     assert re.search(why, found.found, re.DOTALL)
     with pytest.raises(ConfigError, match=f"(?s){why}"):
