@@ -80,8 +80,8 @@ class Prompts:
         replies = []
         for reply in found:
             start = bisect_left(places, _before_spaces(text, reply.start))
-            end = bisect_left(places, reply.end if reply.mark is None else reply.mark)
-            replies.append((start, end + (reply.mark is not None)))
+            end = bisect_left(places, reply.end if reply.end_token is None else reply.end_token)
+            replies.append((start, end + (reply.end_token is not None)))
         contents = [(reply.start, reply.end) for reply in found]
         return Rendered(text, replies, contents, ids, places)
 

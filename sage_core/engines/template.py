@@ -2,7 +2,7 @@
 
 A template is rendered twice: with placeholders for contents, which shows its own text (the
 *frame*), and with the contents. The second text has to be the frame with the contents in their
-places, so where each content is follows by comparing, for any template and without marks in it. A
+places, so where each content is follows by comparing, for any template and without tags in it. A
 template may strip white space from a content; one that changes anything else is refused.
 
 The token that ends a reply is the first added token that the template writes behind it.
@@ -29,7 +29,7 @@ class Reply:
 
     start: int
     end: int
-    mark: int | None
+    end_token: int | None
 
 
 class ChatTemplate:
@@ -44,11 +44,11 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._frames: dict[tuple[str, ...], str] = {}
         tokens = {token.content for token in tokenizer.added_tokens_decoder.values()}
-        marks = sorted((token for token in tokens if token.strip()), key=len, reverse=True)
-        self._mark = re.compile("|".join(map(re.escape, marks)) or "(?!)")
-        last = self._mark.search(self._behind(_EXCHANGE, 3))
+        special = sorted((token for token in tokens if token.strip()), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
+        last = self._special.search(self._behind(_EXCHANGE, 3))
         behind = self._behind((*_EXCHANGE, "user"), 3)
-        found = last or self._mark.search(behind)
+        found = last or self._special.search(behind)
         if found is None:
             raise DataError(
                 f"the model's chat template writes {behind!r} behind a reply, without a token that "
@@ -95,8 +95,8 @@ class ChatTemplate:
                 matches = False
                 break
             end = at + len(said)
-            mark = self._mark.search(part)
-            found[number] = Reply(at, end, end + mark.start() if mark else None)
+            token = self._special.search(part)
+            found[number] = Reply(at, end, end + token.start() if token else None)
             at = end + len(part)
         if not matches or at != len(text):
             raise DataError(
@@ -106,7 +106,7 @@ class ChatTemplate:
         replies = [found[n] for n, role in enumerate(roles) if role == "assistant"]
         if roles[-1] == "assistant" and self.closing:
             text += self.closing
-            replies[-1] = replace(replies[-1], mark=len(text) - len(self.end))
+            replies[-1] = replace(replies[-1], end_token=len(text) - len(self.end))
         return text, replies
 
     def asked(self, messages: Sequence[Message]) -> str:
@@ -121,8 +121,8 @@ class ChatTemplate:
         number -= len(messages) - len(moved)
         roles = [message.role for message in moved]
         whole, short = self._frame(roles), self._frame(roles[: number + 1]) + self.closing
-        mark = self._mark.search(short, short.index(_PLACE.format(number)))
-        return mark is not None and whole.startswith(short[: mark.end()])
+        token = self._special.search(short, short.index(_PLACE.format(number)))
+        return token is not None and whole.startswith(short[: token.end()])
 
     def _without_system(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages, with a system message in the first user turn where it has to move."""

@@ -2,7 +2,7 @@
 of exactly the replies with the token that ends them, and that token as the stop token; what cannot
 be used so is refused before any work.
 
-The tokenizer is small; it has the marks of each template as tokens, and another ``eos_token`` than
+The tokenizer is small; it has the special tokens of each template, and another ``eos_token`` than
 the templates end replies with, as base models have.
 """
 
@@ -27,7 +27,7 @@ from tokenizers_of_families import (
     trl_template,
 )
 
-from flows.commands import doctor_checks as doctor
+from flows.commands import doctor_checks
 from sage_core import preflight
 from sage_core.config.engine import SamplingConfig
 from sage_core.config.model import ModelConfig
@@ -73,7 +73,7 @@ ARGUMENTS = {"qwen3": {"enable_thinking": False}, "qwen3_5_think": {"enable_thin
              "llama3_2": {"date_string": "1 May 2026"}}  # fmt: skip
 SPEAKS_FROM_EOS = ("llama2", "mistral_1", "mixtral")  # they end replies with eos_token itself
 FORCED = {"gptoss": "<|channel|>final<|message|>", "glm4moe": "\n<think></think>\n"}
-MARKS = re.compile(r"<\|[^|<>' \"]+\|>|\[gMASK\]|<sop>|<(?:start|end)_of_turn>|</?think>")
+SPECIAL = re.compile(r"<\|[^|<>' \"]+\|>|\[gMASK\]|<sop>|<(?:start|end)_of_turn>|</?think>")
 SAID = ["I waited.", "{u_motivation: a} Oh no! {", "and <b> then?", "Bye 🐕"]
 SYSTEM = Message("system", "Be kind.")
 
@@ -83,9 +83,9 @@ def template_of(family: str) -> str:
 
 
 def tokenizer_of(tokenizer: Any, template: str) -> Any:
-    """A copy of the tokenizer with a model's template and its marks as tokens."""
+    """A copy of the tokenizer with a model's template and its special tokens."""
     copied = copy.deepcopy(tokenizer)
-    copied.add_tokens(sorted({*MARKS.findall(template), "<|eos|>"}), special_tokens=True)
+    copied.add_tokens(sorted({*SPECIAL.findall(template), "<|eos|>"}), special_tokens=True)
     copied.chat_template = template
     copied.eos_token = "</s>" if "</s>" in copied.eos_token else "<|eos|>"
     return copied
@@ -183,8 +183,8 @@ def test_a_reply_that_was_cut_is_trained_without_its_end(ours: Any, family: str)
 
 
 @pytest.mark.parametrize("family", ["gemma3", "llama3", "phi3", "qwen2_5", "lfm2", "cohere"])
-def test_trl_marks_the_same_tokens(family: str, own: Any, ours: Any) -> None:
-    """TRL's template with marks has the ids of the original, and marks what we train; some marks
+def test_trl_tags_the_same_tokens(family: str, own: Any, ours: Any) -> None:
+    """TRL's template with tags has the ids of the original, and marks what we train; some tags
     hold a line end, or an eos_token, that follows the token at which generation stops."""
     from trl.chat_template_utils import (
         get_training_chat_template,
@@ -319,7 +319,7 @@ def test_a_template_that_cannot_be_used_is_refused_before_any_work(
     config = PipelineConfig(model=ModelConfig(base=str(folder)))
     with pytest.raises(ConfigError, match=rf"(?s){folder}.*{why}"):
         preflight.check(config)
-    found = {check.what: check for check in doctor.examine(config)}["chat template"]
+    found = {check.what: check for check in doctor_checks.examine(config)}["chat template"]
     assert not found.ok
     assert re.search(why, found.found, re.DOTALL)
     with pytest.raises(ConfigError, match=f"(?s){why}"):
