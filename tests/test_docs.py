@@ -20,6 +20,7 @@ from sage_core.config.corpus import CorpusConfig
 from sage_core.config.engine import OwnEngineConfig, SamplingConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.pipeline import PipelineConfig
+from sage_core.config.search import SearchConfig, SelectorConfig
 from sage_core.corpus.readers import READERS
 from sage_core.corpus.readers.reader import Source
 from sage_core.corpus.rules import RULES
@@ -27,6 +28,7 @@ from sage_core.engines.base import Request
 from sage_core.evaluation.prompts import PROMPTS
 from sage_core.schema import Dialogue, Message
 from sage_core.search.selectors import SELECTORS
+from sage_core.search.selectors.selector import Inputs, reply_ballot
 from sage_core.search.strategies import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
@@ -185,7 +187,9 @@ def test_the_example_of_state_action_text_runs():
 
 
 def test_the_recipes_run(tmp_path):
-    rule, reader, selector, prompt, engine = map(made, python_blocks("extending.md"))
+    rule, reader, strategy, score, selector, prompt, engine = map(
+        made, python_blocks("extending.md")
+    )
 
     keeps = rule["no_links"](CorpusConfig())
     assert keeps(dialogue("no address"))
@@ -197,7 +201,13 @@ def test_the_recipes_run(tmp_path):
     (read,) = reader["TICKETS"].read(Source(path, path.name), CorpusConfig())
     assert read.messages == (Message("user", "hi"),)
 
-    assert selector["short"]("one two") == -2.0
+    assert strategy["Opening"](SearchConfig(candidates=5)).options == 5
+    assert score["short"]("one two") == -2.0
+    asked = Inputs(SelectorConfig(), lambda: pytest.fail("asks no engine"), ModelConfig(), 0)
+    (decision,) = selector["Varied"](asked).decide(
+        [reply_ballot("b", [Message("user", "Hi!")], ["Hi! Hi!", "Hello there!"])]
+    )
+    assert decision.votes == (0.0, 2.0)
     assert prompt["harsh"].endswith(".")
 
     settings = OwnEngineConfig(kind="my_pkg.engines:Echo", options={"loud": True})

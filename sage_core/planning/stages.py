@@ -174,9 +174,7 @@ class _Planner:
         settings = self.config.search
         m1 = self._model("m1")
         step = configured.search_shard(self.config, m1, m1, self.opening, 0, "")
-        if (
-            not settings.selector.asks_engine
-        ):  # what scores replies by itself is not loaded for a plan
+        if not settings.selector.asks_engine:  # it need not be loaded for a plan
             chance = {"selector": SelectorConfig(random=True)}
             step = replace(step, settings=settings.model_copy(update=chance))
         run = self.store.run(step, self._reply_tokens("m1"), self.settings.user_tokens, 1)
