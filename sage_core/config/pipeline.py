@@ -16,7 +16,13 @@ from sage_core.config.refine import RefineConfig
 from sage_core.config.search import SearchConfig
 from sage_core.config.section import NonNegative, Runtime, Section
 from sage_core.config.steering import SteeringReportConfig
-from sage_core.config.training import DPOConfig, LoraConfig, SFTConfig, TrainingConfig
+from sage_core.config.training import (
+    DPOConfig,
+    LoraConfig,
+    SFTConfig,
+    TrainingConfig,
+    uneven_batch,
+)
 
 # Options that need hardware which no test or run of ours has had, by key and value.
 EXPERIMENTAL = {
@@ -80,6 +86,20 @@ class PipelineConfig(Section):
                 "lora.chain = 'merged' needs the base's full weights, which model.quantization = "
                 f"'{self.model.quantization}' does not keep; use 'stacked' or 'continue'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_shared_out(self) -> Self:
+        launcher = self.training.launcher
+        if launcher is None or launcher.accelerate_config:  # the file has the number
+            return self
+        sizes = {"sft": self.sft, "refine.sft": self.refine.sft, "dpo": self.dpo}
+        found = [
+            uneven_batch(f"{key}.batch_size", settings.batch_size, launcher.processes)
+            for key, settings in sizes.items()
+        ]
+        if uneven := "; ".join(filter(None, found)):
+            raise ValueError(uneven)
         return self
 
     @model_validator(mode="after")

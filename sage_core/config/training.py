@@ -60,6 +60,16 @@ class TrainingConfig(Section):
     )
 
 
+def uneven_batch(key: str, batch_size: int, processes: int) -> str:
+    """Why the processes cannot have equal parts of a step, with the fix; '' if they can."""
+    if batch_size % processes == 0:
+        return ""
+    return (
+        f"{key} = {batch_size} cannot be shared out equally over {processes} processes; set it to "
+        f"a multiple of {processes}, or change training.launcher.processes"
+    )
+
+
 class SegmentWeights(Section):
     """Weights of the loss on the parts of a reply; 0 = no gradient, its loss still logged."""
 
@@ -79,8 +89,14 @@ class SFTConfig(Section):
 
     epochs: float = Field(5.0, gt=0)
     learning_rate: float = Field(5e-5, gt=0)
-    batch_size: Positive = Field(32, description="Dialogues per optimiser step.")
-    micro_batch_size: Positive = Field(4, description="Dialogues per forward pass.")
+    batch_size: Positive = Field(
+        32, description="Dialogues per optimiser step; a multiple of training.launcher.processes."
+    )
+    micro_batch_size: Positive = Field(
+        4,
+        description="Dialogues per forward pass at most: the largest number that divides those of "
+        "a step in each process. The loss does not depend on it.",
+    )
     warmup_steps: NonNegative = 0
     max_length: Positive = Field(2048, description="Tokens; longer is cut by whole turns.")
     weights: SegmentWeights = SegmentWeights()
@@ -103,7 +119,7 @@ class DPOConfig(Section):
         description="One of the other candidates at random, as in the paper, or the one with the "
         "fewest votes.",
     )
-    batch_size: Positive = 16
-    micro_batch_size: Positive = 2
+    batch_size: Positive = Field(16, description="Pairs per optimiser step; as in sft.")
+    micro_batch_size: Positive = Field(2, description="Pairs per forward pass at most; as in sft.")
     max_pairs: NonNegative = Field(0, description="Pairs used, drawn at random; 0 = all.")
     max_length: Positive = 4096
