@@ -26,6 +26,7 @@ from sage_core.config.training import (
 
 # Options that need hardware which no test or run of ours has had, by key and value.
 EXPERIMENTAL = {
+    "model.attention": ("flash_attention_2", "flash_attention_3"),
     "model.quantization": ("4bit",),
     "training.launcher.strategy": ("fsdp", "zero2", "zero3"),
 }

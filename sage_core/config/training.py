@@ -14,7 +14,12 @@ class LoraConfig(Section):
     rank: Positive = 8
     alpha: Positive = 16
     dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    target_modules: Literal["auto", "all-linear"] | tuple[str, ...] = Field(
+        "auto",
+        description="The linear layers that are adapted, by name. 'auto': those that peft knows "
+        "for the architecture (q_proj and v_proj of most), else 'all-linear', which is all but the "
+        "output layer.",
+    )
     chain: Literal["continue", "stacked", "merged"] = Field(
         "continue",
         description="How a round continues the adapter of the last: 'continue' trains the same "

@@ -142,7 +142,7 @@ def test_a_step_is_cut_into_equal_passes(
 def test_steps_that_processes_cannot_share_are_refused() -> None:
     from sage_core.training.trainers import batches
 
-    with pytest.raises(ConfigError, match="batch_size = 4 cannot be .* over 3 processes; set it to"):
+    with pytest.raises(ConfigError, match=r"batch_size = 4 cannot be .* over 3 processes; set it"):
         batches(SFT, 3)
     wanted = ["training.launcher={processes: 3}", "sft.batch_size=6", "dpo.batch_size=9"]
     with pytest.raises(ConfigError, match=r"refine\.sft\.batch_size = 2 cannot") as refused:
