@@ -132,18 +132,16 @@ def main() -> None:
 
 def prepare(folder: Path) -> tuple[Path, Path]:
     """m0, and an adapter over it that changes nothing yet."""
-    from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
     from sage_core.engines.loading import load_model
+    from sage_core.training.lora_targets import peft_config, reach_in
 
     base, adapter = folder / "m0", folder / "m1"
     base.mkdir()
     prepare_base(base, MODEL)
     lora = LoraConfig()
-    config = PeftConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules)
-    )
+    config = peft_config(lora, reach_in(base, lora).targets)
     get_peft_model(load_model(base, MODEL), config).save_pretrained(adapter)
     return base, adapter
 

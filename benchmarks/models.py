@@ -48,7 +48,7 @@ class Result:
     Attributes:
         refused: why the model is refused; all else is empty then.
         generation, training: how it generates and trains, and why not in the fastest way.
-        lora: the modules that the default targets reach, or why they reach none.
+        lora: the modules that are adapted by default, and in how many layers.
         wrong: what differs from the references; empty: it is right.
         ids: greedy replies with the same token ids, of all.
         scores: the largest difference of an option's log-probability, in nats.
@@ -188,15 +188,9 @@ def _training(source: Path, base: Path, scratch: Path) -> dict[str, Any]:
     from sage_core.training.trainers import PreferenceCollator, trainer_of
 
     tokenizer: Any = load_tokenizer(base)
-    lora = LoraConfig(rank=4, alpha=8)
-    try:
-        model = adapters.start(Job("m1", base, None, _MODEL, lora, TrainingConfig(), 0))
-        reached = "yes"
-    except (SageError, ValueError) as error:
-        reached = f"no: {str(error).splitlines()[0][:120]}"
-        lora = LoraConfig(rank=4, alpha=8, target_modules=_linear(source))
-        model = adapters.start(Job("m1", base, None, _MODEL, lora, TrainingConfig(), 0))
-    job = Job("m1", base, None, _MODEL, lora, TrainingConfig(), 0)
+    job = Job("m1", base, None, _MODEL, LoraConfig(rank=4, alpha=8), TrainingConfig(), 0)
+    reached = str(adapters.check(job)).removeprefix("LoRA on ")
+    model = adapters.start(job)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -242,20 +236,6 @@ def _training(source: Path, base: Path, scratch: Path) -> dict[str, Any]:
         "trl": _trl_loss(source, adapter, padded, expected),
         "export": _export(base, adapter, source, scratch / "export", padded),
     }
-
-
-def _linear(source: Path) -> tuple[str, ...]:
-    """Names of a model's linear layers but the output layer."""
-    model = _reference(source)
-    head = model.get_output_embeddings()
-    named = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
-        and module is not head
-    }
-    # peft refuses the output of a state-space layer, whose fused kernel would pass it by.
-    return tuple(sorted(named - {"out_proj"} if "mamba" in model.config.model_type else named))
 
 
 def _adapted(source: Path, adapter: Path) -> Any:
@@ -373,7 +353,7 @@ def _line(result: Result) -> str:
         cells = [
             result.generation.partition(" (")[0].replace(" by transformers", ""),
             result.training.partition(" (")[0],
-            result.lora.partition(":")[0],
+            result.lora.rpartition(" in ")[2],
             result.export,
             f"{result.gradient:.0e}",
             trl,

@@ -37,7 +37,7 @@ MAX_LENGTH = 1024  # TRL's default
 TARGETS = {"sft": 1.8, "dpo": 1.3}
 SAME_LOSS = 0.02  # of the first step, relative: bfloat16 rounds otherwise in another order
 MODEL = ModelConfig(dtype="bfloat16", device="cpu")
-LORA = LoraConfig()
+LORA = LoraConfig(target_modules=("q_proj", "v_proj"))
 SEED = 0
 
 

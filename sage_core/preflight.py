@@ -8,13 +8,19 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.filters import filters
 from sage_core.corpus.sources import sources
 from sage_core.engines import opening
-from sage_core.engines.loading import check_quantization, check_template, check_weights
+from sage_core.engines.loading import (
+    check_attention,
+    check_quantization,
+    check_template,
+    check_weights,
+)
 from sage_core.errors import ConfigError, SageError
 from sage_core.evaluation import judge, steering
 from sage_core.mixture import check_instructions, instruction_corpus
 from sage_core.search.checks import check_search
 from sage_core.search.situations import situations
 from sage_core.training.launch import check_launcher
+from sage_core.training.lora_targets import planned_reach
 
 
 def check(config: PipelineConfig) -> None:
@@ -32,7 +38,9 @@ def check(config: PipelineConfig) -> None:
     checks += [
         partial(check_weights, config.model.base),
         partial(check_template, config.model),
+        partial(check_attention, config.model),
         partial(check_quantization, config.model),
+        partial(planned_reach, config.model, config.lora),
         partial(check_launcher, config.training.launcher),
         *(partial(sources, corpus) for corpus in corpora),
         *(partial(filters, corpus) for corpus in corpora),

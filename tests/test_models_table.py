@@ -50,7 +50,13 @@ def test_the_page_is_the_last_table() -> None:
 
 def test_the_table_says_what_is_wrong_and_what_is_refused() -> None:
     results = [
-        Result("a", generation="shared prompts", training="packed", lora="yes", export="yes"),
+        Result(
+            "a",
+            generation="shared prompts",
+            training="packed",
+            lora="wq in 1 of 2 layers",
+            export="yes",
+        ),
         Result("b", refused="the weights | cannot be loaded"),
         Result("c", wrong=("gradient by 0.3",)),
     ]

@@ -20,12 +20,13 @@ from sage_core.config.section import NEVER_RUN
 from sage_core.corpus.sources import reader_of, sources
 from sage_core.engines import opening
 from sage_core.engines.loading import (
+    check_attention,
     check_quantization,
     check_template,
     embedded_gguf,
     prepare_base,
 )
-from sage_core.errors import SageError
+from sage_core.errors import ConfigError, SageError
 from sage_core.planning import Needs, needs
 from sage_core.steps import configured
 from sage_core.steps.base import Model
@@ -34,6 +35,7 @@ from sage_core.steps.key import path_of
 from sage_core.steps.names import TRIAL
 from sage_core.storage import read_json
 from sage_core.training.launch import check_launcher
+from sage_core.training.lora_targets import planned_reach
 from sage_core.trial import try_model
 from tasks import databases
 from tasks.home import mlflow_database, sage_home, store
@@ -99,9 +101,13 @@ def _base_model(config: PipelineConfig) -> Check:
 
 
 def _trial(config: PipelineConfig) -> Iterator[Check]:
-    """The base model in use: how it generates and is trained, or why it cannot be used."""
+    """The base model in use: how it generates and is trained, and what of it is adapted, or why it
+    cannot be used."""
     try:
         found = _tried(config)
+    except ConfigError as error:
+        yield Check("base model in use", False, str(error), "change the setting that it names")
+        return
     except SageError as error:
         yield Check("base model in use", False, str(error), "use another model.base")
         return
@@ -113,14 +119,18 @@ def _tried(config: PipelineConfig) -> dict[str, str]:
     """What a run under this home has found, or what a trial finds now."""
     m0 = store().find(path_of(BaseModel(model=config.model)))
     if m0 is None and config.model.base == EMBEDDED_MODEL:
-        return {"generation and training": "tested by the first run, which unpacks the model"}
+        later = "tested by the first run, which unpacks the model"
+        return {
+            "generation and training": later,
+            "lora": str(planned_reach(config.model, config.lora)),
+        }
     if m0 is None:
         with TemporaryDirectory() as folder:
             prepare_base(Path(folder), config.model)
-            return try_model(Path(folder), config.model, config.training)
+            return try_model(Path(folder), config.model, config.lora, config.training)
     tried = store().find(path_of(configured.model_trial(config, Model("m0", m0))))
     if tried is None:
-        return try_model(store().folder(m0), config.model, config.training)
+        return try_model(store().folder(m0), config.model, config.lora, config.training)
     found: dict[str, str] = read_json(store().folder(tried) / TRIAL)
     return found
 
@@ -163,7 +173,14 @@ def _situations(config: PipelineConfig) -> Check:
 
 
 def _training(config: PipelineConfig) -> Iterator[Check]:
-    """Requirements of quantization and of training in several processes."""
+    """Requirements of attention, quantization and of training in several processes."""
+    if config.model.attention.startswith("flash"):
+        yield _probe(
+            f"attention {config.model.attention}",
+            partial(check_attention, config.model),
+            "its package and a GPU",
+            "install what is missing, or --set model.attention=auto",
+        )
     if config.model.quantization != "none":
         yield _probe(
             f"quantization {config.model.quantization}",

@@ -69,7 +69,7 @@ def name_stages() -> dict[bool, list[str]]:
     def report_stage(name: str, cached: Cached) -> None:
         names[cached.hit].append(name)
         mark = "[dim]cached[/]" if cached.hit else "[green]made[/]  "
-        cost = "" if cached.hit else f"[dim]{_cost(cached.ref)}[/]"
+        cost = "" if cached.hit else f"[dim]{_cost(cached.ref)}{_adapted(cached.ref)}[/]"
         console.print(f"{time.monotonic() - start:6.0f} s  {mark}  {name}{cost}", highlight=False)
 
     listen(report_stage)
@@ -85,6 +85,12 @@ def _cost(ref: ArtifactRef) -> str:
         sum(usage[f"{kind}_tokens"] for usage in usages) for kind in ("prompt", "completion")
     )
     return f"  {read:,} tokens read, {written:,} written"
+
+
+def _adapted(ref: ArtifactRef) -> str:
+    """What training reached of the model."""
+    lora = store().manifest(ref).get("execution", {}).get("lora")
+    return f"  {lora}" if lora else ""
 
 
 def _plain(value: Any) -> Any:

@@ -26,6 +26,12 @@ class ModelConfig(Section):
         description="'4bit': the base in NF4 (QLoRA), which needs bitsandbytes and a GPU; "
         f"{NEVER_RUN}.",
     )
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = Field(
+        "auto",
+        description="Of passes that neither share prompts nor are packed, which have an attention "
+        "of their own. 'auto': PyTorch's, 'sdpa', where the model supports it, else 'eager'. "
+        f"'flash_attention_2' and '_3' need a GPU and their packages; {NEVER_RUN}.",
+    )
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
     chat_template_arguments: dict[str, JsonValue] = Field(
         {},

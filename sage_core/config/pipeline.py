@@ -16,10 +16,17 @@ from sage_core.config.refine import RefineConfig
 from sage_core.config.search import SearchConfig
 from sage_core.config.section import NonNegative, Runtime, Section
 from sage_core.config.steering import SteeringReportConfig
-from sage_core.config.training import DPOConfig, LoraConfig, SFTConfig, TrainingConfig
+from sage_core.config.training import (
+    DPOConfig,
+    LoraConfig,
+    SFTConfig,
+    TrainingConfig,
+    uneven_batch,
+)
 
 # Options that need hardware which no test or run of ours has had, by key and value.
 EXPERIMENTAL = {
+    "model.attention": ("flash_attention_2", "flash_attention_3"),
     "model.quantization": ("4bit",),
     "training.launcher.strategy": ("fsdp", "zero2", "zero3"),
 }
@@ -92,4 +99,22 @@ class PipelineConfig(Section):
                     f"all roles of kind '{engine.kind}' share one server; give them the same "
                     f"{', '.join(engine.shared)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_shared_out(self) -> Self:
+        launcher = self.training.launcher
+        if launcher is None or launcher.accelerate_config:  # the file has the number
+            return self
+        sizes: dict[str, SFTConfig | DPOConfig] = {
+            "sft": self.sft,
+            "refine.sft": self.refine.sft,
+            "dpo": self.dpo,
+        }
+        found = [
+            uneven_batch(f"{key}.batch_size", settings.batch_size, launcher.processes)
+            for key, settings in sizes.items()
+        ]
+        if uneven := "; ".join(filter(None, found)):
+            raise ValueError(uneven)
         return self

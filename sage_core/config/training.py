@@ -14,7 +14,12 @@ class LoraConfig(Section):
     rank: Positive = 8
     alpha: Positive = 16
     dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    target_modules: Literal["auto", "all-linear"] | tuple[str, ...] = Field(
+        "auto",
+        description="The linear layers that are adapted, by name. 'auto': those that peft knows "
+        "for the architecture (q_proj and v_proj of most), else 'all-linear', which is all but the "
+        "output layer.",
+    )
     chain: Literal["continue", "stacked", "merged"] = Field(
         "continue",
         description="How a round continues the adapter of the last: 'continue' trains the same "
@@ -60,6 +65,16 @@ class TrainingConfig(Section):
     )
 
 
+def uneven_batch(key: str, batch_size: int, processes: int) -> str:
+    """Why the processes cannot have equal parts of a step, with the fix; '' if they can."""
+    if batch_size % processes == 0:
+        return ""
+    return (
+        f"{key} = {batch_size} cannot be shared out equally over {processes} processes; set it to "
+        f"a multiple of {processes}, or change training.launcher.processes"
+    )
+
+
 class SegmentWeights(Section):
     """Weights of the loss on the parts of a reply; 0 = no gradient, its loss still logged."""
 
@@ -79,8 +94,14 @@ class SFTConfig(Section):
 
     epochs: float = Field(5.0, gt=0)
     learning_rate: float = Field(5e-5, gt=0)
-    batch_size: Positive = Field(32, description="Dialogues per optimiser step.")
-    micro_batch_size: Positive = Field(4, description="Dialogues per forward pass.")
+    batch_size: Positive = Field(
+        32, description="Dialogues per optimiser step; a multiple of training.launcher.processes."
+    )
+    micro_batch_size: Positive = Field(
+        4,
+        description="Dialogues per forward pass at most: the largest number that divides those of "
+        "a step in each process. The loss does not depend on it.",
+    )
     warmup_steps: NonNegative = 0
     max_length: Positive = Field(2048, description="Tokens; longer is cut by whole turns.")
     weights: SegmentWeights = SegmentWeights()
@@ -103,7 +124,7 @@ class DPOConfig(Section):
         description="One of the other candidates at random, as in the paper, or the one with the "
         "fewest votes.",
     )
-    batch_size: Positive = 16
-    micro_batch_size: Positive = 2
+    batch_size: Positive = Field(16, description="Pairs per optimiser step; as in sft.")
+    micro_batch_size: Positive = Field(2, description="Pairs per forward pass at most; as in sft.")
     max_pairs: NonNegative = Field(0, description="Pairs used, drawn at random; 0 = all.")
     max_length: Positive = 4096

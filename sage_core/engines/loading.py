@@ -57,18 +57,19 @@ def check_template(config: ModelConfig) -> None:
                 f"model.chat_template_arguments = {config.chat_template_arguments}, but the "
                 f"template of model.base = '{EMBEDDED_MODEL}' takes no arguments"
             )
-    elif _is_here(config.base):
+    elif is_here(config.base, "tokenizer_config.json"):
         tokenizer, _ = _find(config.base, local_files_only=True)
         own_template.fix(tokenizer, config.base, config.chat_template_arguments)
 
 
-def _is_here(base: str) -> bool:
+def is_here(base: str, file: str) -> bool:
+    """Whether ``model.base`` is a folder, or this file of it was fetched from the hub."""
     from huggingface_hub import try_to_load_from_cache
 
     if Path(base).exists():
         return True
     try:
-        return isinstance(try_to_load_from_cache(base, "tokenizer_config.json"), str)
+        return isinstance(try_to_load_from_cache(base, file), str)
     except ValueError:  # it cannot be the name of a model
         return False
 
@@ -87,27 +88,117 @@ def load_model(base: Path, config: ModelConfig) -> "PreTrainedModel":
     """The weights of a base folder, in :func:`dtype_of` on ``config.device``, in eval mode.
 
     Raises:
-        ConfigError: ``config.quantization`` is not possible on this machine.
+        ConfigError: ``config.quantization`` or ``config.attention`` is not possible on this
+            machine, or not for this model.
         EngineError: they cannot be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     check_quantization(config)
-    weights = read_json(base / BASE)["weights"]
+    check_attention(config)
+    source = source_of(base)
+    attention = attention_of(source, config)
     dtype = getattr(torch, dtype_of(config))
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            base if weights == "." else weights,
+            source,
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation=attention,
             **(_four_bits(dtype, config) if config.quantization == "4bit" else {}),
         )
     except (OSError, ValueError) as error:
-        raise EngineError(f"the weights of '{weights}' cannot be loaded: {error}") from error
+        raise EngineError(f"the weights of '{source}' cannot be loaded: {error}") from error
     if config.quantization == "none":
         model = model.to(device_of(config))
     return model.eval()
+
+
+def source_of(base: Path) -> str:
+    """The folder, or the name at the hub, of the weights of a base folder."""
+    weights: str = read_json(base / BASE)["weights"]
+    return str(base) if weights == "." else weights
+
+
+def attention_of(source: str, config: ModelConfig) -> str:
+    """The attention that a model of a folder or of the hub is loaded with: the first that
+    transformers can build it with.
+
+    Raises:
+        ConfigError: the model does not have ``config.attention``.
+        EngineError: it is no causal model that transformers knows.
+    """
+    if config.attention == "eager":
+        return config.attention
+    wanted = "sdpa" if config.attention == "auto" else config.attention
+    plain = skeleton(source)
+    try:
+        _built(plain.config, wanted)
+    except (ImportError, ValueError) as error:
+        if config.attention == "auto":
+            return "eager"
+        raise ConfigError(
+            f"model.attention = '{wanted}' is not possible for {type(plain).__name__} "
+            f"({_first_line(error)}); set model.attention=auto"
+        ) from error
+    return wanted
+
+
+def skeleton(source: str) -> Any:
+    """The model of a folder or of the hub as transformers builds it from its configuration, without
+    weights.
+
+    Raises:
+        EngineError: it is no causal model that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    try:
+        local = is_here(source, "config.json")  # asks no hub, which takes long where there is none
+        return _built(AutoConfig.from_pretrained(source, local_files_only=local), "eager")
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"'{source}' is no causal language model that transformers can build "
+            f"({_first_line(error)}); use another model.base"
+        ) from error
+
+
+def _built(config: Any, attention: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200]
+
+
+def check_attention(config: ModelConfig) -> None:
+    """Check that this machine has ``config.attention``.
+
+    Raises:
+        ConfigError: a GPU, a package or bfloat16 is missing.
+    """
+    if not config.attention.startswith("flash"):
+        return
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    second = config.attention == "flash_attention_2"
+    installed = is_flash_attn_2_available() if second else is_flash_attn_3_available()
+    missing = []
+    if not device_of(config).startswith("cuda"):
+        missing.append(f"a GPU (model.device = '{config.device}')")
+    if dtype_of(config) != "bfloat16":
+        missing.append("model.dtype=bfloat16")
+    if not installed:
+        missing.append(f"the package {'flash-attn' if second else 'flash-attn-3'}")
+    if missing:
+        raise ConfigError(
+            f"model.attention = '{config.attention}' needs {' and '.join(missing)}; or set "
+            "model.attention=auto"
+        )
 
 
 def check_quantization(config: ModelConfig) -> None:

@@ -35,6 +35,7 @@ from sage_core.planning.sizes import (
     lora_parameters,
     model_size,
     parameters,
+    planned_targets,
     quantised_parameters,
 )
 
@@ -132,7 +133,8 @@ class Costs:
         referred = number * length if stage == "dpo" else 0.0
         flop = (_FLOP_TRAINED * trained + _FLOP_READ * referred) * active
         hours = flop / (gpu.tflops * 1e12 * self.settings.training_utilisation) / 3600
-        adapter = lora_parameters(size, self.config.lora.rank, self.config.lora.target_modules)
+        targets = planned_targets(self.config.model, self.config.lora)
+        adapter = lora_parameters(size, self.config.lora.rank, targets)
         sequences = settings.micro_batch_size * (2 if stage == "dpo" else 1)
         positions = sequences * settings.max_length
         forward = size.active_experts * size.intermediate_size / (4 * size.hidden_size)

@@ -7,7 +7,9 @@ from typing import Any
 
 from sage_core.config.model import EMBEDDED_MODEL, ModelConfig
 from sage_core.config.plan import ModelSizeConfig, PlanConfig
+from sage_core.config.training import LoraConfig
 from sage_core.errors import ConfigError
+from sage_core.training.lora_targets import known_targets
 
 # Facts of the models' config.json.
 MODELS = {
@@ -20,6 +22,8 @@ MODELS = {
         vocabulary=32000, experts=8, active_experts=2,
     ),
 }  # fmt: skip
+_TYPES = {EMBEDDED_MODEL: "llama", "mistralai/Mixtral-8x7B-Instruct-v0.1": "mixtral"}
+_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def model_size(config: ModelConfig, plan: PlanConfig) -> ModelSizeConfig:
@@ -80,6 +84,19 @@ def quantised_parameters(size: ModelSizeConfig) -> int:
     embeddings = size.vocabulary * size.hidden_size * (1 if size.tied_embeddings else 2)
     kept = embeddings + (experts if size.experts > 1 else 0)
     return parameters(size) - kept
+
+
+def planned_targets(model: ModelConfig, lora: LoraConfig) -> Sequence[str]:
+    """The layers that are adapted, as far as the configuration of ``model.base`` says; all linear
+    ones, the largest adapter, where it does not."""
+    if not isinstance(lora.target_modules, str):
+        return lora.target_modules
+    path = Path(model.base) / "config.json"
+    types = [_TYPES.get(model.base, "")]
+    if path.is_file():
+        types = [json.loads(path.read_text(encoding="utf-8")).get("model_type", "")]
+    known = known_targets(types) if lora.target_modules == "auto" else None
+    return known if known and not isinstance(known, str) else _LINEAR
 
 
 def lora_parameters(size: ModelSizeConfig, rank: int, modules: Sequence[str]) -> int:

@@ -31,7 +31,11 @@ from sage_core.trial import libraries
 def model_trial(config: PipelineConfig, m0: Model) -> ModelTrial:
     """m0 in use, under the libraries that are installed."""
     return ModelTrial(
-        base=m0.base, model=config.model, training=config.training, libraries=libraries()
+        base=m0.base,
+        model=config.model,
+        lora=config.lora,
+        training=config.training,
+        libraries=libraries(),
     )
 
 

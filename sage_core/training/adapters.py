@@ -6,16 +6,18 @@ A2 and B1 beside B2 give B1 A1 + B2 A2. ``lineage.json`` names the models that a
 from. Files hold no path and no set order, so that equal training gives equal bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_core.engines.loading import load_model
+from sage_core.config.training import LoraConfig
+from sage_core.engines.loading import load_model, skeleton, source_of
 from sage_core.errors import ConfigError
 from sage_core.storage import content_hash, digest, read_json, write_json
 from sage_core.training.job import Job
+from sage_core.training.lora_targets import Reach, attached, peft_config, reach_in
 from sage_core.training.processes import model_here
 
 if TYPE_CHECKING:
@@ -31,14 +33,11 @@ _SCALES_OTHERWISE = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 
 
 def start(job: Job) -> Any:
-    """The base with the adapter to train, named ``default``, as ``job.lora.chain`` says.
-
-    Raises:
-        ConfigError: the parent's adapter cannot be built upon.
-    """
+    """The base with the adapter to train, named ``default``, as ``job.lora.chain`` says."""
     from peft import PeftConfig, PeftModel, get_peft_model
     from transformers import set_seed
 
+    config = peft_config(job.lora, reach_in(job.base, job.lora).targets)
     set_seed(job.seed)
     base: Any = load_model(job.base, model_here(job))
     if job.model.quantization != "none":
@@ -48,19 +47,30 @@ def start(job: Job) -> Any:
             base, use_gradient_checkpointing=job.training.gradient_checkpointing
         )
     if job.parent is None:
-        return get_peft_model(base, _lora(job))
+        return get_peft_model(base, config)
     if job.lora.chain == "continue":
         return PeftModel.from_pretrained(base, job.parent, is_trainable=True)
-    _check_joins(job)
     if job.lora.chain == "merged":
         merged = PeftModel.from_pretrained(base, job.parent).merge_and_unload()
-        return get_peft_model(merged, _lora(job))
+        return get_peft_model(merged, config)
     frozen: Any = PeftConfig.from_pretrained(job.parent)
     frozen.lora_dropout = 0.0  # nothing of it is trained, and the new one goes on from all of it
     model = PeftModel.from_pretrained(base, job.parent, adapter_name=EARLIER, config=frozen)
-    model.add_adapter(TRAINED, _lora(job))
+    model.add_adapter(TRAINED, config)
     activate(model)
     return model
+
+
+def check(job: Job) -> Reach:
+    """What LoRA will reach; loads no weights.
+
+    Raises:
+        ConfigError: a target is not in the model, or the parent's adapter has other settings.
+    """
+    reach = reach_in(job.base, job.lora)
+    if job.parent is not None:
+        _check_parent(job, job.parent, reach.targets)
+    return reach
 
 
 def save(folder: Path, trained: Path, job: Job) -> None:
@@ -127,28 +137,56 @@ def activate(model: Any) -> None:
     model.set_requires_grad(TRAINED)
 
 
-def _lora(job: Job) -> Any:
-    from peft import LoraConfig
+def _check_parent(job: Job, parent: Path, targets: Sequence[str]) -> None:
+    """Check that the adapter of ``parent`` can be trained on, or joined with a new one."""
+    from peft import PeftConfig
 
-    return LoraConfig(
-        r=job.lora.rank,
-        lora_alpha=job.lora.alpha,
-        lora_dropout=job.lora.dropout,
-        target_modules=list(job.lora.target_modules),
-        task_type="CAUSAL_LM",
+    lora, before = job.lora, read_json(parent / ADAPTER_CONFIG)
+    here, there = (
+        set(attached(skeleton(source_of(job.base)), config))
+        for config in (peft_config(lora, targets), PeftConfig.from_pretrained(parent))
+    )
+    other: dict[str, tuple[object, object]] = {}
+    if here != there:
+        other["target_modules"] = _shown(before["target_modules"]), _shown(targets)
+    if lora.chain == "continue":
+        found = {
+            "rank": (before["r"], lora.rank),
+            "alpha": (before["lora_alpha"], lora.alpha),
+            "dropout": (before["lora_dropout"], lora.dropout),
+        }
+        other |= {name: both for name, both in found.items() if both[0] != both[1]}
+    _refuse_differing(parent, lora, other)
+    odd = [name for name in _SCALES_OTHERWISE if before.get(name)]
+    if lora.chain != "continue" and odd:
+        raise ConfigError(
+            f"lora.chain = '{lora.chain}' cannot join the adapter '{parent}', which has "
+            f"{', '.join(odd)}; set lora.chain=continue"
+        )
+
+
+def _refuse_differing(
+    parent: Path, lora: LoraConfig, settings: Mapping[str, tuple[object, object]]
+) -> None:
+    if not settings:
+        return
+    differ = "; ".join(
+        f"lora.{name} is {theirs} there and {ours} in the configuration"
+        for name, (theirs, ours) in settings.items()
+    )
+    same = " ".join(f"lora.{name}={theirs}" for name, (theirs, _) in settings.items())
+    other = ", or start from another model"
+    if lora.chain == "continue" and "target_modules" not in settings:
+        other = ", or lora.chain=stacked to train a new adapter on top of it"
+    raise ConfigError(
+        f"lora.chain = '{lora.chain}' needs the settings of the adapter '{parent}': {differ}; set "
+        f"{same}{other}"
     )
 
 
-def _check_joins(job: Job) -> None:
-    assert job.parent is not None
-    before = read_json(job.parent / ADAPTER_CONFIG)
-    odd = [name for name in _SCALES_OTHERWISE if before.get(name)]
-    if odd or sorted(before["target_modules"]) != sorted(job.lora.target_modules):
-        raise ConfigError(
-            f"lora.chain = '{job.lora.chain}' needs adapters of one kind, but '{job.parent}' has "
-            f"target_modules {sorted(before['target_modules'])} and sets {odd or 'nothing else'}; "
-            "set lora.target_modules to these, or lora.chain=continue"
-        )
+def _shown(targets: str | Sequence[str]) -> str:
+    """As a setting is written."""
+    return targets if isinstance(targets, str) else f"[{','.join(sorted(targets))}]"
 
 
 def _scale(config: dict[str, Any]) -> float:

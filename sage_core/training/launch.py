@@ -18,7 +18,7 @@ from sage_core.engines import memory
 from sage_core.engines.loading import dtype_of
 from sage_core.errors import ConfigError, EngineError
 from sage_core.execution import note
-from sage_core.training import worker
+from sage_core.training import adapters, worker
 from sage_core.training.job import Job, Progress, no_progress, read_log
 from sage_core.training.method import Example, Given, Method
 from sage_core.training.processes import free_port, running
@@ -45,10 +45,13 @@ def train(
         on_step: called with (step, steps) after every optimiser step.
 
     Raises:
+        ConfigError: LoRA's targets are not in the model, or an adapter that is to be continued has
+            other settings.
         DataError: nothing to train on, or the loss is not finite.
         EngineError: launched processes ended otherwise than by an error of ours, with the end of
             their log.
     """
+    note("lora", str(adapters.check(job)))
     memory.release()  # training has the machine to itself
     if job.training.launcher is None:
         worker.train_here(method, folder, job, examples, settings, work, on_step)

@@ -19,8 +19,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from sage_core.config.training import uneven_batch
 from sage_core.engines.loading import device_of, dtype_of
-from sage_core.errors import DataError
+from sage_core.errors import ConfigError, DataError
 from sage_core.storage import read_json, write_json
 from sage_core.training.adapters import (
     ADAPTER,
@@ -57,6 +58,7 @@ class _Common:
     args: Any
     accelerator: Any
     state: Any
+    train_dataset: Any
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
     _metrics: Any
@@ -82,6 +84,29 @@ class _Common:
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)  # type: ignore[misc]
         self._seen.clear()
+
+    def weight(self, batch: Batch) -> torch.Tensor:
+        """(K,) what a batch counts for in a step, in each of the K means that the loss adds up."""
+        raise NotImplementedError
+
+    def first(self, batch: Batch, count: int) -> Batch:
+        """The batch with only its first ``count`` examples in the loss, which are all that ``rows``
+        names. None: the batch stays, since every process has to compute one, and counts nothing."""
+        raise NotImplementedError
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
+        """(K,) the weights of a step, over all its batches and processes.
+
+        At the end of an epoch, `accelerate` repeats examples of its start until all processes have
+        a whole batch. These are left out here.
+        """
+        if batch_samples and self.accelerator.gradient_state.end_of_dataloader:
+            each, processes = self.args.per_device_train_batch_size, self.accelerator.num_processes
+            left = len(self.train_dataset) % (each * processes) or each * processes
+            here = min(max(left - each * self.accelerator.process_index, 0), each)
+            batch_samples[-1] = self.first(batch_samples[-1], here)
+        weights = torch.stack([self.weight(batch).to(device) for batch in batch_samples])
+        return self.accelerator.gather(weights.sum(0)[None]).sum(0)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoints in the work folder need none."""
@@ -161,15 +186,14 @@ class LossTrainer(_Common, SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """``num_items_in_batch`` is the sum of the weights in this optimiser step."""
+        """``num_items_in_batch`` (1,) is the sum of the weights in this optimiser step."""
+        divisor = self.weight(inputs) if num_items_in_batch is None else num_items_in_batch
         inputs = dict(inputs)
         rows = inputs.pop("rows")
-        total = self._method.loss(model, inputs, self._settings, self._sums)
-        divisor = num_items_in_batch
-        if divisor is None:
-            divisor = self._method.weight(inputs, self._settings)
+        sums = self._sums if len(rows) else Sums(len(self._method.parts), self.accelerator.device)
+        total = self._method.loss(model, inputs, self._settings, sums) * bool(len(rows))
         # clamped: in a step without weight there is nothing to learn, and nothing to divide by
-        loss = total / divisor.clamp(min=torch.finfo(total.dtype).tiny)
+        loss = total / divisor[0].clamp(min=torch.finfo(total.dtype).tiny)
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the gradient is averaged over these
         self.seen(rows, loss)
@@ -183,11 +207,14 @@ class LossTrainer(_Common, SFTTrainer):  # type: ignore[misc]
         self._sums.totals.zero_()
         super().log(logs, start_time)
 
-    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Any:
-        weights = torch.stack(
-            [self._method.weight(batch, self._settings).to(device) for batch in batch_samples]
-        )
-        return self.accelerator.gather(weights.sum()).sum()
+    def weight(self, batch: Batch) -> torch.Tensor:
+        """(1,) as the method weighs it."""
+        weight = self._method.weight(batch, self._settings) * bool(len(batch["rows"]))
+        return weight[None]
+
+    def first(self, batch: Batch, count: int) -> Batch:
+        cut = {name: values[: max(count, 1)] for name, values in batch.items()}
+        return {**cut, "rows": batch["rows"][:count]}
 
 
 class Sums:
@@ -204,7 +231,16 @@ class Sums:
 
 class PreferenceTrainer(_Common, DPOTrainer):  # type: ignore[misc]
     """TRL's losses; the reference is the model that training starts from, and its divergence is
-    logged."""
+    logged.
+
+    TRL takes the mean of each term over a batch, and the mean of these over the batches of a step,
+    which depends on how a step is cut into batches: those of the SFT term differ in their tokens,
+    and the last of an epoch in its pairs. Here each term is a mean over the whole step.
+    """
+
+    loss_is_scaled_for_ga = True
+    loss_types: Sequence[str]
+    loss_weights: Sequence[Any]
 
     def __init__(self, job: Job, packed: bool, **arguments: Any) -> None:
         self._job, self._packed = job, packed
@@ -236,9 +272,16 @@ class PreferenceTrainer(_Common, DPOTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """``num_items_in_batch`` (2,): pairs, and tokens of the chosen, in this optimiser step."""
+        given = self.loss_weights
+        if num_items_in_batch is not None:
+            self.loss_weights = self._shares(inputs, num_items_in_batch)
         inputs = dict(inputs)
         rows = inputs.pop("rows")
-        loss: torch.Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        try:
+            loss: torch.Tensor = super().compute_loss(model, inputs, return_outputs)
+        finally:
+            self.loss_weights = given
         if not self._kl:
             self._kl.append(self._divergence(model, inputs))
         self.seen(rows, loss)
@@ -250,6 +293,35 @@ class PreferenceTrainer(_Common, DPOTrainer):  # type: ignore[misc]
             logs["kl"] = self.accelerator.gather(here).mean().item()
             self._kl.clear()
         super().log(logs, start_time)
+
+    def weight(self, batch: Batch) -> torch.Tensor:
+        """(2,) pairs, and tokens of the chosen."""
+        chosen, _ = batch["completion_mask"][:, 1:].chunk(2)
+        pairs = len(batch["rows"])
+        return torch.stack([chosen.new_tensor(pairs), chosen.sum() * bool(pairs)])
+
+    def first(self, batch: Batch, count: int) -> Batch:
+        """As a batch of the same shape, which TRL's metrics need in all processes: what is left
+        out has no scored token, so no gradient."""
+        keeps = torch.arange(len(batch["rows"]), device=batch["rows"].device) < max(count, 1)
+        both = keeps.repeat(2)[:, None]
+        return {
+            **batch,
+            "rows": batch["rows"][:count],
+            "completion_mask": batch["completion_mask"] * both,
+            **{name: batch[name] * keeps for name in ("ref_chosen_logps", "ref_rejected_logps")},
+        }
+
+    def _shares(self, batch: Batch, step: torch.Tensor) -> list[Any]:
+        """The terms' weights times what this batch has of the step: a mean over a batch becomes its
+        part of the mean over the step."""
+        size = len(batch["input_ids"]) // 2 * bool(len(batch["rows"]))
+        pairs, tokens = size / step[0], self.weight(batch)[1] / step[1]
+        processes = self.accelerator.num_processes  # the gradient is averaged over these
+        return [
+            weight * processes * (tokens if kind == "sft" else pairs)
+            for kind, weight in zip(self.loss_types, self.loss_weights, strict=True)
+        ]
 
     def _divergence(self, model: Any, inputs: Batch) -> float:
         """KL(model || reference) in nats per token, over the whole vocabulary, on the replies of
@@ -350,7 +422,7 @@ def trainer_of(
         {**row, "row": place} for row, place in zip(training.rows, training.places, strict=True)
     ]
     arguments = {
-        **_arguments(work, job, training.settings, len(rows)),
+        **_arguments(work, job, training.settings),
         **method.arguments(training.settings),
         "max_length": None,
     }
@@ -384,10 +456,23 @@ def trainer_of(
     return trainer
 
 
-def _arguments(work: Path, job: Job, settings: Settings, examples: int) -> dict[str, Any]:
+def batches(settings: Settings, processes: int) -> tuple[int, int]:
+    """How a step is cut: examples in a forward pass, ``micro_batch_size`` at most, and passes in
+    each process; together exactly ``batch_size``.
+
+    Raises:
+        ConfigError: the processes cannot have equal parts of it.
+    """
+    if uneven := uneven_batch("batch_size", settings.batch_size, processes):
+        raise ConfigError(uneven)
+    here = settings.batch_size // processes
+    micro = max(size for size in range(1, settings.micro_batch_size + 1) if here % size == 0)
+    return micro, here // micro
+
+
+def _arguments(work: Path, job: Job, settings: Settings) -> dict[str, Any]:
     processes = count()
-    together = max(1, settings.batch_size // processes)
-    micro = min(settings.micro_batch_size, together, max(1, examples // processes))
+    micro, passes = batches(settings, processes)
     cpu = device_of(job.model) == "cpu"
     return {
         "output_dir": str(work),
@@ -395,7 +480,7 @@ def _arguments(work: Path, job: Job, settings: Settings, examples: int) -> dict[
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "cosine",
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": max(1, together // micro),
+        "gradient_accumulation_steps": passes,
         "gradient_checkpointing": job.training.gradient_checkpointing,
         # The paper's loss is the tokens' alone; Mixtral's load balancing would be added to it.
         "router_aux_loss_coef": 0.0,

@@ -324,7 +324,7 @@ def run(monkeypatch: pytest.MonkeyPatch, home: Path, **changes: Any) -> Recorder
     monkeypatch.setattr(
         loading, "prepare_base", lambda folder, model: (folder / "name").write_text("m0")
     )
-    monkeypatch.setattr(model_trial, "try_model", lambda base, model, training: {})
+    monkeypatch.setattr(model_trial, "try_model", lambda base, model, lora, training: {})
     monkeypatch.setattr(engines, "open_engine", recorder.engine)
     monkeypatch.setattr(sft, "train_sft", recorder.train)
     monkeypatch.setattr(dpo, "train_dpo", recorder.train)

@@ -119,9 +119,34 @@ def test_what_is_saved_is_what_was_trained(
     torch.testing.assert_close(served(tiny_base, folder), logits(model), atol=1e-3, rtol=0)
 
 
-def test_adapters_of_another_kind_cannot_be_joined(job: Callable[..., Job], m1: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\['q_proj', 'v_proj'\].*chain=continue"):
-        adapters.start(job(m1, "m2", chain="stacked", target_modules=("k_proj",)))
+def test_adapters_of_other_layers_cannot_be_joined(job: Callable[..., Job], m1: Path) -> None:
+    other = job(m1, "m2", chain="stacked", target_modules=("k_proj",), rank=9, dropout=0.5)
+    with pytest.raises(ConfigError) as refused:
+        adapters.check(other)
+    assert str(refused.value) == (
+        f"lora.chain = 'stacked' needs the settings of the adapter '{m1}': lora.target_modules is "
+        "[q_proj,v_proj] there and [k_proj] in the configuration; set "
+        "lora.target_modules=[q_proj,v_proj], or start from another model"
+    )
+    adapters.check(job(m1, "m2", chain="stacked", rank=9, alpha=1, dropout=0.5))
+
+
+def test_a_continued_adapter_has_the_settings_of_the_configuration(
+    job: Callable[..., Job], m1: Path
+) -> None:
+    """Its own were kept whatever the configuration said."""
+    adapters.check(job(m1, "m2", target_modules=("v_proj", "q_proj")))
+    adapters.check(job(m1, "m2", target_modules=("self_attn.q_proj", "self_attn.v_proj")))
+    with pytest.raises(ConfigError) as refused:
+        adapters.check(job(m1, "m2", rank=8, alpha=32, dropout=0.1))
+    assert str(refused.value) == (
+        f"lora.chain = 'continue' needs the settings of the adapter '{m1}': lora.rank is 4 there "
+        "and 8 in the configuration; lora.alpha is 8 there and 32 in the configuration; "
+        "lora.dropout is 0.0 there and 0.1 in the configuration; set lora.rank=4 lora.alpha=8 "
+        "lora.dropout=0.0, or lora.chain=stacked to train a new adapter on top of it"
+    )
+    with pytest.raises(ConfigError, match=r"is \[q_proj,v_proj\] there and \[down_proj,gate_proj"):
+        train_sft(m1.parent, job(m1, "m2", target_modules="all-linear"), DIALOGUES, SFT)
 
 
 def test_the_lineage_names_all_ancestors(
@@ -131,7 +156,7 @@ def test_the_lineage_names_all_ancestors(
     for folder in (m2, dpo):
         folder.mkdir()
     train_sft(m2, job(m1, "m2", chain="stacked"), DIALOGUES[:4], SFT)
-    train_dpo(dpo, job(m2, "dpo"), PAIRS, DPO)
+    train_dpo(dpo, job(m2, "dpo", rank=8, alpha=8), PAIRS, DPO)
     models = read_json(dpo / adapters.LINEAGE)["models"]
     assert [(each["name"], each["stage"], each.get("method")) for each in models] == [
         ("m0", "base-model", None), ("m1", "sft", "new"), ("m2", "sft", "stacked"),
