@@ -20,8 +20,8 @@ class SelectorConfig(Section):
 
     name: Annotated[str, SELECTORS] = Field(
         _LLM,
-        description="What picks. `relevance`, `function`, `reward_model` and `random` need no "
-        "name: each is named by its own setting.",
+        description="What picks, unless `relevance`, `function`, `reward_model` or `random` is "
+        "set: each takes its place.",
     )
     engine: EngineConfig = TransformersConfig()
     criteria: Literal["humour"] | tuple[str, ...] = Field(
