@@ -70,8 +70,14 @@ ANNOTATION = {
     "motivations": ["sharing", "question"], "emotions": ["sad", "joyful"],
 }  # fmt: skip
 # Each role's engine has settings of its own: a step that asks one that it does not name is refused.
-ROLES = {"agent_engine": {"max_retries": 1}, "user_engine": {"max_retries": 2}}
-SELECTOR = {"relevance": True, "engine": {"max_retries": 3}}
+def engine(role: int) -> dict[str, Any]:
+    address = "http://localhost:9/v1"
+    served = {"kind": "openai", "server": "vllm", "model": "m", "base_url": address}
+    return {**served, "max_retries": role}
+
+
+ROLES = {"agent_engine": engine(1), "user_engine": engine(2)}
+SELECTOR = {"relevance": True, "engine": engine(3)}
 SMALL = {"epochs": 1, "batch_size": 2, "micro_batch_size": 1}
 
 
@@ -88,7 +94,7 @@ def config(situations: Path, **changes: Any) -> PipelineConfig:
             "refine": {"rounds": 2, "sft": {**SMALL, "learning_rate": 1e-4}},
             "evaluation": {
                 "selfplay": {**selfplay, "sampling": {"temperature": 0.9}},
-                "judges": [{"name": "m0", "engine": {"max_retries": 4}}],
+                "judges": [{"name": "m0", "engine": engine(4)}],
                 "bootstrap_samples": 100,
             },
             "steering_report": {
