@@ -69,6 +69,8 @@ ANNOTATION = {
     "method": "score", "topics": "extracted", "calibration": "situations",
     "motivations": ["sharing", "question"], "emotions": ["sad", "joyful"],
 }  # fmt: skip
+
+
 # Each role's engine has settings of its own: a step that asks one that it does not name is refused.
 def engine(role: int) -> dict[str, Any]:
     address = "http://localhost:9/v1"
