@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from flows.commands import doctor_checks
 from sage_core import preflight
 from sage_core.config.engine import (
+    OFFERED,
     SECTIONS,
     EngineConfig,
     EngineSection,
@@ -238,6 +239,7 @@ def test_every_default_and_preset_is_a_value_of_the_form() -> None:
 def test_every_section_is_in_the_union_once() -> None:
     (union, *_) = get_args(EngineConfig)
     assert [each.__origin__ for each in get_args(union)] == list(SECTIONS.values())
+    assert {engine.kind for engine in OFFERED.values()} == set(SECTIONS) - {FORM}
 
 
 # --- an engine of one's own -----------------------------------------------------------------------

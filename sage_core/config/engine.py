@@ -354,18 +354,19 @@ SECTIONS: dict[str, type[EngineSection]] = {
 _CHOICES = f"{', '.join(kind for kind in SECTIONS if kind != FORM)}, or your own as {FORM}"
 
 
-_OFFERED: dict[str, EngineSection] = {
+OFFERED: dict[str, EngineSection] = {
     "'transformers'": TransformersConfig(),
     "'vllm'": VllmConfig(),
     "'openai' with server = 'vllm'": OpenAIConfig(model="-", base_url="-", server="vllm"),
     "'openai' with server = 'llama.cpp'": OpenAIConfig(model="-", server="llama.cpp"),
     "'openai'": OpenAIConfig(model="-"),
 }
+"""The engines that messages offer, one for each kind and kind of server."""
 
 
 def those_that(trait: str) -> str:
     """The engines that have a trait, for messages."""
-    kinds = [kind for kind, engine in _OFFERED.items() if getattr(engine.traits, trait)]
+    kinds = [kind for kind, engine in OFFERED.items() if getattr(engine.traits, trait)]
     return f"engines of kind {', '.join(kinds)}, or your own that declare {trait}"
 
 
