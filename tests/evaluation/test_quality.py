@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.evaluation import QualityConfig
 from sage_core.config.model import ModelConfig
 from sage_core.emotions import MIXED, NEGATIVE, POSITIVE, polarity
 from sage_core.engines.base import Request
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ContextError
 from sage_core.evaluation import embedding, quality
 from sage_core.evaluation.quality import (

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_engine import ScriptedEngine
 
 from flows.commands import single_stages
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.engines import loading
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError
 from sage_core.schema import (
     AnnotatedDialogue,

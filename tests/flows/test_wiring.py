@@ -33,6 +33,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+from scripted_engine import ScriptedEngine
 
 from flows import pipeline as module
 from sage_core.config.conversation import ConversationConfig
@@ -40,7 +41,6 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES, FUNNEL
 from sage_core.engines import loading
 from sage_core.engines.base import Completion, Request, draw_seed
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.evaluation import embedding
 from sage_core.schema import (
     Dialogue,

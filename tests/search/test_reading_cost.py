@@ -6,9 +6,9 @@ from types import FrameType
 from typing import Any
 
 from conversation import SITUATIONS, Cast
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.search import SearchConfig
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.search.selectors.llm import LLMSelector
 from sage_core.search.selfplay import search
 from sage_core.search.strategies.strategy import strategy_of
