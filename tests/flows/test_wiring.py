@@ -336,10 +336,10 @@ def run(monkeypatch: pytest.MonkeyPatch, home: Path, **changes: Any) -> Recorder
     monkeypatch.setattr(engines, "open_engine", recorder.engine)
     monkeypatch.setattr(sft, "train_sft", recorder.train)
     monkeypatch.setattr(dpo, "train_dpo", recorder.train)
-    monkeypatch.setattr(embedding, "_PACKAGE", "no_such_package")
+    monkeypatch.setattr(embedding, "PACKAGE", "no_such_package")
     monkeypatch.setattr(module, "tables", Tracker(recorder))
     monkeypatch.setattr(module, "get_run_logger", lambda: Tracker(recorder))
-    module._pipeline(settings, Tracker(recorder))  # type: ignore[arg-type]
+    module.run_method(settings, Tracker(recorder))  # type: ignore[arg-type]
     return recorder
 
 
