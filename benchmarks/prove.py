@@ -46,8 +46,8 @@ def main(
         from benchmarks import prove_flow  # imports Prefect, which reads what was prepared
         from flows.commands.pipeline_run import name_stages
 
-        name_stages()
-        measured = prove_flow.prove(half, (), seeds_of(half))
+        with name_stages():
+            measured = prove_flow.prove(half, (), seeds_of(half))
         found = {
             name: [prove_flow.read_preference(ref) for ref in refs]
             for name, refs in measured.items()

@@ -44,7 +44,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             markdown = markdown.replace(marker, make())
     here = {site_path(source): source for source in (*_PLACES, *_benchmarks())}
     source = here.get(page.file.src_uri, f"docs/{page.file.src_uri}")
-    return _LINK.sub(lambda link: _translated(link, source), markdown)
+    return _LINK.sub(lambda link: translated(link, source), markdown)
 
 
 def site_path(source: str) -> str:
@@ -119,7 +119,7 @@ def _benchmarks() -> list[str]:
     return [f"benchmarks/results/{p.name}" for p in sorted((ROOT / "benchmarks/results").glob("*"))]
 
 
-def _translated(link: re.Match[str], source: str) -> str:
+def translated(link: re.Match[str], source: str) -> str:
     target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link["target"]))
     here = posixpath.dirname(site_path(source)) or "."
     return f"]({posixpath.relpath(site_path(target), here)}{link['anchor'] or ''})"

@@ -46,10 +46,10 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
     preflight.check(config)
     with held_by_flow(), track(config) as tracker:
         forget_remade()
-        return _pipeline(config, tracker)
+        return run_method(config, tracker)
 
 
-def _pipeline(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
+def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
     m0 = base_model(config)
     make(configured.model_trial(config, m0))
     tracker.base(m0.base)

@@ -208,7 +208,7 @@ def _best(
     scores: Sequence[Sequence[float]],
     values: Sequence[str],
     margin: float,
-    reference: Sequence[Sequence[float]] | None = None,
+    reference: Sequence[Sequence[float]] | None,
 ) -> list[str | None]:
     """The best value of each row, or None where the second is as good or within the margin."""
     if not scores:

@@ -10,7 +10,7 @@ from random import Random
 from sage_core.config.conversation import ConversationConfig
 from sage_core.config.corpus import CorpusConfig
 from sage_core.config.mixture import InstructionsConfig
-from sage_core.conversation import Said, of_annotated, view
+from sage_core.conversation import of_annotated, view
 from sage_core.corpus.sources import read, reader_of, sources
 from sage_core.errors import ConfigError, DataError
 from sage_core.schema import (
@@ -82,12 +82,6 @@ def training_text(
         if conversation.train_user:
             found.append(view(said, conversation.user, states=states, speaker="user").training())
     return found
-
-
-def plain_text(dialogue: Dialogue, conversation: ConversationConfig) -> TrainingDialogue:
-    """What raw trains on, of a dialogue without annotation."""
-    said = [Said(turn.role, turn.content, turn.content) for turn in dialogue.messages]  # type: ignore[arg-type]
-    return view(said, conversation.agent, states=False).training()
 
 
 def with_instructions(

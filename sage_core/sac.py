@@ -172,11 +172,12 @@ def _read_group(text: str, role: Role) -> tuple[StateAction | None, str]:
         values.setdefault(match.group(1), inner[match.end() : value_end].strip())
     state = EMPTY
     for field in FIELDS:
-        state = field.put(state, _read(field, values.get(field.name, "")))
+        state = field.put(state, read_value(field, values.get(field.name, "")))
     return state, text[end:]
 
 
-def _read(field: StateField, text: str) -> tuple[str, ...]:
+def read_value(field: StateField, text: str) -> tuple[str, ...]:
+    """The values that a field's text in a reply holds: none for ``null`` or nothing."""
     values = [text]
     if field.many:
         if text.startswith("[") and text.endswith("]"):

@@ -7,7 +7,8 @@ artefact that is missing or changed is made again, and so is everything that it 
 flow the store alone is the cache (:mod:`tasks.making`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +68,14 @@ def make_all(steps: Sequence[Step], labels: Iterable[str] = ()) -> list[Artifact
     ]
 
 
-def listen(listener: Callable[[str, Cached], None]) -> None:
-    """Call ``listener(name, cached)`` after every step of this process."""
+@contextmanager
+def listening(listener: Callable[[str, Cached], None]) -> Iterator[None]:
+    """Call ``listener(name, cached)`` after every step that this process makes or finds within."""
     _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def forget_remade() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_engine import ScriptedEngine
 
 from sage_core.annotation import annotate, read_state
 from sage_core.config.annotation import AnnotationConfig
 from sage_core.conversation import of_annotated
 from sage_core.engines.base import Completion, Request
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.sac import EMPTY, StateAction, StateActionReply, parse
 from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, with_roles
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_engine import ScriptedEngine
 
 from sage_core.chat import Chat, Turn
 from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
@@ -16,7 +17,6 @@ from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Completion, Request, shortened
 from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.loaded_model import release
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.engines.steering import Ban, Boost, Force, Steering
 from sage_core.errors import ConfigError, ContextError, DataError, EngineError
 from sage_core.sac import AGENT, USER, StateAction, is_well_formed, parse, render_state

@@ -265,9 +265,9 @@ def test_the_command_reference_is_complete():
 def test_links_are_translated_for_the_site():
     link = hooks._LINK.match
     table = link("](../benchmarks/results/train.md)")
-    assert hooks._translated(table, "docs/results.md") == "](benchmarks/train.md)"
-    assert hooks._translated(link("](docs/a.md#b)"), "README.md") == "](a.md#b)"
-    assert hooks._translated(link("](../README.md#c)"), "docs/method.md") == "](index.md#c)"
+    assert hooks.translated(table, "docs/results.md") == "](benchmarks/train.md)"
+    assert hooks.translated(link("](docs/a.md#b)"), "README.md") == "](a.md#b)"
+    assert hooks.translated(link("](../README.md#c)"), "docs/method.md") == "](index.md#c)"
 
 
 def build(source: Path, site: Path) -> subprocess.CompletedProcess[str]:

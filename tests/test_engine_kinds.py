@@ -322,7 +322,7 @@ def test_an_engine_that_cannot_be_used_is_refused_before_a_run(name: str, messag
     config = load_config("tiny", [kind])
     with pytest.raises(ConfigError, match=message):
         preflight.check(config)
-    (check,) = (each for each in doctor_checks._engines(config) if "my_engines" in each.what)
+    (check,) = (each for each in doctor_checks.engine_checks(config) if "my_engines" in each.what)
     assert not check.ok
     assert check.what == f"judge j: my_engines.echo:{name}"
     assert message in check.found
@@ -384,7 +384,7 @@ def test_an_engine_of_ones_own_is_planned_by_where_it_runs() -> None:
 def test_roles_on_one_server_are_examined_once(tmp_path: Path) -> None:
     kind = f"{{kind: vllm, vllm_python: {tmp_path}/none}}"
     overrides = [f"{role}.engine={kind}" for role in ("annotation", "search.selector")]
-    checks = list(doctor_checks._engines(load_config("tiny", overrides)))
+    checks = list(doctor_checks.engine_checks(load_config("tiny", overrides)))
     assert [check.what for check in checks if "annotator" in check.what] == [
         "a vLLM server for: annotator, selector"
     ]

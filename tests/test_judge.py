@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.evaluation import JudgeConfig
 from sage_core.engines.base import Request
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import DataError
 from sage_core.evaluation.judge import judge_pair, model_pairs, parse_verdict
 from sage_core.schema import Order, Trajectory, TrajectoryTurn, Verdict

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.annotation import AnnotationConfig
 from sage_core.config.loading import load_config
 from sage_core.conversation import of_annotated
 from sage_core.engines.base import Request
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, DataError
 from sage_core.labels import calibrated, check, pick, score, score_situations
 from sage_core.schema import Dialogue, ScoredDialogue, ScoredTurn, Situation, with_roles

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scripted_engine import ScriptedEngine
 
 from benchmarks import preference, properties, prove, prove_simulation
 from benchmarks.claims import (
@@ -23,7 +24,6 @@ from benchmarks.prove_settings import SEEDS, Half, configs, halved, seeds_of, se
 from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
 from sage_core.config.model import ModelConfig
 from sage_core.engines.base import Request
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import DataError
 from sage_core.schema import Candidate, PreferencePair, Situation, Trajectory, TrajectoryTurn
 from sage_core.search.dialogue import Speaker

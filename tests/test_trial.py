@@ -50,11 +50,13 @@ def test_a_trial_says_how_a_model_runs_and_its_manifest_keeps_it(config: Pipelin
 def test_the_doctor_says_it_before_and_after_a_run(
     config: PipelineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {check.what: (check.ok, check.found) for check in doctor_checks._trial(config)}
+    before = {check.what: (check.ok, check.found) for check in doctor_checks.trial_checks(config)}
     assert before == {what: (True, how) for what, how in PLAIN.items()}
     tried(config)
     monkeypatch.setattr(doctor_checks, "try_model", lambda *_: pytest.fail("tried again"))
-    assert {check.what: (check.ok, check.found) for check in doctor_checks._trial(config)} == before
+    assert {
+        check.what: (check.ok, check.found) for check in doctor_checks.trial_checks(config)
+    } == before
 
 
 def test_other_libraries_are_another_trial(
@@ -76,7 +78,7 @@ def test_a_model_that_cannot_be_used_is_refused_in_seconds(config: PipelineConfi
     with pytest.raises(EngineError, match=r"not finite on plain text; use another model\.base"):
         tried(config)
     assert time.monotonic() - began < 30
-    (check,) = doctor_checks._trial(config)
+    (check,) = doctor_checks.trial_checks(config)
     assert not check.ok
     assert "not finite" in check.found
 
@@ -86,5 +88,5 @@ def test_a_model_that_takes_minutes_to_load_is_not_tried(
 ) -> None:
     monkeypatch.setattr(trial, "_LARGEST", 1000)
     monkeypatch.setattr("sage_core.engines.loading.load_model", lambda *_: pytest.fail("loaded"))
-    found = {check.found for check in doctor_checks._trial(config)}
+    found = {check.found for check in doctor_checks.trial_checks(config)}
     assert found == {"tested when it is loaded, since that takes minutes"}

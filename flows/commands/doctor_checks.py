@@ -50,13 +50,13 @@ def examine(config: PipelineConfig) -> list[Check]:
     return [
         *_packages(),
         base,
-        *((_template(config), *_trial(config)) if base.ok else ()),
+        *((_template(config), *trial_checks(config)) if base.ok else ()),
         _dialogues(config),
         _situations(config),
-        *_training(config),
-        *_experimental(config),
-        *_engines(config),
-        *_machine(config, weights_here=base.ok and config.model.base != EMBEDDED_MODEL),
+        *training_checks(config),
+        *experimental_checks(config),
+        *engine_checks(config),
+        *machine_checks(config, weights_here=base.ok and config.model.base != EMBEDDED_MODEL),
         *_databases(),
         _server(),
     ]
@@ -100,7 +100,7 @@ def _base_model(config: PipelineConfig) -> Check:
     )
 
 
-def _trial(config: PipelineConfig) -> Iterator[Check]:
+def trial_checks(config: PipelineConfig) -> Iterator[Check]:
     """The base model in use: how it generates and is trained, and what of it is adapted, or why it
     cannot be used."""
     try:
@@ -172,7 +172,7 @@ def _situations(config: PipelineConfig) -> Check:
     )
 
 
-def _training(config: PipelineConfig) -> Iterator[Check]:
+def training_checks(config: PipelineConfig) -> Iterator[Check]:
     """Requirements of attention, quantization and of training in several processes."""
     if config.model.attention.startswith("flash"):
         yield _probe(
@@ -199,7 +199,7 @@ def _training(config: PipelineConfig) -> Iterator[Check]:
         )
 
 
-def _experimental(config: PipelineConfig) -> Iterator[Check]:
+def experimental_checks(config: PipelineConfig) -> Iterator[Check]:
     if chosen := config.experimental():
         yield Check(", ".join(chosen), True, NEVER_RUN)
 
@@ -212,7 +212,7 @@ def _probe(what: str, check: Callable[[], None], found: str, fix: str) -> Check:
     return Check(what, True, found)
 
 
-def _engines(config: PipelineConfig) -> Iterator[Check]:
+def engine_checks(config: PipelineConfig) -> Iterator[Check]:
     groups: dict[str, list[str]] = {}  # roles that share one server are one group
     engines = config.engines()
     for role, engine in engines.items():
@@ -221,7 +221,7 @@ def _engines(config: PipelineConfig) -> Iterator[Check]:
         yield opening.examine(engines[roles[0]], roles)
 
 
-def _machine(config: PipelineConfig, *, weights_here: bool) -> Iterator[Check]:
+def machine_checks(config: PipelineConfig, *, weights_here: bool) -> Iterator[Check]:
     """GPUs, memory and disk, compared with the plan."""
     import torch
 

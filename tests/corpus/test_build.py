@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from scripted_engine import ScriptedEngine
 
 from sage_core.annotation import annotate
 from sage_core.config.annotation import AnnotationConfig
@@ -26,7 +27,6 @@ from sage_core.corpus.card import CARD
 from sage_core.corpus.ingest import QUARANTINE
 from sage_core.corpus.sentiment import analyser
 from sage_core.corpus.tables import ROW_GROUP, RowWriter, read_dialogues
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, DataError
 from sage_core.sac import utterance_of
 from sage_core.schema import AnnotatedDialogue, Dialogue, Rejection, with_roles

@@ -44,7 +44,7 @@ def test_one_that_a_model_lacks_is_refused_with_our_setting(gemma2: Path) -> Non
 
 
 def test_flash_attention_needs_a_gpu_and_its_package(tiny_base: Path) -> None:
-    from flows.commands.doctor_checks import _training
+    from flows.commands.doctor_checks import training_checks
 
     wanted = ["model.attention=flash_attention_2", "model.device=cpu", "model.dtype=float32"]
     config = load_config("tiny", wanted)
@@ -58,7 +58,7 @@ def test_flash_attention_needs_a_gpu_and_its_package(tiny_base: Path) -> None:
         load_model(tiny_base, config.model)
     with pytest.raises(ConfigError, match="package flash-attn-3; or"):
         check_attention(config.model.model_copy(update={"attention": "flash_attention_3"}))
-    (check,) = _training(config)
+    (check,) = training_checks(config)
     assert (check.what, check.ok) == ("attention flash_attention_2", False)
     assert config.experimental() == ["model.attention=flash_attention_2"]
     assert attention_of(str(tiny_base), config.model.model_copy(update={"attention": "auto"}))

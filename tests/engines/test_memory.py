@@ -16,6 +16,7 @@ from training_examples import DIALOGUES, DPO, FLOAT, PAIRS, SFT
 from sage_core.config.engine import SamplingConfig, VllmConfig
 from sage_core.config.training import LauncherConfig, LoraConfig
 from sage_core.config.training import TrainingConfig as Training
+from sage_core.engines import loaded_model as holding
 from sage_core.engines import managed_vllm, memory, supervisor
 from sage_core.engines.base import Request
 from sage_core.engines.in_process import TransformersEngine
@@ -64,7 +65,7 @@ def used(base: Path, adapter: Path | None = None) -> "ReferenceType[Any]":
     """The model of an engine that was used and is no longer referred to."""
     engine = TransformersEngine(base, adapter, FLOAT)
     engine.generate([REQUEST])
-    return ref(engine._loaded.model)
+    return ref(loaded_model(base, FLOAT).model)
 
 
 def job(base: Path, parent: Path | None = None, launcher: LauncherConfig | None = None) -> Job:
@@ -157,13 +158,17 @@ def test_a_launcher_starts_without_models_and_without_the_server(
     assert seen == [(None, False), (None, False)]
 
 
-def test_a_model_in_use_is_never_loaded_twice(tiny_base: Path) -> None:
+def test_a_model_in_use_is_never_loaded_twice(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = at(monkeypatch, holding, "load_model", lambda: tiny_base)
     engine = TransformersEngine(tiny_base, None, FLOAT)
     memory.release()
-    assert loaded_model(tiny_base, FLOAT) is engine._loaded
-    assert TransformersEngine(tiny_base, None, FLOAT)._loaded is engine._loaded
-    model = ref(engine._loaded.model)
-    del engine
+    model = ref(loaded_model(tiny_base, FLOAT).model)
+    other = TransformersEngine(tiny_base, None, FLOAT)
+    assert other.generate([REQUEST]) == engine.generate([REQUEST])
+    assert loads == [tiny_base]
+    del engine, other
     memory.release()
     assert model() is None
 

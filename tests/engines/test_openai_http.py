@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.engine import OpenAIConfig, SamplingConfig
 from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Capabilities, Request, Usage, draw_seed, require
 from sage_core.engines.grammar import json_schema, sac_grammar
 from sage_core.engines.openai_http import OpenAIEngine
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.engines.servers import engine_of
 from sage_core.engines.steering import Steering
 from sage_core.errors import ContextError, EngineError

@@ -45,7 +45,7 @@ def read_by(tracker: StateTracker) -> list[StateAction]:
         state = EMPTY
         for field in FIELDS:
             text = tracker.values.get((speaker, field.name), "")
-            state = field.put(state, sac._read(field, text))
+            state = field.put(state, sac.read_value(field, text))
         states.append(state)
     return states
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_engine import ScriptedEngine
 from xgrammar import GrammarMatcher
 
 from sage_core.config.engine import SamplingConfig
@@ -21,7 +22,6 @@ from sage_core.engines.base import Completion, Constraint, Request, require
 from sage_core.engines.grammar import one_of, sac_grammar
 from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.loaded_model import LoadedModel, loaded_model, release
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.engines.steerer import Row, Steerer, Vocabulary, apply
 from sage_core.engines.steering import (
     Ban,
@@ -514,7 +514,7 @@ def test_the_grammar_takes_every_value_that_can_be_forced(
         force = Force("agent", field, (value,))
     except ConfigError:
         return
-    compiled = loaded._compiler.compile_grammar(sac_grammar([force]).text)
+    compiled = loaded.compiled(sac_grammar([force]), at_start=False)
     free = {name: "[]" if each.many else "x" for name, each in NAMED.items()}
     group = ", ".join(f"a_{name}: {text}" for name, text in (free | {field: force.written}).items())
     assert GrammarMatcher(compiled).accept_string(f"{USER}{{{group}}} Hi")

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.refine import GatesConfig
 from sage_core.engines.base import Engine, Request
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.evaluation.collapse import CollapseMetrics, collapse_metrics, collapsed
 from sage_core.evaluation.metrics import Mean, Rate, model_metrics
 from sage_core.evaluation.quality import Measurements

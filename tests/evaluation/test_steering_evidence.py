@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
 from sage_core.config.engine import SamplingConfig
@@ -17,7 +18,6 @@ from sage_core.config.steering import SteeringReportConfig
 from sage_core.engines.base import Completion, Request
 from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.loaded_model import release
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.engines.steering import Force
 from sage_core.errors import ConfigError
 from sage_core.evaluation import steering

@@ -38,7 +38,7 @@ def run(home: Path, **changes: Any) -> dict[str, bool]:
         hits[name] = cached.hit
 
     with pytest.MonkeyPatch.context() as patch:
-        original, make = module._pipeline, caching.make
+        original, make = module.run_method, caching.make
 
         def in_flow(*arguments: Any) -> None:
             @flow
@@ -48,10 +48,10 @@ def run(home: Path, **changes: Any) -> dict[str, bool]:
 
             run()
 
-        patch.setattr(module, "_pipeline", in_flow)
+        patch.setattr(module, "run_method", in_flow)
         patch.setattr(making, "make", make)
-        patch.setattr(caching, "_listeners", [note])
-        wiring.run(patch, home, **changes)
+        with caching.listening(note):
+            wiring.run(patch, home, **changes)
     return hits
 
 

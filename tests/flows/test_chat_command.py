@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from scripted_engine import ScriptedEngine
 
 from flows.commands.chat import command, show
 from sage_core.chat import Chat, Turn
 from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
 from sage_core.config.model import ModelConfig
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, SageError
 from sage_core.sac import StateAction
 from sage_core.search.dialogue import Speaker

@@ -42,7 +42,7 @@ def with_gpus(monkeypatch: pytest.MonkeyPatch, number: int, gb: float) -> None:
 
 def checks(config: PipelineConfig) -> dict[str, doctor_checks.Check]:
     """By the first word of what is checked: GPUs, memory, disk, device, settings."""
-    found = doctor_checks._machine(config, weights_here=False)
+    found = doctor_checks.machine_checks(config, weights_here=False)
     return {check.what.split()[0].rstrip(","): check for check in found}
 
 
@@ -216,7 +216,7 @@ def test_the_doctor_names_settings_that_use_too_few_gpus() -> None:
 def test_the_doctor_plans_without_the_number_of_dialogues_and_not_without_a_size() -> None:
     unknown = load_config("demo", ["corpus.max_dialogues=0"])
     assert checks(unknown)["memory"].ok is not None
-    (check,) = doctor_checks._machine(
+    (check,) = doctor_checks.machine_checks(
         load_config("demo", ["model.base=NO/SUCH"]), weights_here=False
     )
     assert not check.ok

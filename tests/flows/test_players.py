@@ -61,7 +61,7 @@ class Named:
 def players(folder: Path, agent: str, user: str, *settings: str) -> tuple[Players, list[Model]]:
     config = load_config("tiny", settings)
     context = Asked()
-    models = single_stages._players(config, agent, user)
+    models = single_stages.models_to_play(config, agent, user)
     found = players_of(
         context,  # type: ignore[arg-type]
         *models, config.search, config.conversation, config.model, config.seed,
@@ -93,4 +93,4 @@ def test_each_speaker_has_its_own_checkpoint_profile_and_states(two_homes: Path)
 
 def test_two_bases_on_one_server_are_refused(two_homes: Path) -> None:
     with pytest.raises(ConfigError, match=r"two copies .*user_engine\.kind=transformers"):
-        single_stages._players(load_config("tiny", VLLM), "m1", "m2")
+        single_stages.models_to_play(load_config("tiny", VLLM), "m1", "m2")

@@ -61,7 +61,7 @@ def run(
     config = PipelineConfig.model_validate(
         {"refine": refine, "steering_report": {"enabled": False}}
     )
-    result: dict[str, Any] = module._pipeline(config, Anything())  # type: ignore[arg-type]
+    result: dict[str, Any] = module.run_method(config, Anything())  # type: ignore[arg-type]
     ((_, dpo),) = steps.of(Dpo)
     ((_, report),) = steps.of(Report)
     return {

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted_engine import ScriptedEngine
 
 from flows.commands import single_stages
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.engines import loading
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError
 from sage_core.schema import (
     AnnotatedDialogue,
@@ -108,7 +108,7 @@ def test_train_dpo_takes_as_many_pairs_as_the_settings_say(
     single_stages.train_dpo(config, found, tmp_path / "first", parent)
     from_trajectories = trainings.rows
     step = Preferences(
-        trajectories=(single_stages._given(found, "trajectories.parquet"),),
+        trajectories=(single_stages.as_given(found, "trajectories.parquet"),),
         profile=config.conversation.agent, rejected=config.dpo.rejected, max_pairs=12, seed=3,
     )  # fmt: skip
     there = read_rows(store().folder(make(step)) / PREFERENCES, PreferencePair)

@@ -95,7 +95,7 @@ def test_training_on_a_table_with_splits_takes_one(
     dialogues: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str, expected: int
 ) -> None:
     monkeypatch.setenv("SAGE_HOME", str(tmp_path / "home"))
-    ref = single_stages._training_text(load_config("tiny"), dialogues, split, states=True)
+    ref = single_stages.text_for(load_config("tiny"), dialogues, split, states=True)
     assert len(read_rows(store().folder(ref) / TRAINING, TrainingDialogue)) == expected
 
 

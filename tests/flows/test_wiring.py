@@ -33,6 +33,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+from scripted_engine import ScriptedEngine
 
 from flows import pipeline as module
 from sage_core.config.conversation import ConversationConfig
@@ -40,7 +41,6 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES, FUNNEL
 from sage_core.engines import loading
 from sage_core.engines.base import Completion, Request, draw_seed
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.evaluation import embedding
 from sage_core.schema import (
     Dialogue,
@@ -336,10 +336,10 @@ def run(monkeypatch: pytest.MonkeyPatch, home: Path, **changes: Any) -> Recorder
     monkeypatch.setattr(engines, "open_engine", recorder.engine)
     monkeypatch.setattr(sft, "train_sft", recorder.train)
     monkeypatch.setattr(dpo, "train_dpo", recorder.train)
-    monkeypatch.setattr(embedding, "_PACKAGE", "no_such_package")
+    monkeypatch.setattr(embedding, "PACKAGE", "no_such_package")
     monkeypatch.setattr(module, "tables", Tracker(recorder))
     monkeypatch.setattr(module, "get_run_logger", lambda: Tracker(recorder))
-    module._pipeline(settings, Tracker(recorder))  # type: ignore[arg-type]
+    module.run_method(settings, Tracker(recorder))  # type: ignore[arg-type]
     return recorder
 
 

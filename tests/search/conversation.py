@@ -4,9 +4,10 @@ draws do, so that equal requests get equal answers whatever is asked beside them
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from scripted_engine import ScriptedEngine
+
 from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
 from sage_core.engines.base import Request, draw_seed
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.schema import Situation
 from sage_core.search.dialogue import Speaker
 from sage_core.search.selectors.selector import Selector

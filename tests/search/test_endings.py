@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 from conversation import SITUATIONS, Cast, drawn, states
+from scripted_engine import ScriptedEngine
 
 from sage_core.engines.base import Completion, Request
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ContextError
 from sage_core.schema import ENDINGS, Trajectory
 from sage_core.search.selfplay import search

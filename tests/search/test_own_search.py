@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from conversation import SITUATIONS, Cast, drawn
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.conversation import ConversationConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.search import SearchConfig, SelectorConfig
 from sage_core.engines.base import Engine
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError
 from sage_core.sac import utterance_of
 from sage_core.schema import Situation, Trajectory

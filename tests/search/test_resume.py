@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 from conversation import SITUATIONS, Cast
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.search import SelectorConfig, TreeConfig
 from sage_core.engines.base import Request
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.search.dialogue import Speaker
 from sage_core.search.selectors.llm import LLMSelector
 from sage_core.search.selfplay import search

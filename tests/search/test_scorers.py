@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from conversation import SITUATIONS, Cast
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.engine import SamplingConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.search import SearchConfig, SelectorConfig
 from sage_core.engines.base import Engine, Request
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, ContextError
 from sage_core.schema import Message
 from sage_core.search.checks import check_search

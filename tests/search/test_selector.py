@@ -8,10 +8,10 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.search import SelectorConfig
 from sage_core.engines.base import Request
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.errors import ConfigError, ContextError
 from sage_core.evaluation.metrics import Rate
 from sage_core.schema import Message, Showing

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
+from scripted_engine import ScriptedEngine
 
 from sage_core.config.conversation import ConversationConfig, SelfPlayConfig
 from sage_core.config.search import SelectorConfig
 from sage_core.conversation import of_turns, view
 from sage_core.engines.base import Completion, Request
-from sage_core.engines.scripted import ScriptedEngine
 from sage_core.sac import utterance_of
 from sage_core.schema import Message, Situation, Trajectory
 from sage_core.search.dialogue import Speaker, without_questions

@@ -138,7 +138,6 @@ REPORT = {"report"}
         # What changes nothing.
         ("sage_core.schema", "# a comment\n", set(), ALL),
         ("sage_core.sac", "\n\n\n", set(), ALL),
-        ("sage_core.engines.scripted", "x = 1\n", set(), ALL),
         ("sage_core.engines.openai_http", "x = 1\n", set(), ALL),  # all use transformers here
         ("sage_core.planning.costs", "x = 1\n", set(), ALL),
     ],

@@ -12,8 +12,7 @@ from sage_core.errors import ArtifactError
 from sage_core.steps import code
 from sage_core.steps.base import Context, Step
 from sage_core.storage import ArtifactRef
-from tasks import caching
-from tasks.caching import Cached, forget_remade, listen, make, make_all
+from tasks.caching import Cached, forget_remade, listening, make, make_all
 from tasks.home import store
 
 
@@ -65,7 +64,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool]]]:
     """An empty home for each test; (stage, hit) of every stage that ends."""
     monkeypatch.setenv("SAGE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
@@ -74,9 +73,8 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, boo
     def note(name: str, cached: Cached) -> None:
         ends.append((name, cached.hit))
 
-    monkeypatch.setattr(caching, "_listeners", [])
-    listen(note)
-    return ends
+    with listening(note):
+        yield ends
 
 
 def run(text: str) -> ArtifactRef:

@@ -62,7 +62,7 @@ def test_rollouts_are_measured_compared_and_gated(
     """m1's replies are whole and m2's are cut; the simulated person speaks in braces to both, which
     is half of all utterances."""
     monkeypatch.setenv("SAGE_HOME", str(tmp_path))
-    monkeypatch.setattr(embedding, "_PACKAGE", "no_such_package")
+    monkeypatch.setattr(embedding, "PACKAGE", "no_such_package")
     base = store().build(
         "base-model/0", lambda folder: shutil.copytree(tiny_base, folder, dirs_exist_ok=True), {}
     )

@@ -84,14 +84,14 @@ def test_what_cannot_be_launched_is_said_before(tmp_path: Path) -> None:
 
 
 def test_the_doctor_says_what_has_never_been_run() -> None:
-    from flows.commands.doctor_checks import _experimental
+    from flows.commands.doctor_checks import experimental_checks
 
     wanted = ["model.quantization=4bit", "training.launcher={strategy: fsdp}"]
-    (check,) = _experimental(load_config("tiny", wanted))
+    (check,) = experimental_checks(load_config("tiny", wanted))
     assert check.what == "model.quantization=4bit, training.launcher.strategy=fsdp"
     assert check.found == NEVER_RUN
     for tested in ([], ["training.launcher={processes: 2}"]):
-        assert list(_experimental(load_config("tiny", tested))) == []
+        assert list(experimental_checks(load_config("tiny", tested))) == []
 
 
 def test_experimental_options_are_values_of_the_configuration() -> None:
@@ -102,17 +102,17 @@ def test_experimental_options_are_values_of_the_configuration() -> None:
 
 
 def test_preflight_and_doctor_say_what_training_lacks(tmp_path: Path) -> None:
-    from flows.commands.doctor_checks import _training
+    from flows.commands.doctor_checks import training_checks
 
     wanted = ["model.quantization=4bit", "model.device=cpu", "training.launcher={strategy: zero2}"]
     config = load_config("tiny", wanted)
     with pytest.raises(ConfigError, match=r"4bit' needs .*a GPU(.|\n)*needs the package deepspeed"):
         preflight.check(config)
-    four_bits, launcher = _training(config)
+    four_bits, launcher = training_checks(config)
     assert not four_bits.ok
     assert "model.quantization=none" in four_bits.fix
     assert not launcher.ok
     assert "deepspeed" in launcher.found
-    assert list(_training(load_config("tiny"))) == []
-    (ddp,) = _training(load_config("tiny", ["training.launcher={processes: 2}"]))
+    assert list(training_checks(load_config("tiny"))) == []
+    (ddp,) = training_checks(load_config("tiny", ["training.launcher={processes: 2}"]))
     assert ddp.ok

@@ -131,12 +131,12 @@ def test_targets_that_a_model_lacks_are_refused_before_any_work() -> None:
 
 
 def test_the_doctor_says_what_lora_reaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.commands.doctor_checks import _trial
+    from flows.commands.doctor_checks import trial_checks
 
     monkeypatch.setenv("SAGE_HOME", str(tmp_path))
-    found = {check.what: check for check in _trial(load_config("tiny"))}
+    found = {check.what: check for check in trial_checks(load_config("tiny"))}
     assert found["lora"].found == "LoRA on q_proj, v_proj in 30 of 30 layers"
-    (check,) = _trial(load_config("tiny", ["lora.target_modules=[query]"]))
+    (check,) = trial_checks(load_config("tiny", ["lora.target_modules=[query]"]))
     assert not check.ok
     assert "query not among the linear layers" in check.found
     assert check.fix == "change the setting that it names"

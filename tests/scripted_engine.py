@@ -1,4 +1,4 @@
-"""An engine for tests: replies come from a function, no model is loaded."""
+"""An engine that needs no model: its replies and scores come from functions of the test."""
 
 from collections.abc import Callable, Sequence
 
