@@ -167,10 +167,10 @@ def _linear_layers(causal: Any) -> dict[str, Any]:
 
 
 def _passed_by(causal: Any, name: str) -> bool:
-    """Whether an adapter would be passed by: kernels of state-space layers take the weight of the
-    layer's output, and never call it."""
+    """Whether an adapter would be passed by: state-space layers, and their kernels, take the
+    weights of these layers and never call them."""
     parent = causal.get_submodule(name.rpartition(".")[0])
-    return _end(name) == "out_proj" and hasattr(parent, "conv1d")
+    return _end(name) in ("dt_proj", "out_proj", "x_proj") and hasattr(parent, "conv1d")
 
 
 def _is_parameter(layer: Any) -> bool:

@@ -41,7 +41,8 @@ FOUND = {
 SELECTED = {
     # peft names the attention's layers, and one layer in four has attention.
     "nemotron_h": "LoRA on k_proj, o_proj, q_proj, v_proj in 1 of 4 layers",
-    # Not the output of a state-space layer, whose kernel takes the weight alone.
+    # Not the layers of a state-space layer whose weights alone are taken.
+    "falcon_mamba": "LoRA on in_proj in 2 of 2 layers",
     "bamba": "LoRA on down_proj, gate_proj, in_proj, k_proj, o_proj, q_proj, up_proj, v_proj in 2 "
     "of 2 layers",
     # peft would take gate_proj, up_proj and down_proj for the experts.
