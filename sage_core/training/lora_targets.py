@@ -154,7 +154,8 @@ def _check(causal: Any, wanted: Sequence[str]) -> None:
 
 
 def _linear_layers(causal: Any) -> dict[str, Any]:
-    """Those below the output layer, by path."""
+    """Those below the output layer, by path. A router may be a linear layer that gives more than a
+    product, which an adapter would change."""
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
 
@@ -162,7 +163,7 @@ def _linear_layers(causal: Any) -> dict[str, Any]:
     return {
         name: module
         for name, module in causal.named_modules()
-        if isinstance(module, Linear | Conv1D) and module is not output
+        if type(module).forward in (Linear.forward, Conv1D.forward) and module is not output
     }
 
 

@@ -48,6 +48,9 @@ SELECTED = {
     # peft would take gate_proj, up_proj and down_proj for the experts.
     "qwen3_next": "LoRA on in_proj_ba, in_proj_qkvz, k_proj, o_proj, q_proj, shared_expert_gate, "
     "v_proj in 2 of 2 layers",
+    # Not the router, a linear layer that gives a tuple.
+    "llama4_text": "LoRA on down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj in 2 of "
+    "2 layers",
     # Names such as '0' and '1' are those of the layers too, so these are named by their paths.
     "gemma3n_text": "in 3 of 3 layers",
 }
