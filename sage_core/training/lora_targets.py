@@ -154,7 +154,8 @@ def _check(causal: Any, wanted: Sequence[str]) -> None:
 
 
 def _linear_layers(causal: Any) -> dict[str, Any]:
-    """Those below the output layer, by path."""
+    """Those below the output layer, by path. A router may be a linear layer that gives more than a
+    product, which an adapter would change."""
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
 
@@ -162,15 +163,15 @@ def _linear_layers(causal: Any) -> dict[str, Any]:
     return {
         name: module
         for name, module in causal.named_modules()
-        if isinstance(module, Linear | Conv1D) and module is not output
+        if type(module).forward in (Linear.forward, Conv1D.forward) and module is not output
     }
 
 
 def _passed_by(causal: Any, name: str) -> bool:
-    """Whether an adapter would be passed by: kernels of state-space layers take the weight of the
-    layer's output, and never call it."""
+    """Whether an adapter would be passed by: state-space layers, and their kernels, take the
+    weights of these layers and never call them."""
     parent = causal.get_submodule(name.rpartition(".")[0])
-    return _end(name) == "out_proj" and hasattr(parent, "conv1d")
+    return _end(name) in ("dt_proj", "out_proj", "x_proj") and hasattr(parent, "conv1d")
 
 
 def _is_parameter(layer: Any) -> bool:

@@ -254,6 +254,11 @@ class PreferenceTrainer(_Common, DPOTrainer):  # type: ignore[misc]
         if EARLIER in self.model.peft_config or self._job.lora.chain == "merged":
             self.model.delete_adapter(REFERENCE)  # TRL's copy; without the new adapter is the same
         self.prepare(self._job, packed=self._packed)
+        if self.accelerator.num_processes > 1:
+            # One process writes them for all, by default to a folder that only it knows.
+            work = Path(self.args.output_dir)
+            work.mkdir(parents=True, exist_ok=True)
+            dataset._get_cache_file_path = lambda name: str(work / f"reference-{name}.arrow")
         return super()._precompute_ref_logps(dataset, *args)
 
     def compute_ref_log_probs(self, model: Any, inputs: Batch) -> Any:

@@ -12,7 +12,7 @@ from training_examples import DIALOGUES, DPO, PAIRS, SFT
 from sage_core.config.loading import load_config
 from sage_core.config.training import LauncherConfig
 from sage_core.errors import ConfigError
-from sage_core.training import chain, dpo
+from sage_core.training import adapters, dpo
 from sage_core.training.dpo import train_dpo
 from sage_core.training.job import Job, read_log
 from sage_core.training.sft import train_sft
@@ -31,7 +31,7 @@ def parent(job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) ->
 
 def weights(folder: Path) -> torch.Tensor:
     """All numbers of an adapter in one row."""
-    tensors = load_file(folder / chain.ADAPTER)
+    tensors = load_file(folder / adapters.ADAPTER)
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
@@ -68,7 +68,7 @@ def test_the_gradient_of_a_step_is_that_of_the_formula(
     from transformers import AutoModelForCausalLM
 
     todo = job(parent, "dpo")
-    trainer = trainer_on(dpo.DPO(), chain.start(todo), PAIRS, DPO, todo, tmp_path)
+    trainer = trainer_on(dpo.DPO(), adapters.start(todo), PAIRS, DPO, todo, tmp_path)
     rows = [trainer.train_dataset[row] for row in range(8)]
     cut = [trainer.data_collator(rows[start : start + 3]) for start in (0, 3, 6)]
     step = trainer._get_num_items_in_batch(cut, torch.device("cpu"))

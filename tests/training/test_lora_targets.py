@@ -41,12 +41,16 @@ FOUND = {
 SELECTED = {
     # peft names the attention's layers, and one layer in four has attention.
     "nemotron_h": "LoRA on k_proj, o_proj, q_proj, v_proj in 1 of 4 layers",
-    # Not the output of a state-space layer, whose kernel takes the weight alone.
+    # Not the layers of a state-space layer whose weights alone are taken.
+    "falcon_mamba": "LoRA on in_proj in 2 of 2 layers",
     "bamba": "LoRA on down_proj, gate_proj, in_proj, k_proj, o_proj, q_proj, up_proj, v_proj in 2 "
     "of 2 layers",
     # peft would take gate_proj, up_proj and down_proj for the experts.
     "qwen3_next": "LoRA on in_proj_ba, in_proj_qkvz, k_proj, o_proj, q_proj, shared_expert_gate, "
     "v_proj in 2 of 2 layers",
+    # Not the router, a linear layer that gives a tuple.
+    "llama4_text": "LoRA on down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj in 2 of "
+    "2 layers",
     # Names such as '0' and '1' are those of the layers too, so these are named by their paths.
     "gemma3n_text": "in 3 of 3 layers",
 }
