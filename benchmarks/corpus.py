@@ -27,7 +27,7 @@ from sage_core.corpus.rules.words import mean_words
 from sage_core.corpus.sentiment import analyser, reference
 from sage_core.corpus.sources import read, sources
 from sage_core.schema import Dialogue, with_roles
-from sage_core.steps.local import build
+from sage_core.steps.local import build_corpus
 from sage_core.storage import read_rows
 
 UNITS = (1, 4, 16)
@@ -113,7 +113,7 @@ def _longest(positive: list[bool]) -> tuple[int, int]:
 
 def ours(config: CorpusConfig) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
-        build(config, Path(folder), CORES)
+        build_corpus(config, Path(folder), CORES)
         return [row.dialogue_id for row in read_rows(Path(folder) / DIALOGUES, Dialogue)]
 
 
@@ -167,14 +167,14 @@ def scale(benchmark: Benchmark, folder: Path) -> None:
 
 def measure(folder: Path, units: int, processes: int) -> tuple[float, float]:
     """Seconds and peak MB of building a corpus from the first ``units`` units."""
-    build(CorpusConfig(max_read=10), folder / "warm")
+    build_corpus(CorpusConfig(max_read=10), folder / "warm")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         dump = Path(scratch) / "dump"
         dump.mkdir()
         for number in range(FILES * units):
             (dump / file_name(number)).hardlink_to(folder / file_name(number))
         with peak_memory() as peak:
-            seconds, _ = timed(build, reddit(dump), Path(scratch) / "out", processes)
+            seconds, _ = timed(build_corpus, reddit(dump), Path(scratch) / "out", processes)
         return seconds, peak[0]
 
 

@@ -32,7 +32,7 @@ from sage_core.engines.vllm_server import VllmServer
 from sage_core.schema import Message, Situation
 from sage_core.search.dialogue import Speaker
 from sage_core.search.selectors.llm import LLMSelector
-from sage_core.search.selfplay import search
+from sage_core.search.selfplay import self_play
 from sage_core.search.situations import situations
 from sage_core.search.strategies.greedy import Greedy
 from sage_core.search.strategies.strategy import Players
@@ -65,7 +65,7 @@ class Models:
     user: Engine
     selector: Engine
 
-    def search(self, parts: Sequence[Sequence[Situation]]) -> float:
+    def self_play(self, parts: Sequence[Sequence[Situation]]) -> float:
         """Useful tokens per second of a search over each part after the other."""
         return self.speed(lambda: [self._play(part) for part in parts])
 
@@ -76,7 +76,7 @@ class Models:
         return (self._tokens() - used) / (time.monotonic() - began)
 
     def _play(self, part: Sequence[Situation]) -> None:
-        search(
+        self_play(
             part,
             Players(
                 Speaker("m1", self.agent, True, ConversationConfig().agent),

@@ -104,8 +104,8 @@ PAIRS = [
 ]
 
 
-def tiny_model(folder: Path) -> None:
-    """Two Llama layers with random weights, and a tokenizer of single bytes."""
+def tiny_model(folder: Path) -> Path:
+    """Two Llama layers with random weights, and a tokenizer of single bytes; the folder itself."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
@@ -134,6 +134,7 @@ def tiny_model(folder: Path) -> None:
         num_key_value_heads=2,
     )
     LlamaForCausalLM(size).save_pretrained(folder)
+    return folder
 
 
 def main() -> None:

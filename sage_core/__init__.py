@@ -1,4 +1,5 @@
-"""The method as a library.
+"""The method as a library: its public names are in the stub beside this file, and in
+`docs/library.md`.
 
 Importing it sets how OpenMP's threads wait, for this process and for all that it starts, unless the
 environment says otherwise. By default they spin, and beside other work on the same cores a step of
@@ -10,6 +11,8 @@ imported PyTorch before `sage_core` has to set them itself.
 
 import os
 
+from sage_core.lazy import lazily
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # It overrules the policy. 64 rows of the embedded model on two cores, tokens per second:
 #                              alone   beside two busy processes
@@ -18,3 +21,5 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 #   10,000                       553   159 to 226
 # Where waking a thread is slow, as on many virtual machines, no spinning at all halves the speed.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+__getattr__, __dir__ = lazily(__name__)

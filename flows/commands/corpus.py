@@ -53,7 +53,7 @@ def build(
     if runner is None:
         from sage_core.steps import local
 
-        funnel = local.build(config, output, processes or os.cpu_count() or 1)
+        funnel = local.build_corpus(config, output, processes or os.cpu_count() or 1)
     else:
         from flows import environment
         from tasks import home

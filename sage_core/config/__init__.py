@@ -8,45 +8,6 @@ Each name is loaded when it is first used. Code of this project imports from the
 instead, so that a change in the settings of one stage changes the keys of that stage only.
 """
 
-from importlib import import_module
-from typing import Any
+from sage_core.lazy import lazily
 
-_MODULES = {
-    "annotation": ("AnnotationConfig",),
-    "conversation": ("ConversationConfig", "ProfileConfig", "SelfPlayConfig", "SituationsConfig"),
-    "corpus": ("CorpusConfig", "ThreadsConfig"),
-    "engine": (
-        "EngineConfig",
-        "OpenAIConfig",
-        "OwnEngineConfig",
-        "SamplingConfig",
-        "Traits",
-        "TransformersConfig",
-        "VllmConfig",
-    ),
-    "evaluation": ("EvaluationConfig", "JudgeConfig", "QualityConfig"),
-    "loading": ("PRESETS", "apply_override", "load_config", "validate_config"),
-    "mixture": ("InstructionsConfig", "MixtureConfig"),
-    "model": ("EMBEDDED_MODEL", "ModelConfig"),
-    "pipeline": ("EXPERIMENTAL", "PipelineConfig"),
-    "plan": ("GPUS", "GpuConfig", "ModelSizeConfig", "PlanConfig"),
-    "refine": ("GatesConfig", "RefineConfig"),
-    "search": ("SearchConfig", "SelectorConfig", "TreeConfig"),
-    "section": ("NEVER_RUN", "RUNTIME", "Runtime", "Section"),
-    "steering": ("SteeringReportConfig",),
-    "training": (
-        "DPOConfig",
-        "LauncherConfig",
-        "LoraConfig",
-        "SFTConfig",
-        "SegmentWeights",
-        "TrainingConfig",
-    ),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"sage_core.config has no {name}")
-    return getattr(import_module(f"sage_core.config.{_MODULE_OF[name]}"), name)
+__getattr__, __dir__ = lazily(__name__)

@@ -16,7 +16,7 @@ from sage_core.evaluation.metrics import Mean, Rate, model_metrics
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.schema import Situation
 from sage_core.search.figures import search_figures
-from sage_core.search.selfplay import Found, search
+from sage_core.search.selfplay import Found, self_play
 from sage_core.search.strategies import NEEDS_STATES, STRATEGIES
 from sage_core.search.strategies.strategy import Players, Strategy, strategy_of
 from sage_core.storage import shards
@@ -79,7 +79,7 @@ def play_strategies(
         for part in shards(situations, batch):
             if _spent(played) >= budget:
                 break
-            played += search(
+            played += self_play(
                 part,
                 players,
                 strategy,

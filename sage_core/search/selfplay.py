@@ -36,7 +36,7 @@ class Found:
     showings: tuple[Showing, ...]
 
 
-def search(
+def self_play(
     situations: Sequence[Situation],
     players: Players,
     strategy: Strategy,
@@ -62,7 +62,7 @@ def search(
                 on_progress(count)
 
         def alone(situation: Situation) -> list[Found]:
-            return search([situation], players, strategy, work=work, on_progress=report)
+            return self_play([situation], players, strategy, work=work, on_progress=report)
 
         with ThreadPoolExecutor(len(situations)) as pool:
             return [found for part in pool.map(alone, situations) for found in part]

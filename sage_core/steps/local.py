@@ -1,6 +1,5 @@
-"""A corpus on this machine, without a SAGE home: its steps run in a pool of processes.
-
-Their artefacts are folders beside the output, which are neither hashed nor kept.
+"""Steps on this machine, without a SAGE home: one of them, or those of a corpus in a pool of
+processes. Their artefacts are folders, which are neither hashed nor found again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from sage_core.config.engine import EngineConfig
 from sage_core.config.model import ModelConfig
 from sage_core.corpus.build import load_funnel
 from sage_core.corpus.records import FunnelStep
+from sage_core.errors import DataError
 from sage_core.steps.base import Model, Step
 from sage_core.steps.whole_corpus import make_corpus
 from sage_core.storage import ArtifactRef
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sage_core.engines.base import Engine
 
 
-def build(config: CorpusConfig, output: Path, processes: int = 1) -> list[FunnelStep]:
+def build_corpus(config: CorpusConfig, output: Path, processes: int = 1) -> list[FunnelStep]:
     """The whole corpus; fills ``output`` and returns its funnel. The files do not depend on the
     number of processes.
 
@@ -43,6 +43,26 @@ def build(config: CorpusConfig, output: Path, processes: int = 1) -> list[Funnel
         for path in maker.folder(make_corpus(config, maker)).iterdir():
             path.replace(output / path.name)
     return load_funnel(output)
+
+
+def run_step(step: Step, folder: Path) -> None:
+    """Run one step into ``folder``, which is made and must not hold anything. What the step takes
+    is given as :func:`ref_of` its folder.
+
+    Raises:
+        DataError: the folder is not empty, or what the step takes is not as it should be.
+        ConfigError, EngineError: the settings cannot be used, or a model fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise DataError(f"'{folder}' is not empty; give a new folder")
+    with TemporaryDirectory(prefix="sage-step-") as scratch:
+        step.run(folder, _Context(Path(scratch)))
+
+
+def ref_of(folder: Path) -> ArtifactRef:
+    """A folder as what :func:`run_step` gives a step."""
+    return ArtifactRef(str(folder.resolve()), "", 0)
 
 
 @dataclass(frozen=True)
@@ -85,7 +105,10 @@ class _Context:
         return self.root / ref.path
 
     def engine(self, settings: EngineConfig, model: Model, config: ModelConfig) -> "Engine":
-        raise ValueError("steps that ask a model are made in a SAGE home")
+        from sage_core.engines.opening import open_engine
+
+        adapter = self.folder(model.adapter) if model.adapter else None
+        return open_engine(settings, self.folder(model.base), config, adapter, self.root)
 
     @contextmanager
     def progress(self, description: str, total: int) -> Iterator[Callable[[int], None]]:

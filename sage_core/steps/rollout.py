@@ -47,7 +47,7 @@ class RolloutShard(Step):
                 settings,
                 self.seed,
             )
-            found = selfplay.search(
+            found = selfplay.self_play(
                 part, players, Greedy(1), work=context.work, on_progress=advance
             )
         write_rows(folder / TRAJECTORIES, [each.trajectory for each in found], Trajectory)

@@ -60,7 +60,9 @@ class SearchShard(Step):
                 self.seed,
             )  # fmt: skip
             strategy = strategy_of(self.settings)
-            found = selfplay.search(part, players, strategy, work=context.work, on_progress=advance)
+            found = selfplay.self_play(
+                part, players, strategy, work=context.work, on_progress=advance
+            )
         write_found(folder, found)
 
 

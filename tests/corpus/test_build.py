@@ -30,7 +30,7 @@ from sage_core.corpus.tables import ROW_GROUP, RowWriter, read_dialogues
 from sage_core.errors import ConfigError, DataError
 from sage_core.sac import utterance_of
 from sage_core.schema import AnnotatedDialogue, Dialogue, Rejection, with_roles
-from sage_core.steps.local import build
+from sage_core.steps.local import build_corpus
 from sage_core.storage import read_rows, write_rows
 
 PAPER_STEPS = ["turns", "question", "words", "sentiment"]
@@ -62,7 +62,7 @@ def made(folder: Path) -> tuple[list[Dialogue], list[Rejection], list[Any]]:
 def test_the_packaged_conversations_under_the_papers_rules(
     tmp_path: Path, span: str, kept: int
 ) -> None:
-    build(CorpusConfig.model_validate({"span": span, "rules": "paper"}), tmp_path / "corpus")
+    build_corpus(CorpusConfig.model_validate({"span": span, "rules": "paper"}), tmp_path / "corpus")
     dialogues, rejected, funnel = made(tmp_path / "corpus")
     assert funnel[0]["kept"] == 7168
     assert len(dialogues) == kept
@@ -119,7 +119,7 @@ def test_reddit_threads_whatever_the_order_and_the_number_of_processes(tmp_path:
     for folder, processes in (("one", 1), ("two", 1), ("two", 2)):
         output = tmp_path / f"out-{folder}-{processes}"
         config = CorpusConfig.model_validate({**settings, "input": tmp_path / folder})
-        build(config, output, processes)
+        build_corpus(config, output, processes)
         made(output)
         results.append([(output / name).read_bytes() for name in sorted(FILES - {CARD})])
     assert results[0] == results[1] == results[2]
@@ -141,7 +141,7 @@ def test_a_thread_is_in_one_split_and_splits_have_their_shares(tmp_path: Path) -
         validation_share=0.2,
         test_share=0.1,
     )
-    build(config, tmp_path / "out")
+    build_corpus(config, tmp_path / "out")
     dialogues, _, _ = made(tmp_path / "out")
     splits: dict[str, set[str]] = {}
     for dialogue in dialogues:
@@ -164,7 +164,7 @@ def test_bad_records_are_counted_sampled_and_named(tmp_path: Path) -> None:
             stream.write(json.dumps(row).encode() + b"\n")
         big = comment("big", "t3_big", "big", "u", "x" * 10_000_000)
         stream.write(json.dumps(big).encode() + b"\n")
-    build(CorpusConfig(reader="pushshift", input=path, rules=()), tmp_path / "out")
+    build_corpus(CorpusConfig(reader="pushshift", input=path, rules=()), tmp_path / "out")
     _, _, funnel = made(tmp_path / "out")
     assert funnel[0]["quarantined"] == 6
     samples = [json.loads(line) for line in (tmp_path / "out" / QUARANTINE).open()]
@@ -178,7 +178,7 @@ def test_bad_records_are_counted_sampled_and_named(tmp_path: Path) -> None:
 def test_too_many_bad_records_stop_the_run_and_leave_nothing(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "rows.jsonl", reddit(2))  # comments are no message lists
     with pytest.raises(DataError) as caught:
-        build(CorpusConfig(reader="messages", input=path), tmp_path / "out")
+        build_corpus(CorpusConfig(reader="messages", input=path), tmp_path / "out")
     for part in ("16 of 16 records", "rows.jsonl", "corpus.max_bad_share", "'messages'", "line 1"):
         assert part in str(caught.value)
     assert list((tmp_path / "out").iterdir()) == []
@@ -188,7 +188,7 @@ def test_a_wrong_rule_is_named_before_anything_is_read(tmp_path: Path) -> None:
     rules = ("no_such_module:wrds",)
     config = CorpusConfig(reader="messages", input=tmp_path / "missing", rules=rules)
     with pytest.raises(ConfigError, match=r"corpus\.rules: .*'no_such_module:wrds' cannot"):
-        build(config, tmp_path / "out")
+        build_corpus(config, tmp_path / "out")
 
 
 def test_duplicates_are_dropped_across_partitions(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_duplicates_are_dropped_across_partitions(tmp_path: Path) -> None:
     config = CorpusConfig(
         reader="messages", input=path, rules=("exact_duplicate",), records_per_partition=1
     )
-    build(config, tmp_path / "out")
+    build_corpus(config, tmp_path / "out")
     dialogues, rejected, _ = made(tmp_path / "out")
     assert len(dialogues) == ROW_GROUP + 5
     assert [row.dialogue_id for row in rejected] == [
@@ -213,7 +213,7 @@ def test_duplicates_are_dropped_across_partitions(tmp_path: Path) -> None:
 def test_the_data_card_says_where_the_dialogues_are_from(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "RC_2012-01", reddit(3))
     config = CorpusConfig(reader="pushshift", input=path, rules=("turns",), licence="CC0-1.0")
-    build(config, tmp_path / "out")
+    build_corpus(config, tmp_path / "out")
     card = (tmp_path / "out" / CARD).read_text()
     for part in ("license: CC0-1.0", "RC_2012-01", "`pushshift`", "| turns | 3 | 6 |", "min_turns"):
         assert part in card
@@ -304,7 +304,7 @@ def test_an_opening_of_the_assistant_goes_through_to_training_text(
         {"reader": reader, "input": path, "span": span, "min_turns": 3, "test_share": 0,
          "validation_share": 0, "rules": ["turns", "question", "sentiment", "exact_duplicate"]}
     )  # fmt: skip
-    build(config, tmp_path / "out")
+    build_corpus(config, tmp_path / "out")
     (kept,) = training_dialogues(tmp_path / "out", config, 0)
     assert [(message.role, message.content) for message in kept.messages] == talk
     assert kept.has_roles
@@ -347,7 +347,7 @@ def test_an_empty_corpus_names_the_thresholds_and_the_counts(tmp_path: Path) -> 
 
 
 def test_tables_have_the_fixed_columns(tmp_path: Path) -> None:
-    build(CorpusConfig(max_read=10), tmp_path / "out")
+    build_corpus(CorpusConfig(max_read=10), tmp_path / "out")
     columns = set(pq.read_schema(tmp_path / "out" / DIALOGUES).names)
     assert {"dialogue_id", "source", "thread_id", "messages", "split"} <= columns
 
@@ -356,4 +356,4 @@ def test_a_sort_without_memory_says_which_setting_to_raise(tmp_path: Path) -> No
     write_lines(tmp_path / "RC_2012-01", reddit(20))
     config = CorpusConfig(reader="pushshift", input=tmp_path / "RC_2012-01", sort_memory_mb=1)
     with pytest.raises(ConfigError, match=r"corpus\.sort_memory_mb = 1 "):
-        build(config, tmp_path / "out")
+        build_corpus(config, tmp_path / "out")

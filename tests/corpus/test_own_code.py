@@ -22,7 +22,7 @@ from sage_core.evaluation.prompts import PROMPTS
 from sage_core.schema import Dialogue, Rejection
 from sage_core.steps.code import code_hash
 from sage_core.steps.ingest import CorpusSource
-from sage_core.steps.local import build
+from sage_core.steps.local import build_corpus
 from sage_core.storage import read_rows
 from tasks.home import store
 from tasks.making import make
@@ -96,7 +96,7 @@ def test_a_function_reads_every_file_and_a_reader_those_that_it_knows(
 def test_its_name_is_the_reason_and_its_hash_is_on_the_card(folder: Path) -> None:
     """In two processes: those that are started find the working directory's modules too."""
     rules = ["my_pkg.rules:short", "my_pkg.rules:no_links"]
-    build(corpus(input="in", rules=rules, min_turns=2), folder / "out", processes=2)
+    build_corpus(corpus(input="in", rules=rules, min_turns=2), folder / "out", processes=2)
     assert [row.dialogue_id for row in read_rows(folder / "out" / DIALOGUES, Dialogue)] == [
         "a.ticket-0"
     ]
@@ -112,7 +112,7 @@ def test_its_name_is_the_reason_and_its_hash_is_on_the_card(folder: Path) -> Non
 
 def test_a_set_and_rules_of_ones_own_are_one_list(folder: Path) -> None:
     rules = ["my_pkg.rules:no_links", "paper", "turns"]  # of which the set has the last one
-    build(corpus(input="in", rules=rules), folder / "out")
+    build_corpus(corpus(input="in", rules=rules), folder / "out")
     assert [step["step"] for step in load_funnel(folder / "out")] == [
         "read", "my_pkg.rules:no_links", "turns", "question", "words", "sentiment",
     ]  # fmt: skip

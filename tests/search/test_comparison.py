@@ -10,7 +10,7 @@ from sage_core.errors import DataError
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.search.comparison import play_strategies, strategy_rows
 from sage_core.search.selectors.scores import ScoreSelector
-from sage_core.search.selfplay import search
+from sage_core.search.selfplay import self_play
 from sage_core.search.strategies.best_of_n_dialogue import BestOfNDialogue
 from sage_core.search.strategies.greedy import Greedy
 from sage_core.search.strategies.tree import Tree
@@ -34,7 +34,7 @@ def test_dearer_strategies_get_fewer_situations_for_the_same_tokens() -> None:
         size = len(found[name])
         assert spent <= budget
         # One more dialogue would have been too much, and those there are as if played alone.
-        more = search(MANY[: size + 1], players, strategy)
+        more = self_play(MANY[: size + 1], players, strategy)
         assert more[:size] == found[name]
         assert size == 12 or sum(m.trajectory.generated_tokens for m in more) > budget
     assert len(found["tree"]) < 12

@@ -10,12 +10,12 @@ from scripted_engine import ScriptedEngine
 from sage_core.engines.base import Completion, Request
 from sage_core.errors import ContextError
 from sage_core.schema import ENDINGS, Trajectory
-from sage_core.search.selfplay import search
+from sage_core.search.selfplay import self_play
 from sage_core.search.strategies.greedy import Greedy
 
 
 def played(cast: Cast, candidates: int = 2, max_turns: int = 6) -> dict[str, Trajectory]:
-    found = search(SITUATIONS, cast.players(max_turns=max_turns), Greedy(candidates))
+    found = self_play(SITUATIONS, cast.players(max_turns=max_turns), Greedy(candidates))
     return {each.trajectory.situation_id: each.trajectory for each in found}
 
 
@@ -58,8 +58,8 @@ def test_a_dialogue_that_the_context_has_no_room_for_ends_alone() -> None:
 
     players = Cast().players()
     agent = replace(players.agent, engine=Short(drawn))
-    found = search(SITUATIONS, replace(players, agent=agent), Greedy(2))
-    plain = search(SITUATIONS, players, Greedy(2))
+    found = self_play(SITUATIONS, replace(players, agent=agent), Greedy(2))
+    plain = self_play(SITUATIONS, players, Greedy(2))
     assert found[1].trajectory.ended == "context_full: 'm2/cats/3/agent' has 9 tokens too many"
     assert found[1].trajectory.turns == plain[1].trajectory.turns[:3]
     assert [found[0], found[2]] == [plain[0], plain[2]]
@@ -78,7 +78,7 @@ def test_candidates_that_are_all_alike_are_noted() -> None:
 def test_every_token_drawn_is_counted() -> None:
     cast = Cast()
     players = cast.players()
-    found = search(SITUATIONS, players, Greedy(3))
+    found = self_play(SITUATIONS, players, Greedy(3))
     words = sum(
         len(drawn(request, candidate).split())
         for request in cast.requests
@@ -128,7 +128,7 @@ def test_a_user_without_states_has_none() -> None:
     cast = Cast(lambda request, candidate: f"plain {len(request.messages)}.")
     players = cast.players()
     user = replace(players.user, states=False)
-    (found, *_) = search(SITUATIONS, replace(players, user=user), Greedy(1))
+    (found, *_) = self_play(SITUATIONS, replace(players, user=user), Greedy(1))
     assert not any(request.request_id.endswith("/opening") for request in cast.requests)
     assert {turn.states for turn in found.trajectory.turns} == {""}
 
@@ -140,7 +140,7 @@ def test_a_completion_keeps_what_the_context_left_out() -> None:
             return [[replace(each, left_out=4) for each in answer] for answer in answers]
 
     players = Cast().players(max_turns=3)
-    found = search(
+    found = self_play(
         SITUATIONS[:1],
         replace(players, user=replace(players.user, engine=Forgetful(drawn))),
         Greedy(1),

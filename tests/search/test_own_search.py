@@ -22,7 +22,7 @@ from sage_core.search.checks import check_search
 from sage_core.search.comparison import all_strategies
 from sage_core.search.selectors import SELECTORS
 from sage_core.search.selectors.selector import Inputs, files_of, selector_of
-from sage_core.search.selfplay import search
+from sage_core.search.selfplay import self_play
 from sage_core.search.strategies import STRATEGIES
 from sage_core.search.strategies.strategy import strategy_of
 from sage_core.steps.base import Model
@@ -149,7 +149,9 @@ def test_ones_own_is_compared_with_all_strategies() -> None:
     own = settings(strategy="my_search:Opening")
     assert [*all_strategies(own, states=True)] == [*STRATEGIES.names, "my_search:Opening"]
     assert "tree" not in all_strategies(own, states=False)
-    found = search(SITUATIONS[:1], Cast().players(), all_strategies(own, states=True)[own.strategy])
+    found = self_play(
+        SITUATIONS[:1], Cast().players(), all_strategies(own, states=True)[own.strategy]
+    )
     assert len(found[0].trajectory.turns) == 6
 
 

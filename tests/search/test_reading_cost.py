@@ -10,7 +10,7 @@ from scripted_engine import ScriptedEngine
 
 from sage_core.config.search import SearchConfig
 from sage_core.search.selectors.llm import LLMSelector
-from sage_core.search.selfplay import search
+from sage_core.search.selfplay import self_play
 from sage_core.search.strategies.strategy import strategy_of
 
 PACKAGE = Path(__file__).parents[2] / "sage_core"
@@ -35,7 +35,7 @@ def entered(config: SearchConfig) -> set[str]:
 
     sys.setprofile(called)
     try:
-        search(SITUATIONS[:1], players, strategy)
+        self_play(SITUATIONS[:1], players, strategy)
     finally:
         sys.setprofile(None)
     return found

@@ -31,7 +31,7 @@ from sage_core.search.selectors.selector import (
     reply_ballot,
     selector_of,
 )
-from sage_core.search.selfplay import search
+from sage_core.search.selfplay import self_play
 from sage_core.search.strategies.greedy import Greedy
 
 HISTORY = (Message("user", "My dog ran away."),)
@@ -116,7 +116,7 @@ def test_what_fails_is_last_and_noted(module: str, name: str, note: str, good: f
 
 
 def test_a_search_goes_on_where_every_score_fails(module: str) -> None:
-    found = search(SITUATIONS, Cast().players(selector("infinite")), Greedy(2))
+    found = self_play(SITUATIONS, Cast().players(selector("infinite")), Greedy(2))
     for each in found:
         assert each.trajectory.ended == "turns"
         assert all(
@@ -126,7 +126,7 @@ def test_a_search_goes_on_where_every_score_fails(module: str) -> None:
 
 
 def test_the_search_keeps_what_the_function_likes(module: str) -> None:
-    found = search(SITUATIONS, Cast().players(selector("words")), Greedy(4))
+    found = self_play(SITUATIONS, Cast().players(selector("words")), Greedy(4))
     for turn in found[0].trajectory.turns[1::2]:
         (chosen,) = [candidate for candidate in turn.candidates if candidate.chosen]
         assert chosen.votes == max(candidate.votes for candidate in turn.candidates)
@@ -334,7 +334,7 @@ def test_what_relevance_cannot_score_is_last_and_noted() -> None:
 
 
 def test_a_search_keeps_the_most_relevant() -> None:
-    found = search(SITUATIONS, Cast().players(relevance()), Greedy(4))
+    found = self_play(SITUATIONS, Cast().players(relevance()), Greedy(4))
     for turn in found[0].trajectory.turns[1::2]:
         (chosen,) = [candidate for candidate in turn.candidates if candidate.chosen]
         assert chosen.votes == max(candidate.votes for candidate in turn.candidates)

@@ -16,7 +16,7 @@ from sage_core.schema import Message, Situation, Trajectory
 from sage_core.search.dialogue import Speaker, without_questions
 from sage_core.search.selectors.llm import LLMSelector
 from sage_core.search.selectors.selector import Selector
-from sage_core.search.selfplay import count_malformed, search
+from sage_core.search.selfplay import count_malformed, self_play
 from sage_core.search.strategies.greedy import Greedy
 from sage_core.search.strategies.strategy import Players
 
@@ -77,7 +77,7 @@ def play(
 ) -> list[Trajectory]:
     config = SelfPlayConfig(max_turns=max_turns, trim_user_questions=trim)
     players = Players(agent.speaker, user.speaker, config, 11, selector)
-    found = search(SITUATIONS, players, Greedy(candidates))
+    found = self_play(SITUATIONS, players, Greedy(candidates))
     return [each.trajectory for each in found]
 
 
@@ -98,7 +98,7 @@ def test_on_servers_dialogues_do_not_wait_for_each_other(monkeypatch: pytest.Mon
     monkeypatch.setattr(ScriptedEngine, "capabilities", servers)
     progress: list[int] = []
     agent, user = Recorder("m1", waiting), Recorder("user", stateful("user"))
-    apart = search(
+    apart = self_play(
         SITUATIONS,
         Players(
             agent.speaker,
@@ -338,7 +338,7 @@ def test_a_speaker_with_nothing_to_say_ends_its_dialogue_only() -> None:
 def test_progress_counts_every_turn_of_every_dialogue() -> None:
     counts: list[int] = []
     agent, user = Recorder("m1", stateful("agent")), Recorder("user", stateful("user"))
-    search(
+    self_play(
         SITUATIONS,
         Players(agent.speaker, user.speaker, SelfPlayConfig(max_turns=4), 0),
         Greedy(1),

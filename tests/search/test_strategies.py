@@ -15,7 +15,7 @@ from sage_core.schema import SearchNode
 from sage_core.search.checks import check_search
 from sage_core.search.selectors.scores import ScoreSelector
 from sage_core.search.selectors.selector import Ballot, Decision
-from sage_core.search.selfplay import Found, search
+from sage_core.search.selfplay import Found, self_play
 from sage_core.search.strategies.best_of_n_dialogue import BestOfNDialogue
 from sage_core.search.strategies.greedy import Greedy
 from sage_core.search.strategies.strategy import strategy_of
@@ -73,7 +73,7 @@ def check_tree(found: Found) -> dict[int, list[SearchNode]]:
 
 
 def test_greedy_keeps_the_best_of_each_turn_and_shows_the_others() -> None:
-    for found in search(SITUATIONS, Cast().players(BY_VALUE), Greedy(4)):
+    for found in self_play(SITUATIONS, Cast().players(BY_VALUE), Greedy(4)):
         children = check_tree(found)
         for number, turn in enumerate(found.trajectory.turns):
             if number % 2:
@@ -87,7 +87,7 @@ def test_greedy_keeps_the_best_of_each_turn_and_shows_the_others() -> None:
 @pytest.mark.parametrize(("redraws", "times", "ended"), [(2, 2, "turns"), (2, 3, "none_good")])
 def test_candidates_are_drawn_anew_where_none_is_good(redraws: int, times: int, ended: str) -> None:
     selector = Refusing(times)
-    found = search(SITUATIONS[:1], Cast().players(selector, max_turns=2), Greedy(3, redraws))[0]
+    found = self_play(SITUATIONS[:1], Cast().players(selector, max_turns=2), Greedy(3, redraws))[0]
     (ballots,) = selector.asked.values()
     assert len(ballots) == 3
     assert len({ballot.candidates for ballot in ballots}) == 3  # other draws each time
@@ -99,13 +99,13 @@ def test_candidates_are_drawn_anew_where_none_is_good(redraws: int, times: int, 
 
 
 def test_one_candidate_is_a_choice_where_none_may_be_good() -> None:
-    found = search(SITUATIONS[:1], Cast().players(Refusing(9), max_turns=2), Greedy(1, 1))[0]
+    found = self_play(SITUATIONS[:1], Cast().players(Refusing(9), max_turns=2), Greedy(1, 1))[0]
     assert found.trajectory.ended == "none_good: 1 redraws"
 
 
 def test_best_of_n_picks_among_whole_dialogues() -> None:
     cast = Cast()
-    found = search(SITUATIONS, cast.players(BY_VALUE), BestOfNDialogue(3))
+    found = self_play(SITUATIONS, cast.players(BY_VALUE), BestOfNDialogue(3))
     for number, each in enumerate(found):
         children = check_tree(each)
         assert len(children[0]) == 3
@@ -124,7 +124,7 @@ def test_best_of_n_picks_among_whole_dialogues() -> None:
         assert chosen.votes == max(line.votes or 0 for line in children[0])
         # One line alone is what a greedy search with one candidate plays.
         if chosen is children[0][0]:
-            plain = search(SITUATIONS[number : number + 1], Cast().players(), Greedy(1))[0]
+            plain = self_play(SITUATIONS[number : number + 1], Cast().players(), Greedy(1))[0]
             assert [t.content for t in each.trajectory.turns] == [
                 t.content for t in plain.trajectory.turns
             ]
@@ -140,7 +140,7 @@ def test_best_of_n_picks_among_whole_dialogues() -> None:
 def test_tree_draws_distinct_actions_then_words_then_looks_ahead() -> None:
     cast = Cast()
     config = TreeConfig(width=3, wordings=2, depth=1)
-    found = search(SITUATIONS[:1], cast.players(BY_VALUE, max_turns=4), Tree(12, config))[0]
+    found = self_play(SITUATIONS[:1], cast.players(BY_VALUE, max_turns=4), Tree(12, config))[0]
     children = check_tree(found)
     actions = children[0]
     assert [node.kind for node in actions] == ["action"] * 3
@@ -186,13 +186,13 @@ def test_the_look_ahead_can_turn_the_choice() -> None:
 
     for depth, expected in ((0, "cheer"), (1, "tease")):
         tree = Tree(4, TreeConfig(width=2, wordings=1, depth=depth))
-        found = search(SITUATIONS[:1], Cast(script).players(BY_VALUE, max_turns=4), tree)[0]
+        found = self_play(SITUATIONS[:1], Cast(script).players(BY_VALUE, max_turns=4), tree)[0]
         assert parse(found.trajectory.turns[1].content).agent.motivation == expected
 
 
 def test_tree_counts_the_tokens_of_branches_it_drops() -> None:
     cast = Cast()
-    found = search(
+    found = self_play(
         SITUATIONS[:1], cast.players(BY_VALUE), Tree(6, TreeConfig(width=2, wordings=2, depth=1))
     )[0]
     words = sum(
@@ -206,11 +206,11 @@ def test_tree_counts_the_tokens_of_branches_it_drops() -> None:
 def test_tree_redraws_and_ends_as_greedy_does() -> None:
     selector = Refusing(1)
     tree = Tree(4, TreeConfig(width=2, wordings=1, depth=1), redraws=1)
-    (found,) = search(SITUATIONS[:1], Cast().players(selector, max_turns=2), tree)
+    (found,) = self_play(SITUATIONS[:1], Cast().players(selector, max_turns=2), tree)
     assert found.trajectory.turns[1].notes[0] == "redrawn: 1"
     check_tree(found)
     players = Cast().players(Refusing(9), max_turns=2)
-    (found,) = search(SITUATIONS[:1], players, tree)
+    (found,) = self_play(SITUATIONS[:1], players, tree)
     assert found.trajectory.ended == "none_good: 1 redraws"
 
 
@@ -222,7 +222,7 @@ def test_tree_without_a_readable_state_or_words_ends() -> None:
                 return text or states() + " "
             return "  "
 
-        (found,) = search(SITUATIONS[:1], Cast(script).players(), Tree(2, TreeConfig()))
+        (found,) = self_play(SITUATIONS[:1], Cast(script).players(), Tree(2, TreeConfig()))
         assert found.trajectory.ended == ended
 
 
@@ -230,7 +230,7 @@ def test_tree_needs_states() -> None:
     players = Cast().players()
     plain = replace(players, agent=replace(players.agent, states=False))
     with pytest.raises(ConfigError, match="choose greedy or best_of_n_dialogue"):
-        search(SITUATIONS[:1], plain, Tree(2, TreeConfig()))
+        self_play(SITUATIONS[:1], plain, Tree(2, TreeConfig()))
     with pytest.raises(ValueError, match="state_grammar=true"):
         SearchConfig.model_validate({"strategy": "tree", "selfplay": {"state_grammar": False}})
 
