@@ -154,8 +154,7 @@ def _check(causal: Any, wanted: Sequence[str]) -> None:
 
 
 def _linear_layers(causal: Any) -> dict[str, Any]:
-    """Those below the output layer, by path. A router may be a linear layer that gives more than a
-    product, which an adapter would change."""
+    """Those below the output layer, by path."""
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
 
@@ -163,8 +162,19 @@ def _linear_layers(causal: Any) -> dict[str, Any]:
     return {
         name: module
         for name, module in causal.named_modules()
-        if type(module).forward in (Linear.forward, Conv1D.forward) and module is not output
+        if isinstance(module, Linear | Conv1D) and module is not output and _gives_product(module)
     }
+
+
+def _gives_product(layer: Any) -> bool:
+    """Whether a linear layer gives a tensor. A router may be one that gives a choice, which an
+    adapter cannot add to."""
+    import torch
+
+    if type(layer).forward is torch.nn.Linear.forward or not hasattr(layer, "in_features"):
+        return True
+    weight = layer.weight
+    return isinstance(layer(weight.new_empty(1, layer.in_features)), torch.Tensor)
 
 
 def _passed_by(causal: Any, name: str) -> bool:
