@@ -149,12 +149,15 @@ def test_training_starts_without_models_and_without_the_server(
 def test_a_launcher_starts_without_models_and_without_the_server(
     tiny_base: Path, tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    train_sft(parent, job(tiny_base), DIALOGUES, SFT)
     server, model = start()._server, used(tiny_base)
     seen: list[object] = []
     monkeypatch.setattr(launch, "_run", lambda *_: seen.append((model(), server.alive())))
     two = LauncherConfig(processes=2)
     train_sft(tmp_path / "m1", job(tiny_base, launcher=two), DIALOGUES, SFT)
-    train_dpo(tmp_path / "dpo", job(tiny_base, tmp_path, two), PAIRS, DPO)
+    train_dpo(tmp_path / "dpo", job(tiny_base, parent, two), PAIRS, DPO)
     assert seen == [(None, False), (None, False)]
 
 
