@@ -59,6 +59,7 @@ class _Common:
     accelerator: Any
     state: Any
     train_dataset: Any
+    data_collator: Any
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
     _metrics: Any
@@ -104,7 +105,8 @@ class _Common:
             each, processes = self.args.per_device_train_batch_size, self.accelerator.num_processes
             left = len(self.train_dataset) % (each * processes) or each * processes
             here = min(max(left - each * self.accelerator.process_index, 0), each)
-            batch_samples[-1] = self.first(batch_samples[-1], here)
+            if here < len(batch_samples[-1]["rows"]):
+                batch_samples[-1] = self.first(batch_samples[-1], here)
         weights = torch.stack([self.weight(batch).to(device) for batch in batch_samples])
         return self.accelerator.gather(weights.sum(0)[None]).sum(0)
 
@@ -213,8 +215,10 @@ class LossTrainer(_Common, SFTTrainer):  # type: ignore[misc]
         return weight[None]
 
     def first(self, batch: Batch, count: int) -> Batch:
-        cut = {name: values[: max(count, 1)] for name, values in batch.items()}
-        return {**cut, "rows": batch["rows"][:count]}
+        """A method's batch has no known form, so it is made anew."""
+        rows, known = batch["rows"].tolist(), self.train_dataset["row"][:]
+        kept = [self.train_dataset[known.index(row)] for row in rows[: max(count, 1)]]
+        return {**self.data_collator(kept), "rows": batch["rows"][:count]}
 
 
 class Sums:

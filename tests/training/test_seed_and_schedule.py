@@ -69,7 +69,7 @@ def test_the_seed_decides_what_is_dropped_out(job: Callable[..., Job], tmp_path:
     trained(train_sft, parent, job(dropout=0.5), DIALOGUES[:1], SFT)
 
     def weights(name: str, seed: int) -> bytes:
-        todo = replace(job(parent, "m2"), seed=seed)
+        todo = replace(job(parent, "m2", dropout=0.5), seed=seed)
         return trained(train_sft, tmp_path / name, todo, DIALOGUES[3:4], SFT)
 
     assert weights("a", 0) == weights("b", 0) != weights("c", 1)
