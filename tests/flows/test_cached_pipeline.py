@@ -18,7 +18,7 @@ RUNTIME = {
     "training": {"save_steps": 7},
     "plan": {"dialogues": 9},
 }
-SERVED = {"max_concurrency": 3, "timeout_s": 9.0, "max_retries": 1, "api_key_env": "OTHER"}
+SERVED = {"kind": "vllm", "max_concurrency": 3, "timeout_s": 9.0, "max_retries": 9}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,7 +65,6 @@ def test_a_repeated_run_makes_nothing_whatever_the_runtime_settings(tmp_path: Pa
     engines = {"agent_engine": SERVED, "user_engine": SERVED}
     other = {
         **RUNTIME,
-        "annotation": {**wiring.ANNOTATION, "engine": SERVED},
         "search": {
             "candidates": 3,
             "selfplay": {**selfplay, **engines},

@@ -73,9 +73,7 @@ ANNOTATION = {
 
 # Each role's engine has settings of its own: a step that asks one that it does not name is refused.
 def engine(role: int) -> dict[str, Any]:
-    address = "http://localhost:9/v1"
-    served = {"kind": "openai", "server": "vllm", "model": "m", "base_url": address}
-    return {**served, "max_retries": role}
+    return {"kind": "vllm", "max_retries": role}
 
 
 ROLES = {"agent_engine": engine(1), "user_engine": engine(2)}

@@ -55,5 +55,8 @@ def test_rounds_of_artefacts(
         ("m0", base.sha256), ("m1", m1.sha256), ("m2", m2.sha256), ("dpo", None),
     ]  # fmt: skip
     for made in (m1, m2, dpo):
-        assert store().manifest(made)["execution"] == {"training": "packed"}
+        assert store().manifest(made)["execution"] == {
+            "lora": "LoRA on q_proj, v_proj in 2 of 2 layers",
+            "training": "packed",
+        }
     assert not [path for path in (sage_home() / "work").rglob("*") if path.is_file()]
