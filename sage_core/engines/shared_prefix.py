@@ -14,8 +14,8 @@ level, T new tokens, S tokens of the row's own so far, D head size (of values it
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 
+from sage_core.engines.attention import replaced_attention
 from sage_core.errors import EngineError
 
 ATTENTION = "sage_shared_prefix"
@@ -136,21 +137,13 @@ def supports(model: Any) -> bool:
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
-@contextmanager
-def attending(model: Any) -> Iterator[None]:
-    """The model with :func:`attend` as its attention.
+def attending(model: Any) -> AbstractContextManager[None]:
+    """The model with :func:`attend` as its attention, for a while.
 
     Raises:
         EngineError: it takes none from outside.
     """
-    own = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION)
-    try:
-        if model.config._attn_implementation != ATTENTION:
-            raise EngineError(f"{type(model).__name__} takes no other attention than its own")
-        yield
-    finally:
-        model.set_attn_implementation(own)
+    return replaced_attention(model, ATTENTION)
 
 
 def common_prefix(prompts: list[list[int]]) -> int:

@@ -9,8 +9,8 @@ would change (:mod:`sage_core.training.self_test`) are padded, and score by thei
 output layer knows some families' scaling only.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from types import MethodType
@@ -21,6 +21,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.utils import ModelOutput
 
+from sage_core.engines.attention import replaced_attention
 from sage_core.errors import EngineError
 from sage_core.training.method import NOT_SCORED
 
@@ -238,21 +239,13 @@ def _output(
     )
 
 
-@contextmanager
-def attending(causal: Any) -> Iterator[None]:
+def attending(causal: Any) -> AbstractContextManager[None]:
     """The model with :func:`attend` as its attention, for a while.
 
     Raises:
         EngineError: it takes none from outside.
     """
-    own = causal.config._attn_implementation
-    causal.set_attn_implementation(ATTENTION)
-    try:
-        if causal.config._attn_implementation != ATTENTION:
-            raise EngineError(f"{type(causal).__name__} takes no other attention than its own")
-        yield
-    finally:
-        causal.set_attn_implementation(own)
+    return replaced_attention(causal, ATTENTION)
 
 
 def attend(
