@@ -182,10 +182,11 @@ def _training(source: Path, base: Path, scratch: Path) -> dict[str, Any]:
     from sage_core.training.dpo import DPO
     from sage_core.training.job import Job, no_progress
     from sage_core.training.method import Training
+    from sage_core.training.preference_trainer import PreferenceCollator
     from sage_core.training.self_test import passes_of
     from sage_core.training.sft import SFT
     from sage_core.training.tokens import Encoder
-    from sage_core.training.trainers import PreferenceCollator, trainer_of
+    from sage_core.training.trainers import trainer_of
 
     tokenizer: Any = load_tokenizer(base)
     job = Job("m1", base, None, _MODEL, LoraConfig(rank=4, alpha=8), TrainingConfig(), 0)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sage_core.training.trainers import last_checkpoint
+from sage_core.training.trainer import last_checkpoint
 
 ROOT = Path(__file__).parents[2]
 FILES = ("adapter_model.safetensors", "adapter_config.json", "training_log.json", "lineage.json")
