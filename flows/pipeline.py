@@ -11,13 +11,14 @@ from prefect import flow, get_run_logger
 
 from flows.corpus import build_corpus
 from flows.runners import Runner, held_by_flow, task_runner
-from sage_core import preflight
+from sage_core import annotation, preflight
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.evaluation.embedding import scorer_name
-from sage_core.evaluation.judge import model_pairs
+from sage_core.evaluation.judge import UNREAD, model_pairs
 from sage_core.labels import REFERENCE
 from sage_core.schema import Judgement, Split
+from sage_core.search import unread
 from sage_core.search.selectors.selector import files_of
 from sage_core.steps import configured
 from sage_core.steps.annotated import AnnotatedDialogues
@@ -30,7 +31,8 @@ from sage_core.steps.reading import read_collapse
 from sage_core.steps.report import Report
 from sage_core.storage import ArtifactRef, read_rows, shards
 from tasks import tables
-from tasks.caching import forget_remade, make, make_all
+from tasks.answers import make_asking
+from tasks.caching import forget_remade, make
 from tasks.home import store
 from tasks.inputs import count, source_hash
 
@@ -182,9 +184,10 @@ def human_dialogues(config: PipelineConfig) -> tuple[list[ArtifactRef], Artifact
 def annotate(config: PipelineConfig, dialogues: ArtifactRef, m0: Model) -> ArtifactRef:
     """States for all utterances."""
     numbers = shard_numbers(dialogues, DIALOGUES, config.annotation.shard_size)
-    parts = make_all(
-        [configured.annotate_shard(config, dialogues, m0, number) for number in numbers]
-    )
+    parts = make_asking(
+        [configured.annotate_shard(config, dialogues, m0, number) for number in numbers],
+        [], config.annotation, annotation.UNREAD, again=config.ask_again,
+    )  # fmt: skip
     compared = None
     if config.annotation.compares_situations:
         reference = situations(config, "search", REFERENCE)
@@ -241,7 +244,10 @@ def search(config: PipelineConfig, agent: Model, user: Model, openings: Artifact
     steps = [
         configured.search_shard(config, agent, user, openings, number, source) for number in numbers
     ]
-    parts = make_all(steps, shard_labels(agent.name, numbers))
+    parts = make_asking(
+        steps, shard_labels(agent.name, numbers), config.search.selfplay, unread.SEARCH,
+        again=config.ask_again,
+    )  # fmt: skip
     return make(Searched(parts=tuple(parts)), agent.name)
 
 
@@ -251,7 +257,10 @@ def roll_out(
     """Plain conversations of ``agent`` on the held-out situations."""
     numbers = shard_numbers(held_out, SITUATIONS, config.evaluation.selfplay.shard_size)
     steps = [configured.rollout_shard(config, agent, user, held_out, number) for number in numbers]
-    parts = make_all(steps, shard_labels(agent.name, numbers))
+    parts = make_asking(
+        steps, shard_labels(agent.name, numbers), config.evaluation.selfplay, unread.ROLLOUTS,
+        again=config.ask_again,
+    )  # fmt: skip
     return make(Trajectories(parts=tuple(parts)), f"rollout {agent.name}")
 
 
@@ -271,7 +280,8 @@ def judge_pairs(
     parts = []
     for settings in config.evaluation.judges:
         steps = [configured.judge_pair(config, settings, pair, rollouts, m0) for pair in pairs]
-        parts += make_all(steps, [f"{settings.name} {a}-{b}" for a, b in pairs])
+        labels = [f"{settings.name} {a}-{b}" for a, b in pairs]
+        parts += make_asking(steps, labels, settings, UNREAD, again=config.ask_again)
     return parts
 
 

@@ -28,11 +28,13 @@ from itertools import islice
 
 import numpy as np
 
-from sage_core.annotation import SPEAKERS, is_carried, prepare, transcript
+from sage_core.annotation import SPEAKERS, is_carried, prepare
+from sage_core.answers.tally import Tally
 from sage_core.config.annotation import AnnotationConfig
 from sage_core.config.engine import SamplingConfig
 from sage_core.engines.base import Engine, Request
 from sage_core.errors import ConfigError, DataError
+from sage_core.framing import one_line
 from sage_core.schema import (
     AnnotatedDialogue,
     AnnotatedTurn,
@@ -71,9 +73,11 @@ def score(
     settings: AnnotationConfig,
     seed: int,
     on_progress: Callable[[int], None] = lambda count: None,
+    tally: Tally | None = None,
 ) -> list[ScoredDialogue]:
-    """The log-probabilities of all listed values for every utterance."""
-    dialogues = prepare(dialogues, engine, settings, seed)
+    """The log-probabilities of all listed values for every utterance; ``tally`` counts the
+    answers to what is asked before."""
+    dialogues = prepare(dialogues, engine, settings, seed, Tally() if tally is None else tally)
     scores = zip(
         *(
             score_field(field, settings.allowed(field), dialogues, engine, settings, seed)
@@ -123,7 +127,10 @@ def _messages(
     dialogue: Dialogue, turn: int, question: Question, context: int
 ) -> tuple[Message, ...]:
     shown = dialogue.messages[max(0, turn - context) : turn + 1]
-    text = transcript(shown, len(shown)) if len(shown) > 1 else shown[0].content
+    lines = [one_line(message.content) for message in shown]
+    if len(shown) > 1:
+        lines = [f"{SPEAKERS[said.role]}: {line}" for said, line in zip(shown, lines, strict=True)]
+    text = "\n".join(lines)
     return (Message("user", f"{text}\n\n{_addressed(question.text, dialogue, turn, context)}"),)
 
 

@@ -169,6 +169,7 @@ ENDINGS = {
     "user_silent": "the user's reply was empty",
     "user_states_never_closed": "the user's reply did not get past its states",
     "context_full": "what has to stay is longer than the context",
+    "request_failed": "the server did not answer this request",
 }
 
 
@@ -205,6 +206,7 @@ class Showing:
         options: how many it was shown.
         place: where the option stood that it ranked first, from 0; None where it ranked several
             first, or the answer could not be read.
+        outcome: what became of the request (:data:`sage_core.answers.outcomes.OUTCOMES`).
     """
 
     trajectory_id: str
@@ -212,6 +214,7 @@ class Showing:
     shuffle: int
     options: int
     place: int | None
+    outcome: str = "read"
 
 
 @dataclass(frozen=True)
@@ -258,7 +261,13 @@ class TrainingDialogue:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One judge's answer about one item in one order, mapped back from position to model."""
+    """One judge's answer about one item in one order, mapped back from position to model.
+
+    Attributes:
+        raw: what the judge wrote, or why there is no answer.
+        outcome: what became of the request (:data:`sage_core.answers.outcomes.OUTCOMES`); '' in
+            tables that do not say.
+    """
 
     item_id: str
     judge: str
@@ -267,6 +276,7 @@ class Judgement:
     order: Order
     verdict: Verdict
     raw: str
+    outcome: str = ""
 
 
 _ROLES = ("user", "assistant")
@@ -392,6 +402,7 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
             ("shuffle", pa.int64()),
             ("options", pa.int64()),
             ("place", pa.int64()),
+            ("outcome", pa.string()),
         ]
     ),
     PreferencePair: pa.schema(
@@ -408,7 +419,16 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
     Judgement: pa.schema(
         [
             (name, pa.string())
-            for name in ("item_id", "judge", "model_a", "model_b", "order", "verdict", "raw")
+            for name in (
+                "item_id",
+                "judge",
+                "model_a",
+                "model_b",
+                "order",
+                "verdict",
+                "raw",
+                "outcome",
+            )
         ]
     ),
 }

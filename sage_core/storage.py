@@ -100,6 +100,10 @@ class ArtifactStore:
         ref = ArtifactRef(**read_json(manifest)["reference"])
         return ref if self.verify(ref) else None
 
+    def forget(self, ref: ArtifactRef) -> None:
+        """Take the artefact for unfinished from now on, so that it is made again."""
+        (self.folder(ref) / MANIFEST).unlink(missing_ok=True)
+
     def manifest(self, ref: ArtifactRef) -> dict[str, Any]:
         """What :meth:`build` recorded of the artefact."""
         record: dict[str, Any] = read_json(self.folder(ref) / MANIFEST)

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 
-from sage_core.errors import ConfigError, DataError
+from sage_core.errors import AnswersError, ConfigError, DataError
 from sage_core.steps.base import Step
 from sage_core.steps.key import key, references
 from sage_core.storage import ArtifactRef
@@ -88,10 +88,11 @@ _listeners: list[Callable[[str, Cached], None]] = []
 
 
 def _worth_retrying(task: Any, run: Any, state: State[Any]) -> bool:
-    """Wrong settings and wrong data stay wrong; servers and disks may come back."""
+    """Wrong settings and data stay wrong, and a model's answers the same; servers and disks may
+    come back."""
     try:
         state.result()
-    except (ConfigError, DataError):
+    except (AnswersError, ConfigError, DataError):
         return False
     except Exception:
         return True

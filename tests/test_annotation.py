@@ -33,26 +33,34 @@ def dialogue(name: str, *utterances: str) -> Dialogue:
         (answer("vent", "sad", ["rain", "rain"]), StateAction("vent", "sad", ("rain",))),
         (answer("vent", "sad", []), StateAction("vent", "sad", ())),
         # Cut off, or of another shape: no state at all.
-        (answer("vent", "sad", ["rain"])[:-4], EMPTY),
-        ("", EMPTY),
-        ("sad", EMPTY),
-        ("[1, 2]", EMPTY),
-        ("3", EMPTY),
-        ('{"motivation": "vent"}', EMPTY),
-        (answer("vent", "sad", None), EMPTY),
-        (answer("vent", "sad", "rain"), EMPTY),
+        (answer("vent", "sad", ["rain"])[:-4], None),
+        ("", None),
+        ("sad", None),
+        ("[1, 2]", None),
+        ("3", None),
+        ('{"motivation": "vent"}', None),
+        (answer("vent", {"is": "sad"}, ["rain"]), None),
+        (answer("vent", "sad", [1]), None),
+        # The other forms that models give it.
+        (answer("vent", "sad", None), StateAction("vent", "sad", ())),
+        (answer("vent", "sad", "rain, cold"), StateAction("vent", "sad", ("rain", "cold"))),
+        (answer("vent", ["sad"], ["rain"]), StateAction("vent", "sad", ("rain",))),
+        (f"```json\n{answer('vent', 'sad', ['rain'])}\n```", StateAction("vent", "sad", ("rain",))),
+        (f"Here it is: {answer('vent', 'sad', [])} Done.", StateAction("vent", "sad", ())),
+        (f"{answer('x', 'y', [])} or {answer('vent', 'sad', [])}", StateAction("vent", "sad", ())),
+        ('{"Motivation": "vent", "EMOTION ": "sad", "Topics": []}', StateAction("vent", "sad", ())),
         # Values that the text format cannot carry are left out, the others stay.
         (answer("null", "sad", ["rain"]), StateAction(None, "sad", ("rain",))),
         (answer("", "sad", ["a, b", "rain"]), StateAction(None, "sad", ("rain",))),
         (answer("vent", " sad", ["{"]), StateAction("vent", None, ())),
-        (answer(None, ["sad"], ["rain"]), StateAction(None, None, ("rain",))),
+        (answer(None, None, ["rain"]), StateAction(None, None, ("rain",))),
         # Keys of the format, for either role, since a state may be the user's or the agent's.
         (answer("x, u_emotion: y", "sad", []), StateAction(None, "sad", ())),
         (answer("x, a_emotion: y", "sad", []), StateAction(None, "sad", ())),
         (answer("x", "sad", ["a", "u_emotion: b"]), StateAction("x", "sad", ("a",))),
     ],
 )
-def test_read_state(text: str, state: StateAction) -> None:
+def test_read_state(text: str, state: StateAction | None) -> None:
     assert read_state(text) == state
 
 
@@ -70,7 +78,7 @@ answers = st.builds(answer, anything, anything, st.lists(awkward, max_size=4) | 
 
 @given(st.lists(answers | anything.map(json.dumps) | st.text(), min_size=2, max_size=2))
 def test_any_answer_gives_a_state_that_chains_can_carry(texts: list[str]) -> None:
-    user, agent = (read_state(text) for text in texts)
+    user, agent = (read_state(text) or EMPTY for text in texts)
     annotated = AnnotatedDialogue("d", (turn("user", "hi", user), turn("assistant", "yo", agent)))
     assert parse(of_annotated(annotated)[1].text) == StateActionReply(user, agent, "yo")
 
@@ -85,7 +93,8 @@ def test_every_utterance_gets_the_answer_to_its_own_request() -> None:
 
     def reply(request: Request, candidate: int) -> str:
         asked.append(request)
-        return answer("echo", None, [request.messages[-1].content.splitlines()[-1]])
+        last = request.messages[-1].content.splitlines()[-1]
+        return answer("echo", None, [last.replace('"', "")])
 
     dialogues = [dialogue("x", "one", "two", "three", "four"), dialogue("y", "five", "six")]
     annotated = annotate(dialogues, ScriptedEngine(reply), AnnotationConfig(context_turns=1), 5)
@@ -99,8 +108,8 @@ def test_every_utterance_gets_the_answer_to_its_own_request() -> None:
     assert len({request.request_id for request in asked}) == 6
     assert {request.seed for request in asked} == {5}
     # One turn of context: the turn before it, and no other.
-    assert asked[2].messages[-1].content == "B: two\nA: three"
-    assert asked[4].messages[-1].content == "A: five"
+    assert asked[2].messages[-1].content == 'B: "two"\nA: "three"'
+    assert asked[4].messages[-1].content == 'A: "five"'
 
 
 def test_allowed_values_reach_the_schema() -> None:

@@ -5,10 +5,11 @@ import json
 import pytest
 from scripted_engine import ScriptedEngine
 
+from sage_core.answers.verdicts import read_verdict
 from sage_core.config.evaluation import JudgeConfig
 from sage_core.engines.base import Request
 from sage_core.errors import DataError
-from sage_core.evaluation.judge import judge_pair, model_pairs, parse_verdict
+from sage_core.evaluation.judge import judge_pair, model_pairs, verdict_of
 from sage_core.schema import Order, Trajectory, TrajectoryTurn, Verdict
 
 STATES = "{u_motivation: vent, u_emotion: sad, u_topic: []} {a_motivation: x, a_topic: [y]} "
@@ -37,17 +38,15 @@ def rollout(model: str, situation: str, *replies: str, states: str = STATES) -> 
         ("Verdict: tie? No. Verdict: A", "model_a", "model_b"),
         # No verdict is no agreement.
         ("", "unparsed", "unparsed"),
-        ("A", "unparsed", "unparsed"),
         ("Verdict:", "unparsed", "unparsed"),
         ("Verdict: C", "unparsed", "unparsed"),
         ("Verdict: Both", "unparsed", "unparsed"),
-        ("Verdict: about equal", "unparsed", "unparsed"),
-        ("Conversation A is better.", "unparsed", "unparsed"),
     ],
 )
 def test_verdicts_are_mapped_back_to_models(text: str, ab: Verdict, ba: Verdict) -> None:
-    assert parse_verdict(text, "ab") == ab
-    assert parse_verdict(text, "ba") == ba
+    grade = read_verdict(text)
+    assert verdict_of(grade, "ab") == ab
+    assert verdict_of(grade, "ba") == ba
 
 
 def judged(
@@ -60,7 +59,7 @@ def judged(
         if answer is not None:
             return answer
         text = request.messages[-1].content
-        return f"Verdict: {'A' if text.index('GOOD') < text.index('Conversation B') else 'B'}"
+        return f"Verdict: {'A' if text.index('GOOD') < text.index('Conversation B:') else 'B'}"
 
     good = [rollout("m1", "rain", "GOOD one"), rollout("m1", "cats", "GOOD two", "GOOD three")]
     poor = [rollout("m2", "cats", "poor"), rollout("m2", "rain", "poor", "poor {too}")]
@@ -108,7 +107,7 @@ def test_the_judge_sees_no_states() -> None:
         assert "u_motivation" not in text
         assert "a_topic" not in text
     # Braces of the utterance are no states.
-    assert "Chatbot: poor {too}" in asked[0].messages[-1].content
+    assert 'Chatbot: "poor {too}"' in asked[0].messages[-1].content
 
 
 def test_the_answer_is_kept_raw() -> None:
@@ -117,7 +116,7 @@ def test_the_answer_is_kept_raw() -> None:
         "a", "b", [rollout("a", "x", "1")], [rollout("b", "x", "2")], engine,
         JudgeConfig(name="j"), 0,
     )  # fmt: skip
-    assert (first.raw, first.verdict) == (" I cannot say. ", "unparsed")
+    assert (first.raw, first.verdict, first.outcome) == (" I cannot say. ", "unparsed", "refused")
 
 
 def test_the_prompts_criteria_are_the_configured_ones() -> None:

@@ -2,7 +2,7 @@
 
 from flows.commands.home import locked_home
 from flows.commands.options import Input, InSplit, Output, Overrides, Preset, Wait, WhichSplit
-from flows.commands.output import print_path
+from flows.commands.output import print_answers, print_path
 
 
 def annotate(
@@ -18,3 +18,4 @@ def annotate(
         from flows.commands import single_stages
 
         print_path(single_stages.annotate(config, input_path, output, split))
+        print_answers(output)

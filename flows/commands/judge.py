@@ -8,7 +8,7 @@ import typer
 
 from flows.commands.home import locked_home
 from flows.commands.options import AsJson, Output, Overrides, Preset, Wait
-from flows.commands.output import out, print_json, print_path
+from flows.commands.output import out, print_answers, print_json, print_path
 
 app = typer.Typer(no_args_is_help=True, help="Pairwise judging.")
 
@@ -30,6 +30,7 @@ def run(
 
         names = (model_a, model_b)
         print_path(single_stages.judge_run(config, (rollouts_a, rollouts_b), names, output))
+        print_answers(output)
 
 
 @app.command()

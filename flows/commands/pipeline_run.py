@@ -9,10 +9,12 @@ from typing import Any
 
 from flows.pipeline import pipeline
 from flows.runners import Runner, shared_server, task_runner
+from sage_core.answers.tally import Tally
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.steps.names import REPORT
 from sage_core.steps.reading import read_figures, read_quality
 from sage_core.storage import ArtifactRef
+from tasks.answers import tally_of
 from tasks.caching import Cached, listening
 from tasks.home import store
 from tasks.progress import console
@@ -20,12 +22,14 @@ from tasks.progress import console
 
 @dataclass(frozen=True)
 class RunResult:
-    """The artefacts of a run, its win rates and figures, what it measures without a judge, and the
-    names of the stages that were made and of those that the cache had."""
+    """The artefacts of a run, its win rates and figures, how many answers of annotator,
+    selector and judges were read, what it measures without a judge, and the names of the stages
+    that were made and of those that the cache had."""
 
     artifacts: dict[str, Any]
     win_rates: dict[str, Any]
     models: list[dict[str, Any]]
+    answers: Tally
     quality: dict[str, Any]
     made: list[str]
     cached: list[str]
@@ -37,6 +41,7 @@ class RunResult:
             "artifacts": _plain(self.artifacts),
             "win_rates": self.win_rates,
             "models": self.models,
+            "answers": self.answers.as_dict(),
             "quality": self.quality,
             "made": self.made,
             "cached": self.cached,
@@ -56,8 +61,17 @@ def run_pipeline(config: PipelineConfig, runner: Runner = Runner.threads) -> Run
         artifacts = pipeline.with_options(task_runner=task_runner(runner))(config)
     win_rates, models = read_figures(store().folder(artifacts["figures"]))
     quality = asdict(read_quality(store().folder(artifacts["quality"])))
+    played = [*artifacts["trajectories"], *artifacts["rollouts"].values()]
+    answers = tally_of([artifacts["sac"], *played, artifacts["judgements"]])
     return RunResult(
-        artifacts, win_rates, models, quality, names[False], names[True], time.monotonic() - start
+        artifacts,
+        win_rates,
+        models,
+        answers,
+        quality,
+        names[False],
+        names[True],
+        time.monotonic() - start,
     )
 
 

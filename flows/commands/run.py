@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.commands.options import AsJson, Overrides, Preset, Wait
-from flows.commands.output import out, print_json
+from flows.commands.output import out, print_json, print_tally
 from flows.runners import Runner
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def run(
         from flows.commands.pipeline_run import run_pipeline
 
         result = run_pipeline(config, runner)
+    print_tally(result.answers)
     if as_json:
         print_json(result.as_dict())
     else:

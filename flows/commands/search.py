@@ -7,7 +7,7 @@ import typer
 
 from flows.commands.home import locked_home
 from flows.commands.options import AsJson, Output, Overrides, Preset, Wait
-from flows.commands.output import out, print_json, print_path
+from flows.commands.output import out, print_answers, print_json, print_path
 
 
 def search(
@@ -33,8 +33,10 @@ def search(
 
         if not compare_strategies:
             print_path(single_stages.search(config, agent, user, output))
+            print_answers(output)
             return
         rows = single_stages.compare_strategies(config, agent, user, output)
+        print_answers(output)
     if as_json:
         print_json([asdict(row) for row in rows])
     else:

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from flows import pipeline
 from flows.commands.folders import check_new, new_folder
 from sage_core import labels
+from sage_core.answers.tally import Tally
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError, DataError
 from sage_core.evaluation import judge
-from sage_core.schema import Judgement
 from sage_core.search.checks import check_search
 from sage_core.search.selectors.selector import files_of
 from sage_core.search.situations import situations
@@ -26,12 +26,13 @@ from sage_core.steps import configured
 from sage_core.steps.base import Model
 from sage_core.steps.code import own_code
 from sage_core.steps.given import GivenTable, Unannotated
+from sage_core.steps.joined import Judgements
 from sage_core.steps.key import identity
-from sage_core.steps.names import JUDGEMENTS, PREFERENCES, SAC, TRAINING, TRAJECTORIES
+from sage_core.steps.names import ANSWERS, JUDGEMENTS, PREFERENCES, SAC, TRAINING, TRAJECTORIES
 from sage_core.steps.search import engines_of, named_in, players_of, write_found
 from sage_core.steps.selected import DrawnPairs
 from sage_core.steps.speaking import turns
-from sage_core.storage import MANIFEST, ArtifactRef, digest, read_rows, write_json, write_rows
+from sage_core.storage import MANIFEST, ArtifactRef, digest, write_json
 from tasks import checkpoints
 from tasks.caching import make
 from tasks.home import store
@@ -129,6 +130,7 @@ def compare_strategies(
         )
     engine = context.engine(judging.engine, pipeline.base_model(config), config.model)
     verdicts = {}
+    tally = Tally()
     for each, played in found.items():
         write_found(_made(output / each), played)
         if each == BASELINE:
@@ -137,10 +139,14 @@ def compare_strategies(
         first, second = (
             [one.trajectory for one in some[:shared]] for some in (found[BASELINE], played)
         )
-        judged = judge.judge_pair(BASELINE, each, first, second, engine, judging, config.seed)
+        judged = judge.judge_pair(
+            BASELINE, each, first, second, engine, judging, config.seed, tally=tally
+        )
         (verdicts[each],) = summarise(
             judged, bootstrap_samples=config.evaluation.bootstrap_samples, seed=config.seed
         )
+    tally.check(judging.max_unread_share, judge.UNREAD)
+    write_json(output / ANSWERS, tally.as_dict())
     rows = strategy_rows(found, verdicts, states=players.agent.states)
     write_json(output / STRATEGIES, [asdict(row) for row in rows])
     shutil.rmtree(context.work, ignore_errors=True)
@@ -157,12 +163,7 @@ def judge_run(
         judge.question(judging.prompt)
     given = {name: as_given(path, TRAJECTORIES) for name, path in zip(names, rollouts, strict=True)}
     parts = pipeline.judge_pairs(config, [names], given, pipeline.base_model(config))
-    judgements = [
-        row for part in parts for row in read_rows(store().folder(part) / JUDGEMENTS, Judgement)
-    ]
-    target = _made(output) / JUDGEMENTS
-    write_rows(target, judgements, Judgement)
-    return target
+    return _copied(make(Judgements(parts=tuple(parts))), output) / JUDGEMENTS
 
 
 def models_to_play(config: PipelineConfig, agent: str, user: str) -> tuple[Model, Model]:

@@ -4,12 +4,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from sage_core.config.answers import AnswersSection
 from sage_core.config.engine import EngineConfig, TransformersConfig, those_that
-from sage_core.config.section import NonNegative, Positive, Section
+from sage_core.config.section import NonNegative, Positive
 from sage_core.states import SCORED, TOPIC, StateField
 
 
-class AnnotationConfig(Section):
+class AnnotationConfig(AnswersSection):
     """An LLM gives every utterance its state (section 4.2)."""
 
     engine: EngineConfig = TransformersConfig()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from sage_core.config.answers import UnreadSection
 from sage_core.config.engine import EngineConfig, SamplingConfig, TransformersConfig, those_that
 from sage_core.config.section import Positive, Section
 from sage_core.sac import AGENT, USER, is_well_formed, render_state
@@ -64,7 +65,7 @@ class ConversationConfig(Section):
     )
 
 
-class SelfPlayConfig(Section):
+class SelfPlayConfig(UnreadSection):
     """How the agent and the simulated user talk."""
 
     agent_engine: EngineConfig = TransformersConfig()

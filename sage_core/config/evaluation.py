@@ -4,13 +4,14 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from sage_core.config.answers import AnswersSection
 from sage_core.config.conversation import SelfPlayConfig
 from sage_core.config.engine import EngineConfig, TransformersConfig
 from sage_core.config.section import NonNegative, Positive, Section
 from sage_core.evaluation.prompts import PROMPTS
 
 
-class JudgeConfig(Section):
+class JudgeConfig(AnswersSection):
     """One LLM judge (section 4.6)."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -52,6 +52,11 @@ class PipelineConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     steering_report: SteeringReportConfig = SteeringReportConfig()
     plan: Runtime[PlanConfig] = PlanConfig()
+    ask_again: Runtime[bool] = Field(
+        False,
+        description="Ask again for the answers of judges, annotator and selector that could not be "
+        "read before; finished answers are used.",
+    )
 
     def engines(self) -> dict[str, EngineConfig]:
         """The engine of each role, by the role's name."""

@@ -7,8 +7,8 @@ generated beside it, except through the rounding of a batch.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from sage_core import conversation
@@ -44,6 +44,8 @@ class Request:
         prefix: text that the reply already starts with; not part of the completion.
         steering: what is asked of the reply's states; its forces must be in the constraint, if
             there is one.
+        is_answer: whether a completion answers the request; None: each does. One that does not is
+            returned, but an engine that keeps answers does not keep it, so that it is asked again.
         pinned: how many messages at the start stay where the context has no room for all; the
             oldest of the others go, in pairs. None: all stay.
     """
@@ -58,6 +60,7 @@ class Request:
     prefix: str = ""
     steering: Steering | None = None
     pinned: int | None = None
+    is_answer: Callable[["Completion"], bool] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,15 @@ class Completion:
 
     Attributes:
         text: what was written.
-        finish_reason: why it ended: by an end token, or by its token limit.
+        finish_reason: why it ended: by an end token, by its token limit, or since the server or the
+            model refused.
         completion_tokens: how many tokens it has.
         left_out: the messages that the context had no room for.
         token_ids: its tokens, a server's with the end token; empty where the engine shows none.
     """
 
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "refused"]
     completion_tokens: int
     left_out: int = 0
     token_ids: tuple[int, ...] = ()

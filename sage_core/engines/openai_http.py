@@ -1,12 +1,13 @@
 """Any OpenAI-compatible server, by what OpenAI's own API can do.
 
 Requests run side by side, at most ``max_concurrency`` at once on one server; retries with back-off
-and time-outs are the ``openai`` client's. When a request fails for good, those under way are
-finished and kept (:mod:`sage_core.engines.answers`), so that the next start asks for the rest only.
+and time-outs are the ``openai`` client's. After a request that fails for itself (``ItemError``) the
+others are asked; when many in a row fail, or one for a reason that holds for all, those under
+way are finished. What was answered is kept (:mod:`sage_core.engines.answers`), so that the next
+start asks for the rest only.
 """
 
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,10 +29,11 @@ from sage_core.engines.base import (
     require,
     shortened,
 )
+from sage_core.engines.failures import finish_of, kind_of
 from sage_core.engines.grammar import led
 from sage_core.engines.special_tokens import spaced
 from sage_core.engines.steering import Steering
-from sage_core.errors import ConfigError, ContextError, EngineError
+from sage_core.errors import ConfigError, ContextError, EngineError, ItemError
 from sage_core.keys import holds_credentials, read_key, redact
 from sage_core.sac import parse
 from sage_core.states import NAMED
@@ -43,11 +45,9 @@ if TYPE_CHECKING:
 _MAX_TOP_LOGPROBS = 20  # the API's limit
 _SEEDS = 2**31
 _DROPPED = ("abort", "error")  # how vLLM says that it gave a reply up
-_TOO_LONG = re.compile(
-    r"context[ _](?:length|size|window)|longer than the maximum model length", re.I
-)
 _PASSING = (408, 409, 429)  # what the client tries again, besides 5xx
 _ADDRESS, _HEADERS = "OPENAI_BASE_URL", "OPENAI_CUSTOM_HEADERS"  # which the client reads itself
+_STREAK = 20  # failures in a row from which no further request is sent
 _SHORTEST_SECRET = 8  # characters; shorter values of headers are words
 _IN_HEADERS = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", _HEADERS)
 _FIXES = {
@@ -143,25 +143,38 @@ class OpenAIEngine:
         self.check()  # here, so that a missing key is not reported once a thread
         began = time.monotonic()
         results: dict[int, Any] = {}
+        failed: dict[int, ItemError] = {}
         failures: list[Exception] = []
+        streak: list[ItemError] = []
 
         def run(index: int) -> None:
-            if not failures:  # else nothing new is begun
-                try:
-                    results[index] = function(items[index])
-                except Exception as error:
-                    failures.append(error)
+            if failures:  # nothing new is begun
+                return
+            try:
+                results[index] = function(items[index])
+                streak.clear()
+            except ItemError as error:
+                failed[index] = error
+                streak.append(error)
+                if len(streak) > max(_STREAK, self.config.max_concurrency):
+                    failures.append(EngineError(f"{len(streak)} requests in a row failed: {error}"))
+            except Exception as error:
+                failures.append(error)
 
         with ThreadPoolExecutor(self.config.max_concurrency) as pool:
             list(pool.map(run, range(len(items))))
         self._count(Usage(seconds=time.monotonic() - began))
-        if failures:
+        if failures or failed:
+            failures = failures or [failed[min(failed)]]
             if not isinstance(failures[0], EngineError):
                 raise failures[0]
-            raise type(failures[0])(
+            error = type(failures[0])(
                 f"{failures[0]}; {len(results)} of these {len(items)} requests were answered, and "
                 "are kept: start again, and only the others are asked"
-            ) from failures[0]
+            )
+            if isinstance(error, ItemError):
+                error.failed, error.answers = failed, results
+            raise error from failures[0]
         if not self._answers.lasting:
             self._answers.forget()
         return [results[index] for index in range(len(items))]
@@ -176,7 +189,9 @@ class OpenAIEngine:
         key = self._key("generate", n=request.n, seed=seed, bans=bans, **arguments)
         kept = self._answers.get(key)
         if kept is not None:
-            return [_completion(completion) for completion in kept]
+            found = [_completion(completion) for completion in kept]
+            if _is_answered(request, found):
+                return found
         completions: list[Completion] = []
         drawn = fruitless = 0
         while len(completions) < request.n:
@@ -190,7 +205,8 @@ class OpenAIEngine:
             fruitless = 0 if allowed else fruitless + 1
             if fruitless > self.config.max_retries:
                 raise self._too_few(request, completions, got, answer)
-        self._answers.put(key, [asdict(completion) for completion in completions])
+        if _is_answered(request, completions):
+            self._answers.put(key, [asdict(completion) for completion in completions])
         return completions
 
     def _complete(
@@ -225,7 +241,7 @@ class OpenAIEngine:
                 "kept from drawing them: use an engine of kind 'transformers' or 'vllm'"
             )
         last = _short(self._redact(str(answer)))  # in this order: a key that is cut is not found
-        return EngineError(
+        return ItemError(
             f"{self._who} returned {len(completions)} of {request.n} choices for "
             f"'{request.request_id}' {again} (the last answer: {last}); check "
             "that base_url is an OpenAI-compatible server's, or ask for fewer candidates"
@@ -254,11 +270,10 @@ class OpenAIEngine:
             if text is None or choice.finish_reason in _DROPPED:
                 continue
             ids = (choice.model_extra or {}).get("token_ids")
-            cut = choice.finish_reason == "length"
             yield self._limited(
                 Completion(
                     text,
-                    "length" if cut else "stop",
+                    finish_of(choice),
                     shared if ids is None else len(ids),
                     left_out,
                     tuple(ids or ()),
@@ -279,7 +294,9 @@ class OpenAIEngine:
 
     def _text(self, choice: Any) -> str | None:
         """The text of a choice; None for what is none."""
-        return (choice.message.content or "") if choice.message is not None else None
+        if choice.message is None:
+            return None
+        return choice.message.content or getattr(choice.message, "refusal", None) or ""
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         """What is sent for ``request``, but for the number of choices and the seed."""
@@ -324,7 +341,8 @@ class OpenAIEngine:
             )
             self._count_answer(answer)
             kept = self._first_token(answer, request, options)
-            self._answers.put(key, kept)
+            if any(score is not None for score in kept):
+                self._answers.put(key, kept)
         return [float("-inf") if score is None else score for score in kept]
 
     def _first_token(
@@ -384,7 +402,7 @@ class OpenAIEngine:
                         return call()
                 return call()
             except JSONDecodeError as error:
-                raise EngineError(
+                raise ItemError(
                     f"{tried}: the answer is not JSON ({error}); check that base_url is an "
                     "OpenAI-compatible server's"
                 ) from None
@@ -393,11 +411,11 @@ class OpenAIEngine:
                 what = (
                     tried if error.status_code in _PASSING or error.status_code >= 500 else failed
                 )
-                kind = ContextError if _TOO_LONG.search(error.message) else EngineError
+                kind = kind_of(error.status_code, f"{error.message} {error.body}")
                 said = self._redact(error.message)
                 raise kind(f"{what}: {said}; {fix}, then start again") from None
             except openai.APITimeoutError:
-                raise EngineError(
+                raise ItemError(
                     f"{tried}: no answer within {self.config.timeout_s:g} s; raise timeout_s or "
                     "lower max_concurrency, then start again"
                 ) from None
@@ -478,6 +496,11 @@ def _slots(server: str, limit: int) -> threading.BoundedSemaphore:
 def _is_header(error: Exception) -> bool:
     """Whether the client could not send a header, which its text then repeats."""
     return type(error.__cause__).__name__ == "LocalProtocolError"  # httpx's, or httpx2's
+
+
+def _is_answered(request: Request, completions: Sequence[Completion]) -> bool:
+    """Whether the completions are what was asked for, so that they may be kept."""
+    return request.is_answer is None or all(map(request.is_answer, completions))
 
 
 def _completion(kept: dict[str, Any]) -> Completion:

@@ -12,12 +12,13 @@ from scipy import stats
 from sage_core.config.conversation import SelfPlayConfig
 from sage_core.config.refine import GatesConfig
 from sage_core.engines.base import Engine, Request
-from sage_core.errors import ContextError
+from sage_core.engines.items import answered
+from sage_core.errors import ItemError
 from sage_core.evaluation.metrics import Mean, Rate, model_metrics
 from sage_core.evaluation.quality import Measurements
 from sage_core.sac import is_well_formed, parse
 from sage_core.schema import Situation, Trajectory
-from sage_core.search.dialogue import Dialogue, Speaker, agent_request, answered
+from sage_core.search.dialogue import Dialogue, Speaker, agent_request
 from sage_core.states import MOTIVATION
 
 _NONE = Rate.of(0, 0)
@@ -173,5 +174,5 @@ def _log_ratios(
     return [
         (after[0] - before[0]) / len(options[0].split())
         for (_, options), after, before in zip(asked, own, base, strict=True)
-        if not isinstance(after, ContextError) and not isinstance(before, ContextError)
+        if not isinstance(after, ItemError) and not isinstance(before, ItemError)
     ]

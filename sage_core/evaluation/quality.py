@@ -27,7 +27,7 @@ from sage_core.config.evaluation import QualityConfig
 from sage_core.corpus.sentiment import analyser
 from sage_core.emotions import polarity, sign
 from sage_core.engines.base import Engine
-from sage_core.errors import ContextError
+from sage_core.errors import ItemError
 from sage_core.evaluation import embedding
 from sage_core.evaluation.metrics import CONFIDENCE, Mean, Rate
 from sage_core.sac import parse
@@ -323,7 +323,7 @@ def _likelihoods(
     scored = log_likelihoods(m0, asked, seed) if asked else []
     tokens = m0.token_counts(texts) if texts else []
     for (_, index, _, _), text, answer, count in zip(queue, texts, scored, tokens, strict=True):
-        if isinstance(answer, ContextError):
+        if isinstance(answer, ItemError):
             notes["too_long_for_m0"] = notes.get("too_long_for_m0", 0) + 1
         elif np.isfinite(answer[text]) and count:
             found.setdefault(spoken[index].situation, []).append(answer[text] / count)
@@ -382,7 +382,7 @@ def _recovery(
         by_m0: dict[str, float] = {}
         for other in among[name]:
             answer = scored[other]
-            if not isinstance(answer, ContextError):
+            if not isinstance(answer, ItemError):
                 by_m0[other] = answer[start[name]]
         if len(by_m0) == len(among[name]):
             _rank(name, by_m0, values["situation_recovery"], values["situation_rank"])

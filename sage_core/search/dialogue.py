@@ -9,15 +9,15 @@ m0 and raw, which infer no state, a user without one.) Its draws do not depend o
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
 from sage_core.conversation import Said, of_turns, opening_states, view
 from sage_core.engines.base import Completion, Engine, Request
 from sage_core.engines.grammar import sac_grammar, user_grammar
-from sage_core.errors import ContextError, StateFormatError
+from sage_core.engines.items import answered
+from sage_core.errors import ContextError, ItemError, StateFormatError
 from sage_core.sac import is_well_formed, parse, utterance_of
 from sage_core.schema import (
     Message,
@@ -30,9 +30,8 @@ from sage_core.schema import (
 )
 from sage_core.states import EMPTY, FIELDS, StateAction
 
+FAILED = "request_failed"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,8 @@ def set_user_states(
         )
     states: dict[str, tuple[str, tuple[str, ...]]] = {}
     for name, answer in zip(first, answered(user.engine.generate, requests), strict=True):
-        if isinstance(answer, ContextError):
-            states[name] = "", ()  # the reply itself, whose prompt is as long, says so
+        if isinstance(answer, ItemError):
+            states[name] = "", _noted(answer)
         else:
             states[name] = _opening(parse(answer[0].text.strip()).user)
             first[name].count(answer)
@@ -148,8 +147,8 @@ def user_turn(
         for dialogue in dialogues
     ]  # fmt: skip
     for dialogue, answer in zip(dialogues, answered(user.engine.generate, requests), strict=True):
-        if isinstance(answer, ContextError):
-            dialogue.ended = f"context_full: {answer}"
+        if isinstance(answer, ItemError):
+            dialogue.ended = ending(answer)
             continue
         dialogue.count(answer)
         replies = spoken(answer, states=user.states)
@@ -231,6 +230,8 @@ def spoken(completions: Sequence[Completion], *, states: bool) -> list[Reply]:
     replies: dict[str, Reply] = {}
     for completion in completions:
         text = completion.text.strip()
+        if completion.finish_reason == "refused":
+            continue
         if states and text.startswith("{") and not is_well_formed(text):
             continue
         utterance = utterance_of(text).strip() if states else text
@@ -263,22 +264,18 @@ def finished_sentences(utterance: str) -> str:
     return " ".join(sentences[:-1]) if len(sentences) > 1 else utterance
 
 
-def answered(
-    ask: Callable[[Sequence[Item]], Sequence[Answer]], items: Sequence[Item]
-) -> list[Answer | ContextError]:
-    """The answers, with the error in place of those whose prompt is too long for the context.
+def ending(error: ItemError) -> str:
+    """How a dialogue ends whose next reply cannot be asked for."""
+    reason = "context_full" if isinstance(error, ContextError) else FAILED
+    return f"{reason}: {error}"
 
-    Engines answer all or none, so a call that fails is halved until the items at fault are alone.
-    """
-    if not items:
-        return []
-    try:
-        return list(ask(items))
-    except ContextError as error:
-        if len(items) == 1:
-            return [error]
-        middle = len(items) // 2
-        return answered(ask, items[:middle]) + answered(ask, items[middle:])
+
+def _noted(error: ItemError) -> tuple[str, ...]:
+    """The note on a situation whose states were not read. Where its context is full, the reply
+    itself, whose prompt is as long, says so."""
+    if isinstance(error, ContextError):
+        return ()
+    return (f"user_state_not_set: {error.outcome}",)
 
 
 def _opening(own: StateAction) -> tuple[str, tuple[str, ...]]:

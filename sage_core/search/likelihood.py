@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from sage_core.config.engine import SamplingConfig
 from sage_core.engines.base import Engine, Request
-from sage_core.errors import ContextError
+from sage_core.engines.items import answered
+from sage_core.errors import ItemError
 from sage_core.schema import Message
-from sage_core.search.dialogue import answered
 from sage_core.storage import shards
 
 _NOTHING = (Message("user", ""),)
@@ -34,7 +34,7 @@ def context(history: Sequence[Message]) -> tuple[Message, ...]:
 
 def log_likelihoods(
     engine: Engine, asked: Sequence[Asked], seed: int
-) -> list[dict[str, float] | ContextError]:
+) -> list[dict[str, float] | ItemError]:
     """For each of ``asked``, reply -> log-probability in nats, the end of the reply not counted.
     Each history is read once for every 64 replies. One that is too long for the context loses its
     oldest turns after the situation; the error stands where that is not enough.
@@ -72,11 +72,11 @@ def log_likelihoods(
         lambda some: engine.choose([request for request, _ in some], [part for _, part in some]),
         items,
     )
-    found: list[dict[str, float] | ContextError] = [{} for _ in asked]
+    found: list[dict[str, float] | ItemError] = [{} for _ in asked]
     for (number, part), answer in zip(parts, answers, strict=True):
         so_far = found[number]
-        if isinstance(answer, ContextError):
+        if isinstance(answer, ItemError):
             found[number] = answer
-        elif not isinstance(so_far, ContextError):
+        elif not isinstance(so_far, ItemError):
             so_far.update(zip(part, answer, strict=True))
     return found

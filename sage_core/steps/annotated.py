@@ -8,7 +8,7 @@ from sage_core.config.annotation import AnnotationConfig
 from sage_core.schema import AnnotatedDialogue, ScoredDialogue
 from sage_core.steps.base import Context, Step
 from sage_core.steps.names import ANNOTATION, SAC, SCORES, SITUATION_SCORES
-from sage_core.steps.tables import rows_of
+from sage_core.steps.tables import join_answers, rows_of
 from sage_core.storage import ArtifactRef, read_json, write_json, write_rows
 
 
@@ -37,4 +37,5 @@ class AnnotatedDialogues(Step):
         else:
             rows = rows_of(context, self.parts, SAC, AnnotatedDialogue)
         write_rows(folder / SAC, rows, AnnotatedDialogue)
+        join_answers(context, self.parts, folder)
         write_json(folder / ANNOTATION, asdict(annotation_figures(rows)))

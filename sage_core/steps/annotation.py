@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sage_core import annotation, labels
+from sage_core.answers.tally import Tally
 from sage_core.config.annotation import AnnotationConfig
 from sage_core.config.engine import EngineConfig
 from sage_core.config.model import ModelConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.schema import AnnotatedDialogue, Dialogue, ScoredDialogue, Situation
 from sage_core.steps.base import Context, Model, Step
-from sage_core.steps.names import SAC, SCORES, SITUATION_SCORES, SITUATIONS
+from sage_core.steps.names import ANSWERS, SAC, SCORES, SITUATION_SCORES, SITUATIONS
 from sage_core.storage import ArtifactRef, read_rows, shards, write_json, write_rows
 
 
@@ -36,14 +37,17 @@ class AnnotateShard(Step):
         settings, seed = self.settings, self.seed
         rows = read_rows(context.folder(self.dialogues) / DIALOGUES, Dialogue)
         part = shards(rows, settings.shard_size)[self.shard]
+        tally = Tally()
         engine = context.engine(settings.engine, self.annotator, self.model)
         with context.progress(f"annotate shard {self.shard + 1}", len(part)) as advance:
             if settings.method == "score":
-                scored = labels.score(part, engine, settings, seed, advance)
+                scored = labels.score(part, engine, settings, seed, advance, tally)
                 write_rows(folder / SCORES, scored, ScoredDialogue)
             else:
-                annotated = annotation.annotate(part, engine, settings, seed, advance)
+                annotated = annotation.annotate(part, engine, settings, seed, advance, tally)
                 write_rows(folder / SAC, annotated, AnnotatedDialogue)
+        tally.check_part(settings.max_unread_share, annotation.UNREAD)
+        write_json(folder / ANSWERS, tally.as_dict())
 
 
 @dataclass(frozen=True, kw_only=True)

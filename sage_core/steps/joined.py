@@ -6,7 +6,7 @@ from pathlib import Path
 from sage_core.schema import Judgement, SearchNode, Showing, Trajectory
 from sage_core.steps.base import Context, Step
 from sage_core.steps.names import JUDGEMENTS, SEARCH_TREE, SHOWINGS, TRAJECTORIES
-from sage_core.steps.tables import concatenate
+from sage_core.steps.tables import concatenate, join_answers
 from sage_core.storage import ArtifactRef
 
 
@@ -19,6 +19,7 @@ class Trajectories(Step):
 
     def run(self, folder: Path, context: Context) -> None:
         concatenate(context, self.parts, TRAJECTORIES, Trajectory, folder)
+        join_answers(context, self.parts, folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Searched(Step):
         concatenate(context, self.parts, TRAJECTORIES, Trajectory, folder)
         concatenate(context, self.parts, SEARCH_TREE, SearchNode, folder)
         concatenate(context, self.parts, SHOWINGS, Showing, folder)
+        join_answers(context, self.parts, folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +45,4 @@ class Judgements(Step):
 
     def run(self, folder: Path, context: Context) -> None:
         concatenate(context, self.parts, JUDGEMENTS, Judgement, folder)
+        join_answers(context, self.parts, folder)

@@ -1,5 +1,6 @@
 """The files in the artefacts."""
 
+ANSWERS = "answers.json"
 TRIAL = "trial.json"
 SAC = "sac.parquet"
 SCORES = "scores.parquet"

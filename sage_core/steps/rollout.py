@@ -10,9 +10,10 @@ from sage_core.schema import Trajectory
 from sage_core.search import selfplay
 from sage_core.search.strategies.greedy import Greedy
 from sage_core.search.strategies.strategy import Players
+from sage_core.search.unread import ROLLOUTS
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import TRAJECTORIES
-from sage_core.steps.speaking import situations_of, speaker, turns
+from sage_core.steps.speaking import situations_of, speaker, turns, write_tally
 from sage_core.storage import ArtifactRef, write_rows
 
 
@@ -51,3 +52,4 @@ class RolloutShard(Step):
                 part, players, Greedy(1), work=context.work, on_progress=advance
             )
         write_rows(folder / TRAJECTORIES, [each.trajectory for each in found], Trajectory)
+        write_tally(folder, found, settings, ROLLOUTS, context.work)

@@ -16,9 +16,10 @@ from sage_core.search.selectors import SELECTORS
 from sage_core.search.selectors.selector import Inputs, selector_of
 from sage_core.search.strategies import STRATEGIES
 from sage_core.search.strategies.strategy import Players, strategy_of
+from sage_core.search.unread import SEARCH
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import SEARCH_TREE, SHOWINGS, TRAJECTORIES
-from sage_core.steps.speaking import situations_of, speaker, turns
+from sage_core.steps.speaking import situations_of, speaker, turns, write_tally
 from sage_core.storage import ArtifactRef, write_rows
 
 
@@ -64,6 +65,7 @@ class SearchShard(Step):
                 part, players, strategy, work=context.work, on_progress=advance
             )
         write_found(folder, found)
+        write_tally(folder, found, self.settings.selfplay, SEARCH, context.work)
 
 
 def engines_of(settings: SearchConfig) -> tuple[EngineConfig, ...]:

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from sage_core.answers.tally import joined
 from sage_core.steps.base import Context
-from sage_core.storage import ArtifactRef, Row, read_rows, write_rows
+from sage_core.steps.names import ANSWERS
+from sage_core.storage import ArtifactRef, Row, read_json, read_rows, write_json, write_rows
 
 
 def rows_of(
@@ -19,3 +21,9 @@ def concatenate(
 ) -> None:
     """Write the rows of the table ``name`` of all parts into ``folder``."""
     write_rows(folder / name, rows_of(context, parts, name, row_type), row_type)
+
+
+def join_answers(context: Context, parts: Sequence[ArtifactRef], folder: Path) -> None:
+    """Write how many answers of all parts were read into ``folder``."""
+    tallies = [read_json(context.folder(part) / ANSWERS) for part in parts]
+    write_json(folder / ANSWERS, joined(tallies).as_dict())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sage_core.engines.base import Engine
-from sage_core.errors import ContextError
+from sage_core.errors import ItemError
 from sage_core.schema import Message
 from sage_core.search.likelihood import Asked, log_likelihoods
 from sage_core.search.selectors.scores import ScoreSelector
@@ -53,7 +53,7 @@ class RelevanceSelector:
                 raise ValueError("it says nothing")
             here = found[Asked(history, tuple(after[history]))]
             for answer in (here, alone):
-                if isinstance(answer, ContextError):
+                if isinstance(answer, ItemError):
                     raise answer
             gain: float = here[utterance] - alone[utterance]  # type: ignore[index]
             return gain / float(max(tokens[utterance], 1) ** self.length_penalty)

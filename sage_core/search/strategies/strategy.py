@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from sage_core.config.conversation import SelfPlayConfig
 from sage_core.config.search import SearchConfig
 from sage_core.engines.base import Completion, Request
-from sage_core.errors import ContextError
+from sage_core.engines.items import answered
+from sage_core.errors import ItemError
 from sage_core.schema import Candidate
-from sage_core.search.dialogue import Dialogue, Speaker, answered
+from sage_core.search.dialogue import Dialogue, Speaker, ending
 from sage_core.search.selectors.selector import Ballot, Decision, Selector
 from sage_core.search.strategies import STRATEGIES
 
@@ -91,12 +92,12 @@ def until_good(
 def draw(
     dialogues: Sequence[Dialogue], requests: Sequence[Request], players: Players
 ) -> dict[str, list[Completion]]:
-    """The completions by line; a dialogue that the context has no room for ends."""
+    """The completions by line; a dialogue whose request fails ends."""
     drawn = {}
     answers = answered(players.agent.engine.generate, requests)
     for dialogue, answer in zip(dialogues, answers, strict=True):
-        if isinstance(answer, ContextError):
-            dialogue.ended = f"context_full: {answer}"
+        if isinstance(answer, ItemError):
+            dialogue.ended = ending(answer)
         else:
             dialogue.count(answer)
             drawn[dialogue.line] = answer

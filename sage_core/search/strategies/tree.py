@@ -7,10 +7,11 @@ from itertools import islice
 from sage_core.config.search import SearchConfig, TreeConfig
 from sage_core.engines.base import Completion, Request
 from sage_core.engines.grammar import states_grammar, utterance_grammar
-from sage_core.errors import ConfigError, ContextError
+from sage_core.engines.items import answered
+from sage_core.errors import ConfigError, ItemError
 from sage_core.sac import is_well_formed, parse
 from sage_core.schema import Candidate, Message, TrajectoryTurn
-from sage_core.search.dialogue import Dialogue, agent_request, answered, grow, spoken, user_turn
+from sage_core.search.dialogue import Dialogue, agent_request, ending, grow, spoken, user_turn
 from sage_core.search.selectors.selector import Ballot, reply_ballot
 from sage_core.search.strategies.greedy import Greedy
 from sage_core.search.strategies.strategy import (
@@ -169,8 +170,8 @@ class Tree(Strategy):
         answers = answered(players.agent.engine.generate, requests)
         worded = []
         for (dialogue, states, request), answer in zip(asked, answers, strict=True):
-            if isinstance(answer, ContextError):
-                dialogue.ended = f"context_full: {answer}"
+            if isinstance(answer, ItemError):
+                dialogue.ended = ending(answer)
                 continue
             dialogue.count(answer)
             wordings = spoken(answer, states=False)
