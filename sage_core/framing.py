@@ -12,7 +12,7 @@ import re
 _UNSEEN = "\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 # The first character of what may be a mark of a chat template: <|im_end|>, <think>, [INST],
 # <<SYS>>, </s>, <start_of_turn>, ### Instruction
-_MARK = r"<(?=[|\uff5c<!/\[]|\w[\w:-]*>)|\[(?=/?[A-Z_]{3,}\])|◁|#(?=##)"
+_MARK = r"<(?=[|\uff5c<!/\[]|\w[\w:-]*>)|\[(?=/?\w*[A-Z]{3,}\w*\])|◁|#(?=##)"
 _ESCAPED = re.compile(rf"[{_UNSEEN}]|{_MARK}")
 
 

@@ -103,6 +103,8 @@ class CountingEngine:
 
     def _answer(self, request: Request, number: int) -> str:
         state = self._text.state(number)
+        if request.constraint is None and request.is_answer is not None:
+            return self._read_answer(request, number)
         user, agent = (render_state(state, prefix) for prefix in (USER.written, AGENT.written))
         utterance = self._text.of(self._reply, number)
         constraint = request.constraint
@@ -119,3 +121,14 @@ class CountingEngine:
         if constraint is not None and not request.opens_with_states:
             return "Verdict: tie"  # the judge's is the only grammar besides those of states
         return f"{user} {agent} {utterance}" if request.opens_with_states else utterance
+
+    def _read_answer(self, request: Request, number: int) -> str:
+        """Text that whoever asks can read, where no constraint says what that is."""
+        texts = (
+            self._text.of(self._reply, number),
+            "Verdict: tie",
+            write_state(self._text.state(number)),
+        )
+        assert request.is_answer is not None
+        readable = (each for each in texts if request.is_answer(Completion(each, "stop", 0)))
+        return next(readable, texts[0])

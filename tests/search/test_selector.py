@@ -1,5 +1,6 @@
 """The selector with scripted scorers: what it picks, how votes add up, what it is shown."""
 
+import json
 import re
 import string
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ CANDIDATES = ("Oh dear.", "How sad!", "Dogs come back.", "What is its name?")
 def shown(request: Request) -> dict[str, str]:
     """Letter -> candidate, as the prompt shows them."""
     replies = request.messages[-1].content.split("Replies:\n")[1]
-    return dict(re.findall(r"^([A-Z])\. (.*)$", replies, re.MULTILINE))
+    found = re.findall(r"^([A-Z])\. (.*)$", replies, re.MULTILINE)
+    return {letter: json.loads(text) if text.startswith('"') else text for letter, text in found}
 
 
 def borda_votes(
@@ -144,7 +146,7 @@ def test_the_prompt_shows_criteria_history_and_every_candidate_once() -> None:
     request = seen[0]
     assert "wit, warmth" in request.messages[0].content
     text = request.messages[-1].content
-    assert text.startswith("Person: My dog ran away.\nCompanion: Oh no!\n")
+    assert text.startswith('Person: "My dog ran away."\nCompanion: "Oh no!"\n')
     assert sorted(shown(request).values()) == sorted(CANDIDATES)
     assert list(shown(request)) == list(string.ascii_uppercase[:4])
 
@@ -252,11 +254,11 @@ def test_a_history_that_is_too_long_is_shown_in_part() -> None:
     assert [decision.notes for decision in decisions] == [
         (),
         ("selector_history_cut",),
-        ("selector_unreadable: 1 of 1",),
+        ("selector_unreadable: 1 of 1 (context_length)",),
     ]
     assert max(decisions[1].votes) == 1
     (cut,) = {text for text in seen if "I start." in text}
-    assert cut.startswith("Person: I start.\nCompanion: Oh no!\nPerson: My dog ran away.")
+    assert cut.startswith('Person: "I start."\nCompanion: "Oh no!"\nPerson: "My dog ran away."')
 
 
 def test_courses_of_several_turns_are_shown_whole() -> None:
@@ -272,7 +274,7 @@ def test_courses_of_several_turns_are_shown_whole() -> None:
     )
     engine = ScriptedEngine(lambda request, candidate: "", score)
     LLMSelector(engine, SelectorConfig(), 0).decide([Ballot("b", HISTORY[:1], courses)])
-    assert "Companion: a\nPerson: b\nCompanion: c" in seen[0].messages[-1].content
+    assert 'Companion: "a"\nPerson: "b"\nCompanion: "c"' in seen[0].messages[-1].content
     assert "how a conversation" in seen[0].messages[0].content
 
 

@@ -281,7 +281,7 @@ def test_the_selected_candidate_is_the_turn() -> None:
     assert prompts
     assert not any("{" in prompt or "u_motivation" in prompt for prompt in prompts)
     # The later turns' prompts show what was selected before.
-    assert "Companion: agent 1-2.\nPerson: user 2-0." in prompts[-1]
+    assert 'Companion: "agent 1-2."\nPerson: "user 2-0."' in prompts[-1]
 
 
 def test_alike_candidates_are_shown_once_and_share_their_votes() -> None:

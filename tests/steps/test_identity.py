@@ -45,6 +45,9 @@ RUNTIME_SETTINGS = {
     "GatesConfig.on_collapse",
     "SteeringReportConfig.enabled",
     "PipelineConfig.plan",
+    "PipelineConfig.ask_again",
+    "AnnotationConfig.max_unread_share",
+    "SelfPlayConfig.max_unread_share",
 }
 
 
