@@ -54,6 +54,12 @@ class FilteredError(ItemError):
     outcome = "content_filter"
 
 
+class CutError(ItemError):
+    """A server gives an error in place of an answer that reached its token limit."""
+
+    outcome = "cut"
+
+
 class AnswersError(SageError):
     """Too many of a model's answers in a stage cannot be used."""
 

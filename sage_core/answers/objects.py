@@ -6,18 +6,14 @@ from itertools import islice
 from typing import Any
 
 _DECODER = json.JSONDecoder(strict=False)  # models write line breaks into strings
-
-
 _START = re.compile(r"\{(?=\s*[\"}])")
 _MOST = 50  # places tried: each failure reads the text up to there
 
 
 def read_object(text: str, *keys: str) -> dict[str, Any] | None:
     """The last JSON object in ``text`` that has all ``keys``."""
-    for found in reversed(objects_in(text)):
-        if all(key in found for key in keys):
-            return found
-    return None
+    whole = [found for found in objects_in(text) if all(key in found for key in keys)]
+    return whole[-1] if whole else None
 
 
 def objects_in(text: str) -> list[dict[str, Any]]:

@@ -3,11 +3,12 @@
 import re
 from typing import Any, Final, Literal
 
-from sage_core.errors import ContextError, EngineError, FilteredError, ItemError
+from sage_core.errors import ContextError, CutError, EngineError, FilteredError, ItemError
 
 _TOO_LONG = re.compile(
     r"context[ _](?:length|size|window)|longer than the maximum model length", re.I
 )
+_CUT_SHORT = re.compile(r"could not finish the message|output limit was reached", re.I)  # OpenAI
 _FILTERED = re.compile(
     r"content[ _-]?(?:filter|management|policy|exists risk)|responsible ?ai|data_inspection_failed"
     r"|prohibited[ _]content|usage polic|moderation|\bflagged\b|\bunsafe\b",
@@ -24,6 +25,8 @@ def kind_of(status: int, said: str) -> type[EngineError]:
         return ContextError
     if status < 500 and _FILTERED.search(said):
         return FilteredError
+    if status < 500 and _CUT_SHORT.search(said):
+        return CutError
     return EngineError if status in _OF_ALL else ItemError
 
 

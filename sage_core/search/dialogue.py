@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
 from sage_core.conversation import Said, of_turns, opening_states, view
-from sage_core.engines.base import Completion, Engine, Request
+from sage_core.engines.base import Completion, Engine, Request, answered
 from sage_core.engines.grammar import sac_grammar, user_grammar
-from sage_core.engines.items import answered
 from sage_core.errors import ContextError, ItemError, StateFormatError
 from sage_core.sac import is_well_formed, parse, utterance_of
 from sage_core.schema import (

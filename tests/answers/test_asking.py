@@ -88,6 +88,11 @@ def annotator(engine: OpenAIEngine, **settings: Any) -> tuple[Any, Tally]:
             "unparsed",
             "context_length",
         ),
+        (
+            Said(status=400, error="Could not finish the message because max_tokens was reached"),
+            "unparsed",
+            "cut",
+        ),
         (Said(status=500, error="out of memory"), "unparsed", "failed"),
     ],
 )

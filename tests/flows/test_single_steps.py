@@ -197,7 +197,7 @@ def test_annotate_takes_one_split_and_asks_once(
         assert [row.dialogue_id for row in found] == ["d0", "d2"]
         assert len(asked) == 4
     files = {path.name for path in (tmp_path / "first").iterdir()}
-    assert files == {"sac.parquet", "annotation.json"}
+    assert files == {"sac.parquet", "annotation.json", "answers.json"}
 
 
 def test_models_that_are_judged_need_two_names(tmp_path: Path, trainings: Trainings) -> None:

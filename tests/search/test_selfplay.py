@@ -298,7 +298,7 @@ def test_alike_candidates_are_shown_once_and_share_their_votes() -> None:
         (texts[1], 1.0, True),
         (texts[3], 1.0, False),
     ]
-    assert all(prompt.count("a\n") + prompt.count("b\n") == 2 for prompt in prompts)
+    assert all(prompt.count('"a"\n') + prompt.count('"b"\n') == 2 for prompt in prompts)
 
 
 def test_no_selector_is_asked_where_there_is_no_choice() -> None:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from sage_core.answers.tally import Tally
 from sage_core.config.annotation import AnnotationConfig
 from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, ScoredDialogue, ScoredTurn
 from sage_core.steps.annotated import AnnotatedDialogues
-from sage_core.steps.names import ANNOTATION, SAC, SCORES, SITUATION_SCORES
+from sage_core.steps.names import ANNOTATION, ANSWERS, SAC, SCORES, SITUATION_SCORES
 from sage_core.storage import ArtifactRef, read_json, read_rows, write_json, write_rows
 from tasks.home import store
 from tasks.making import make
@@ -23,14 +24,17 @@ UTTERANCES = ("I love my garden!", "I hate the cold.", "I love the lake!")
 LIKELY = ((-2.0, -3.0), (-1.0, -4.0), (-2.0, -3.0))  # sad, joyful; their means: -5/3, -10/3
 
 
+def shard_of(number: int, table: str, rows: list[Any]) -> ArtifactRef:
+    def write(folder: Path) -> None:
+        write_rows(folder / table, rows, type(rows[0]))
+        write_json(folder / ANSWERS, Tally().as_dict())
+
+    return store().build(f"shard/{number}", write, {})
+
+
 def scored_shard(number: int) -> ArtifactRef:
     turn = ScoredTurn("user", UTTERANCES[number], (0.0, float(number)), LIKELY[number])
-    rows = [ScoredDialogue(f"d{number}", (turn,))]
-    return store().build(
-        f"shard/{number}",
-        lambda folder: write_rows(folder / SCORES, rows, ScoredDialogue),
-        {},
-    )
+    return shard_of(number, SCORES, [ScoredDialogue(f"d{number}", (turn,))])
 
 
 def joined(
@@ -74,15 +78,7 @@ def test_written_shards_are_joined_and_measured(
         for n, text in enumerate(UTTERANCES)
     ]
 
-    def shard(number: int) -> ArtifactRef:
-        rows = [written[number]]
-        return store().build(
-            f"shard/{number}",
-            lambda folder: write_rows(folder / SAC, rows, AnnotatedDialogue),
-            {},
-        )
-
-    parts = [shard(number) for number in range(3)]
+    parts = [shard_of(number, SAC, [written[number]]) for number in range(3)]
     rows, figures = joined(parts, AnnotationConfig())
     assert rows == written
     assert (figures["sentiment_agreement"]["hits"], figures["sentiment_agreement"]["n"]) == (2, 3)
