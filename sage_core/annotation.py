@@ -19,10 +19,10 @@ from sage_core.answers.objects import read_object
 from sage_core.answers.tally import Tally
 from sage_core.config.annotation import AnnotationConfig
 from sage_core.config.engine import SamplingConfig
+from sage_core.conversation import quoted
 from sage_core.engines.base import Constraint, Engine, Request
 from sage_core.engines.grammar import json_schema
 from sage_core.errors import StateFormatError
-from sage_core.framing import quoted
 from sage_core.sac import AGENT, USER, StateAction, render_state
 from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, Message
 from sage_core.states import EMPTY, EXAMPLES, FIELDS, REQUIRED, SINGLE, TOPIC, StateField

@@ -32,9 +32,9 @@ from sage_core.annotation import SPEAKERS, is_carried, prepare
 from sage_core.answers.tally import Tally
 from sage_core.config.annotation import AnnotationConfig
 from sage_core.config.engine import SamplingConfig
+from sage_core.conversation import one_line
 from sage_core.engines.base import Engine, Request
 from sage_core.errors import ConfigError, DataError
-from sage_core.framing import one_line
 from sage_core.schema import (
     AnnotatedDialogue,
     AnnotatedTurn,

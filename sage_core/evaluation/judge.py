@@ -15,12 +15,11 @@ from sage_core.answers.tally import Tally
 from sage_core.answers.verdicts import Grade, opening_verdict, read_verdict
 from sage_core.config.engine import SamplingConfig
 from sage_core.config.evaluation import JudgeConfig
-from sage_core.conversation import of_turns
+from sage_core.conversation import of_turns, quoted
 from sage_core.engines.base import Engine, Request
 from sage_core.engines.grammar import one_of
 from sage_core.errors import DataError
 from sage_core.evaluation.prompts import PROMPTS
-from sage_core.framing import quoted
 from sage_core.schema import Judgement, Message, Order, Trajectory, Verdict
 
 _ANSWER = "Answer 'Verdict: A', 'Verdict: B', or 'Verdict: tie', and nothing else."

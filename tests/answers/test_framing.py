@@ -13,9 +13,9 @@ from sage_core.annotation import annotate
 from sage_core.config.annotation import AnnotationConfig
 from sage_core.config.evaluation import JudgeConfig
 from sage_core.config.search import SelectorConfig
+from sage_core.conversation import one_line, quoted
 from sage_core.engines.base import Request
 from sage_core.evaluation.judge import judge_pair
-from sage_core.framing import one_line, quoted
 from sage_core.labels import score
 from sage_core.schema import Dialogue, Message, Trajectory, TrajectoryTurn
 from sage_core.search.selectors.llm import LLMSelector

@@ -215,6 +215,8 @@ class Scripted(ScriptedEngine):
     def _say(self, request: Request, candidate: int) -> str:
         if request.request_id.endswith("/opening"):
             return GROUPS[0]
+        if request.request_id.startswith("judge/"):
+            return "Verdict: A"
         states = "".join(GROUPS[request.prefix.count("}") :]) if request.opens_with_states else ""
         return f"{states}{self._who} says {draw_seed(request, candidate) % 1000}."
 

@@ -19,7 +19,6 @@ SEARCH = {"search/selfplay.py", "search/dialogue.py", "search/saved.py"}
 GREEDY = {"search/strategies/strategy.py", "search/strategies/greedy.py"}
 SELECTOR = {"search/selectors/selector.py", "search/selectors/llm.py"}
 STORED = {"storage.py"}  # names the file of the saved dialogues
-SHOWN = {"framing.py"}  # to the selector
 
 
 def entered(config: SearchConfig) -> set[str]:
@@ -44,6 +43,6 @@ def entered(config: SearchConfig) -> set[str]:
 
 def test_one_dialogue_enters_its_own_strategy_and_selector_only() -> None:
     found = entered(SearchConfig(candidates=3))
-    assert found <= STATES | SEARCH | GREEDY | SELECTOR | STORED | SHOWN
+    assert found <= STATES | SEARCH | GREEDY | SELECTOR | STORED
     assert found >= SEARCH | GREEDY | SELECTOR
     assert len(found) <= 13
