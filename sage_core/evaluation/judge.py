@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from sage_core.answers.asking import ask
+from sage_core.answers.outcomes import Reading
 from sage_core.answers.tally import Tally
 from sage_core.answers.verdicts import Grade, opening_verdict, read_verdict
 from sage_core.config.engine import SamplingConfig
@@ -84,7 +85,7 @@ def judge_pair(
         )
         for first, second, order in cases
     ]
-    readings = ask(engine, requests, read_verdict, opening_verdict)
+    readings: list[Reading[Grade]] = ask(engine, requests, read_verdict, opening_verdict)
     if tally is not None:
         ids = [request.request_id for request in requests]
         tally.add_readings(f"judge {config.name}", ids, readings)

@@ -95,8 +95,8 @@ class LLMSelector:
                 else:
                     shown[index], notes[index] = shorter, ("selector_history_cut",)
                     open_.append(index)
-        rows = zip(ballots, orders, answers, notes, reasons, strict=True)
-        return [self._decision(*row) for row in rows]
+        decided = zip(ballots, orders, answers, notes, reasons, strict=True)
+        return [self._decision(*each) for each in decided]
 
     def _choose(self, asked: Sequence[tuple[Request, list[str]]]) -> list[list[float]]:
         return self.engine.choose([request for request, _ in asked], [names for _, names in asked])
