@@ -11,6 +11,9 @@ from typing import Any
 from sage_core.config.engine import OpenAIConfig
 
 
+_TRIALS = ("Count from one to forty", "Describe this message")  # of what a server takes
+
+
 @dataclass(frozen=True)
 class Said:
     """An answer: a completion, or an error where ``status`` is not 200."""
@@ -38,7 +41,7 @@ class Said:
 
 
 class Answering:
-    """The server; ``bodies`` is what it was asked."""
+    """The server; ``bodies`` is what it was asked, without trials of what it takes."""
 
     def __init__(self, answer: Callable[[dict[str, Any]], Said]) -> None:
         self.answer = answer
@@ -48,8 +51,7 @@ class Answering:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.bodies.append(body)
-                said = server.answer(body)
+                said = server.said(body)
                 data = json.dumps(said.body()).encode()
                 self.send_response(said.status)
                 self.send_header("Content-Type", "application/json")
@@ -62,6 +64,12 @@ class Answering:
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def said(self, body: dict[str, Any]) -> Said:
+        if body["messages"][-1]["content"].startswith(_TRIALS):
+            return Said("{}", logprobs={"A": -0.1})
+        self.bodies.append(body)
+        return self.answer(body)
 
     def prompts(self) -> list[str]:
         """The last message of each request."""

@@ -197,7 +197,7 @@ def test_the_selectors_answers(tmp_path: Path) -> None:
     [
         (Said(status=401, error="no such key"), 1),
         (Said(status=404, error="no such model"), 1),
-        (Said(status=400, error="temperature is not supported"), 21),
+        (Said(status=400, error="I will not"), 21),
         (Said(status=503, error="down"), 21),
     ],
 )
