@@ -10,7 +10,6 @@ from typing import Any
 
 from sage_core.config.engine import OpenAIConfig
 
-
 _TRIALS = ("Count from one to forty", "Describe this message")  # of what a server takes
 
 
