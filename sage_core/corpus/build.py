@@ -26,6 +26,7 @@ from sage_core.corpus.ingest import (
     check_share,
     counted,
 )
+from sage_core.corpus.names import Names, repeated
 from sage_core.corpus.records import DIALOGUES, FUNNEL, REJECTED, FunnelStep
 from sage_core.corpus.span import longest_run
 from sage_core.corpus.tables import (
@@ -127,8 +128,9 @@ def merge(
         read += counts["read"]
         dropped.update(counts["dropped"])
         posts.update(counts["posts"])
-    if across(config):
-        dropped.update(_without_duplicates(filtered, config, folder))
+    names = repeated(filtered, config.sort_memory_mb)
+    if across(config) or names:
+        dropped.update(_without_duplicates(filtered, config, folder, names))
     else:
         for name, row_type in ((DIALOGUES, Dialogue), (REJECTED, Rejection)):
             concatenate([part / name for part in filtered], folder / name, ARROW_SCHEMAS[row_type])
@@ -176,13 +178,15 @@ def training_dialogues(corpus: Path, config: CorpusConfig, seed: int) -> list[Di
         DataError: no dialogue is left.
     """
     table = pq.read_table(corpus / DIALOGUES, columns=["dialogue_id", "split"]).to_pylist()
-    drawn = sorted(row["dialogue_id"] for row in table if row["split"] == "train")
+    places = [place for place, row in enumerate(table) if row["split"] == "train"]
+    drawn = sorted(places, key=lambda place: (table[place]["dialogue_id"], place))
     if config.max_dialogues and len(drawn) > config.max_dialogues:
         drawn = Random(seed).sample(drawn, config.max_dialogues)
-    rank = {dialogue_id: number for number, dialogue_id in enumerate(drawn)}
-    kept = [row for row in read_dialogues(corpus / DIALOGUES) if row.dialogue_id in rank]
+    rank = {place: number for number, place in enumerate(drawn)}
+    rows = enumerate(read_dialogues(corpus / DIALOGUES))
+    kept = sorted((rank[place], row) for place, row in rows if place in rank)
     cut = []
-    for dialogue in sorted(kept, key=lambda dialogue: rank[dialogue.dialogue_id]):
+    for _, dialogue in kept:
         if messages := whole_exchanges(dialogue.messages, config.max_turns):
             cut.append(replace(dialogue, messages=messages))
     if not cut:
@@ -205,9 +209,9 @@ def _dialogues(
 
 
 def _without_duplicates(
-    filtered: Iterable[Path], config: CorpusConfig, folder: Path
+    filtered: Iterable[Path], config: CorpusConfig, folder: Path, names: Names
 ) -> Counter[str]:
-    """Merge and drop duplicates; how many by each rule."""
+    """Merge, give each dialogue a name of its own, and drop duplicates; how many by each rule."""
     dropped: Counter[str] = Counter()
     duplicates = Duplicates(config)
     with (
@@ -216,8 +220,8 @@ def _without_duplicates(
     ):
         for part in filtered:
             for row in pq.read_table(part / REJECTED).to_pylist():
-                rejected.write(Rejection(**row))
-            for dialogue in read_dialogues(part / DIALOGUES):
+                rejected.write(names.of(Rejection(**row)))
+            for dialogue in map(names.of, read_dialogues(part / DIALOGUES)):
                 reason = duplicates.reason(dialogue)
                 if reason is None:
                     kept.write(dialogue)

@@ -125,8 +125,9 @@ def load_quarantine(folder: Path) -> list[BadRecord]:
     """The samples that :meth:`Quarantine.save` wrote."""
     import json
 
-    lines = (folder / QUARANTINE).read_text(encoding="utf-8").splitlines()
-    return [BadRecord(**json.loads(line)) for line in lines]
+    # Not splitlines(): JSON writes its other ends of lines, such as U+2028, as they are.
+    with (folder / QUARANTINE).open(encoding="utf-8", newline="\n") as lines:
+        return [BadRecord(**json.loads(line)) for line in lines]
 
 
 def sort_posts(ingested: Sequence[Path], target: Path, memory_mb: int) -> None:

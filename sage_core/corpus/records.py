@@ -1,6 +1,7 @@
 """What readers yield: whole dialogues, or the posts of reply trees, and the records they refuse;
 and the funnel that counts what became of them."""
 
+import re
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -9,7 +10,11 @@ from sage_core.schema import Dialogue
 DIALOGUES = "dialogues.parquet"
 REJECTED = "rejected.parquet"
 FUNNEL = "funnel.json"
+SYSTEM = "system"  # the role of messages that are left out
 SAMPLE_CHARACTERS = 200
+_GONE = re.compile(
+    r"\[\s*(?:deleted|removed|unavailable|deleted by user|removed by reddit)\s*\]", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +28,7 @@ class Post:
         author: "" where it is not known (a deleted account).
         created: seconds since 1970; orders siblings together with ``post_id``.
         source: where it was said, such as ``r/AskReddit``.
-        text: what was said; :mod:`sage_core.corpus.threads` takes out ``[deleted]`` and
-            ``[removed]``.
+        text: what was said; :mod:`sage_core.corpus.threads` takes out what :func:`is_gone`.
     """
 
     post_id: str
@@ -34,6 +38,11 @@ class Post:
     created: int
     source: str
     text: str
+
+
+def is_gone(text: str) -> bool:
+    """Whether a text only says that there is none: ``[deleted]``, ``[ Removed by Reddit ]``."""
+    return _GONE.fullmatch(text.strip()) is not None
 
 
 @dataclass(frozen=True)
