@@ -17,6 +17,7 @@ from sage_core.config.engine import SamplingConfig
 from sage_core.engines.base import Constraint, Engine, Request
 from sage_core.engines.grammar import json_schema
 from sage_core.errors import StateFormatError
+from sage_core.languages import asks, is_question
 from sage_core.sac import AGENT, USER, StateAction, render_state
 from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, Message
 from sage_core.states import EMPTY, EXAMPLES, FIELDS, REQUIRED, SINGLE, TOPIC, StateField
@@ -229,7 +230,7 @@ def _bridge(
         (number, turn)
         for number, dialogue in enumerate(dialogues)
         for turn, message in enumerate(dialogue.messages[:-1])
-        if message.role == "assistant" and "?" not in message.content
+        if message.role == "assistant" and not asks(message.content)
     ]
     requests = [
         Request(
@@ -250,7 +251,7 @@ def _bridge(
     bridged = [list(dialogue.messages) for dialogue in dialogues]
     for (number, turn), answer in zip(places, engine.generate(requests), strict=True):
         question = answer[0].text.strip()
-        if question.endswith("?"):
+        if is_question(question):
             message = bridged[number][turn]
             bridged[number][turn] = Message(message.role, f"{message.content} {question}")
     return [

@@ -50,6 +50,13 @@ class CorpusConfig(Section):
         None, description="File or folder of the reader, or name on the hub; not for packaged data."
     )
     licence: str = Field("", description="Licence of the input, for the data card.")
+    language: str = Field(
+        "",
+        pattern="^([a-z]{2,3})?$",
+        description="ISO 639 code of the dialogues' language, such as 'en' or 'zh'. Rules about "
+        "English words do not apply to other languages. Empty: sentiment applies to dialogues in "
+        "Latin script.",
+    )
     threads: ThreadsConfig = ThreadsConfig()
     span: Literal["whole", "longest_run"] = Field(
         "whole",

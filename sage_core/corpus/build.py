@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import card, threads
 from sage_core.corpus.duplicates import Duplicates
-from sage_core.corpus.filters import Filter, across, alone, filters
+from sage_core.corpus.filters import Filter, across, alone, filters, in_english
 from sage_core.corpus.ingest import (
     COUNTS,
     RECORDS,
@@ -56,6 +56,7 @@ def filter_partition(
     posts = threads.PostCounts()
     read = 0
     dropped: Counter[str] = Counter()
+    not_applied: Counter[str] = Counter()
     with (
         rare_collections(),
         RowWriter(folder / DIALOGUES, Dialogue) as kept,
@@ -64,7 +65,9 @@ def filter_partition(
         for dialogue in _dialogues(records, partition, config, posts):
             read += 1
             outcome = (
-                screen(dialogue, rules, config) if isinstance(dialogue, Dialogue) else dialogue
+                screen(dialogue, rules, config, not_applied)
+                if isinstance(dialogue, Dialogue)
+                else dialogue
             )
             if isinstance(outcome, Rejection):
                 dropped[outcome.reason] += 1
@@ -80,6 +83,7 @@ def filter_partition(
         {
             "read": read,
             "dropped": dict(dropped),
+            "not_applied": dict(not_applied),
             "posts": {"used": posts.used, **posts.dropped},
             "quarantined": dict(quarantine.reasons),
         },
@@ -87,17 +91,27 @@ def filter_partition(
 
 
 def screen(
-    dialogue: Dialogue, rules: Sequence[Filter], config: CorpusConfig
+    dialogue: Dialogue,
+    rules: Sequence[Filter],
+    config: CorpusConfig,
+    not_applied: Counter[str],
 ) -> Dialogue | Rejection:
-    """The dialogue, cut to its span and with its split, or the first rule that drops it."""
+    """The dialogue, cut to its span and with its split, or the first rule that drops it;
+    ``not_applied`` counts the rules that are not about its language."""
     candidate: Dialogue | None = dialogue
     if config.span == "longest_run":
-        candidate = longest_run(dialogue, config.min_sentiment, config.min_turns)
+        english = in_english(config)
+        if english is None or english(dialogue):
+            candidate = longest_run(dialogue, config.min_sentiment, config.min_turns)
+        else:
+            not_applied[SPAN_STEP] += 1
     if candidate is None:
         return Rejection(dialogue.dialogue_id, SPAN_STEP)
     for rule in rules:
         if not rule.keeps(candidate):
             return Rejection(dialogue.dialogue_id, rule.name)
+        if rule.applies and not rule.applies(candidate):
+            not_applied[rule.name] += 1
     return replace(candidate, split=split_of(candidate.thread_id, config))
 
 
@@ -121,12 +135,14 @@ def merge(
     quarantine.samples += cycles.samples
     check_share(config, records, quarantine)
     dropped: Counter[str] = Counter()
+    not_applied: Counter[str] = Counter()
     posts: Counter[str] = Counter()
     read = 0
     for part in filtered:
         counts = read_json(part / COUNTS)
         read += counts["read"]
         dropped.update(counts["dropped"])
+        not_applied.update(counts["not_applied"])
         posts.update(counts["posts"])
     names = repeated(filtered, config.sort_memory_mb)
     if across(config) or names:
@@ -148,6 +164,8 @@ def merge(
     for step in _steps(config, has_posts=has_posts):
         read -= dropped[step]
         funnel.append(FunnelStep(step=step, kept=read, dropped=dropped[step]))
+        if not_applied[step]:
+            funnel[-1]["not_applied"] = not_applied[step]
     write_json(folder / FUNNEL, funnel)
     quarantine.save(folder)
     card.write(folder, config, funnel, dict(quarantine.reasons), own)

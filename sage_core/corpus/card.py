@@ -6,6 +6,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from sage_core.config.corpus import CorpusConfig
+from sage_core.corpus.filters import scores_sentiment
+from sage_core.corpus.lexicon import installed
 from sage_core.corpus.sources import reader_of
 from sage_core.packaged import packaged
 from sage_core.storage import printable
@@ -49,5 +51,6 @@ def write(
         thresholds=thresholds,
         sha256=sha256,
         own=own,
+        lexicon=installed() if scores_sentiment(config) else None,
     )
     (folder / CARD).write_text(card, encoding="utf-8")

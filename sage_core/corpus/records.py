@@ -70,10 +70,13 @@ class FunnelStep(TypedDict, total=False):
 
     On the first step, ``read``, stand ``quarantined``, the bad records, and ``records``: what
     became of the input's records, of which the posts of reply trees make up several a dialogue.
+    ``not_applied``, where it is not 0: the dialogues that the step's rule is not about, by their
+    language; they passed.
     """
 
     step: str
     kept: int
     dropped: int
     quarantined: int
+    not_applied: int
     records: dict[str, int]
