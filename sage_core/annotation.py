@@ -10,13 +10,15 @@ separate requests and off by default. How values are chosen from closed lists in
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from sage_core.config.annotation import AnnotationConfig
 from sage_core.config.engine import SamplingConfig
+from sage_core.engines.answered import Answer, answered
 from sage_core.engines.base import Constraint, Engine, Request
 from sage_core.engines.grammar import json_schema
-from sage_core.errors import StateFormatError
+from sage_core.errors import ContextError, StateFormatError
 from sage_core.languages import asks, is_question
 from sage_core.sac import AGENT, USER, StateAction, render_state
 from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, Message
@@ -48,36 +50,65 @@ def annotate(
     seed: int,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[AnnotatedDialogue]:
-    """Give every utterance of ``dialogues`` a state."""
+    """Give every utterance of ``dialogues`` a state.
+
+    A dialogue with an utterance that the annotator's context has no room for, even without the
+    turns before it, comes back without turns.
+    """
     dialogues = prepare(dialogues, engine, config, seed)
     sampling = _sampling(config, _STATE_TOKENS)
     constraint = _schema(config)
-    requests = [
-        Request(
+
+    def request(dialogue: Dialogue, turn: int, context: int) -> Request:
+        return Request(
             request_id=f"annotate/{dialogue.dialogue_id}/{turn}",
-            messages=_state_prompt(dialogue, turn, config),
+            messages=_state_prompt(dialogue, turn, context, config),
             sampling=sampling,
             seed=seed,
             constraint=constraint,
         )
-        for dialogue in dialogues
-        for turn in range(len(dialogue.messages))
-    ]
-    answers = iter(engine.generate(requests))
+
     annotated = []
-    for dialogue in dialogues:
+    answers = by_dialogue(engine.generate, request, dialogues, config.context_turns)
+    for dialogue, found in zip(dialogues, answers, strict=True):
         turns = []
         before = ""
-        for message in dialogue.messages:
-            state = read_state(next(answers)[0].text)
+        for message, completions in zip(dialogue.messages, found, strict=bool(found)):
+            state = read_state(completions[0].text)
             if config.topics == "extracted":
                 said = stand_in(TOPIC.of(state), message.content, before)
                 state = TOPIC.put(state, said)
             before = message.content
             turns.append(AnnotatedTurn.of(message.role, message.content, state))
-        annotated.append(AnnotatedDialogue(dialogue.dialogue_id, tuple(turns)))
+        annotated.append(AnnotatedDialogue(dialogue.dialogue_id, tuple(turns), dialogue.split))
         on_progress(1)
     return annotated
+
+
+def by_dialogue(
+    ask: Callable[[Sequence[Request]], Sequence[Answer]],
+    request: Callable[[Dialogue, int, int], Request],
+    dialogues: Sequence[Dialogue],
+    context: int,
+) -> Iterator[list[Answer]]:
+    """The answers to all utterances of each dialogue; none for one with an utterance that is too
+    long for the annotator's context.
+
+    Args:
+        request: of a dialogue, a turn, and how many turns before it are shown: ``context``, or 0
+            where these are too long.
+    """
+    turns = [(each, turn) for each in dialogues for turn in range(len(each.messages))]
+    answers = answered(ask, [request(*place, context) for place in turns])
+    late = [number for number, each in enumerate(answers) if isinstance(each, ContextError)]
+    again = answered(ask, [request(*turns[number], 0) for number in late]) if context else []
+    for number, answer in zip(late, again, strict=False):
+        answers[number] = answer
+    rest = iter(answers)
+    for dialogue in dialogues:
+        of_dialogue = list(islice(rest, len(dialogue.messages)))
+        found = [each for each in of_dialogue if not isinstance(each, ContextError)]
+        yield found if len(found) == len(of_dialogue) else []
 
 
 def prepare(
@@ -175,11 +206,13 @@ def _instructions(config: AnnotationConfig) -> str:
     return _INSTRUCTIONS.format(fields=fields) + "".join(lists)
 
 
-def _state_prompt(dialogue: Dialogue, turn: int, config: AnnotationConfig) -> tuple[Message, ...]:
+def _state_prompt(
+    dialogue: Dialogue, turn: int, context: int, config: AnnotationConfig
+) -> tuple[Message, ...]:
     return (
         Message("system", _instructions(config)),
         *_examples(),
-        Message("user", transcript(dialogue.messages[: turn + 1], config.context_turns + 1)),
+        Message("user", transcript(dialogue.messages[: turn + 1], context + 1)),
     )
 
 
@@ -205,10 +238,13 @@ def _rewrite(
         for dialogue in dialogues
         for turn, message in enumerate(dialogue.messages)
     ]
-    answers = iter(engine.generate(requests))
+    answers = iter(answered(engine.generate, requests))
 
     def rewritten(message: Message) -> Message:
-        completion = next(answers)[0]
+        answer = next(answers)
+        if isinstance(answer, ContextError):
+            return message
+        completion = answer[0]
         text = completion.text.strip()
         return (
             message
@@ -249,8 +285,8 @@ def _bridge(
         for number, turn in places
     ]
     bridged = [list(dialogue.messages) for dialogue in dialogues]
-    for (number, turn), answer in zip(places, engine.generate(requests), strict=True):
-        question = answer[0].text.strip()
+    for (number, turn), answer in zip(places, answered(engine.generate, requests), strict=True):
+        question = "" if isinstance(answer, ContextError) else answer[0].text.strip()
         if is_question(question):
             message = bridged[number][turn]
             bridged[number][turn] = Message(message.role, f"{message.content} {question}")

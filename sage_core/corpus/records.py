@@ -10,6 +10,7 @@ from sage_core.schema import Dialogue
 DIALOGUES = "dialogues.parquet"
 REJECTED = "rejected.parquet"
 FUNNEL = "funnel.json"
+NO_TURNS = "no_turns"  # the reason of a conversation that was read and holds nothing
 SYSTEM = "system"  # the role of messages that are left out
 SAMPLE_CHARACTERS = 200
 _GONE = re.compile(

@@ -11,13 +11,14 @@ from scipy import stats
 
 from sage_core.config.conversation import SelfPlayConfig
 from sage_core.config.refine import GatesConfig
+from sage_core.engines.answered import answered
 from sage_core.engines.base import Engine, Request
 from sage_core.errors import ContextError
 from sage_core.evaluation.metrics import Mean, Rate, model_metrics
 from sage_core.evaluation.quality import Measurements
 from sage_core.sac import is_well_formed, parse
 from sage_core.schema import Situation, Trajectory
-from sage_core.search.dialogue import Dialogue, Speaker, agent_request, answered
+from sage_core.search.dialogue import Dialogue, Speaker, agent_request
 from sage_core.states import MOTIVATION
 
 _NONE = Rate.of(0, 0)

@@ -9,12 +9,12 @@ m0 and raw, which infer no state, a user without one.) Its draws do not depend o
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
 from sage_core.conversation import Said, of_turns, opening_states, view
+from sage_core.engines.answered import answered
 from sage_core.engines.base import Completion, Engine, Request
 from sage_core.engines.grammar import sac_grammar, user_grammar
 from sage_core.errors import ContextError, StateFormatError
@@ -32,8 +32,6 @@ from sage_core.schema import (
 from sage_core.states import EMPTY, FIELDS, StateAction
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -262,24 +260,6 @@ def finished_sentences(utterance: str) -> str:
     """A cut utterance without its unfinished last sentence, unless it is nothing else."""
     sentences = _SENTENCE_END.split(utterance.strip())
     return " ".join(sentences[:-1]) if len(sentences) > 1 else utterance
-
-
-def answered(
-    ask: Callable[[Sequence[Item]], Sequence[Answer]], items: Sequence[Item]
-) -> list[Answer | ContextError]:
-    """The answers, with the error in place of those whose prompt is too long for the context.
-
-    Engines answer all or none, so a call that fails is halved until the items at fault are alone.
-    """
-    if not items:
-        return []
-    try:
-        return list(ask(items))
-    except ContextError as error:
-        if len(items) == 1:
-            return [error]
-        middle = len(items) // 2
-        return answered(ask, items[:middle]) + answered(ask, items[middle:])
 
 
 def _opening(own: StateAction) -> tuple[str, tuple[str, ...]]:

@@ -36,5 +36,7 @@ class AnnotatedDialogues(Step):
             rows = labels.pick(scored, self.settings, compared)
         else:
             rows = rows_of(context, self.parts, SAC, AnnotatedDialogue)
-        write_rows(folder / SAC, rows, AnnotatedDialogue)
-        write_json(folder / ANNOTATION, asdict(annotation_figures(rows)))
+        annotated = [row for row in rows if row.turns]
+        figures = annotation_figures(annotated, left_out=len(rows) - len(annotated))
+        write_rows(folder / SAC, annotated, AnnotatedDialogue)
+        write_json(folder / ANNOTATION, asdict(figures))

@@ -73,6 +73,7 @@ class Unannotated(Step):
             AnnotatedDialogue(
                 row.dialogue_id,
                 tuple(AnnotatedTurn.of(turn.role, turn.content, EMPTY) for turn in row.messages),
+                row.split,
             )
             for row in read_rows(context.folder(self.dialogues) / DIALOGUES, Dialogue)
         ]

@@ -15,10 +15,10 @@ from random import Random
 
 from sage_core.config.engine import SamplingConfig
 from sage_core.config.search import SelectorConfig
+from sage_core.engines.answered import answered
 from sage_core.engines.base import Engine, Request
 from sage_core.errors import ConfigError, ContextError
 from sage_core.schema import Message, Showing
-from sage_core.search.dialogue import answered
 from sage_core.search.selectors.selector import Ballot, Decision, Inputs, Selector, SelectorKind
 
 MAX_OPTIONS = len(string.ascii_uppercase)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 from sage_core.config.conversation import SelfPlayConfig
 from sage_core.config.search import SearchConfig
+from sage_core.engines.answered import answered
 from sage_core.engines.base import Completion, Request
 from sage_core.errors import ContextError
 from sage_core.schema import Candidate
-from sage_core.search.dialogue import Dialogue, Speaker, answered
+from sage_core.search.dialogue import Dialogue, Speaker
 from sage_core.search.selectors.selector import Ballot, Decision, Selector
 from sage_core.search.strategies import STRATEGIES
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from sage_core.config.search import SearchConfig, TreeConfig
+from sage_core.engines.answered import answered
 from sage_core.engines.base import Completion, Request
 from sage_core.engines.grammar import states_grammar, utterance_grammar
 from sage_core.errors import ConfigError, ContextError
 from sage_core.sac import is_well_formed, parse
 from sage_core.schema import Candidate, Message, TrajectoryTurn
-from sage_core.search.dialogue import Dialogue, agent_request, answered, grow, spoken, user_turn
+from sage_core.search.dialogue import Dialogue, agent_request, grow, spoken, user_turn
 from sage_core.search.selectors.selector import Ballot, reply_ballot
 from sage_core.search.strategies.greedy import Greedy
 from sage_core.search.strategies.strategy import (
