@@ -25,28 +25,28 @@ class Lexicon:
 
     Attributes:
         of: the package that it is of.
-        text: its lines, words with their valences.
+        content: its lines, words with their valences.
         folder: where it was found; of the archive, the folder of NLTK's data.
     """
 
     of: str
-    text: str
+    content: bytes
     folder: Path
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return hashlib.sha256(self.content).hexdigest()
 
 
 @cache
 def installed() -> Lexicon:
     """The lexicon that sentiment is scored with on this machine."""
     for folder in nltk_folders():
-        if (text := _of_nltk(folder)) is not None:
-            return Lexicon("nltk", text, folder)
+        if (content := _of_nltk(folder)) is not None:
+            return Lexicon("nltk", content, folder)
     package = resources.files("vaderSentiment")
-    text = package.joinpath("vader_lexicon.txt").read_text("utf-8")
-    return Lexicon("vaderSentiment", text, Path(str(package)))
+    content = package.joinpath("vader_lexicon.txt").read_bytes()
+    return Lexicon("vaderSentiment", content, Path(str(package)))
 
 
 def nltk_folders() -> Iterator[Path]:
@@ -65,14 +65,14 @@ def nltk_folders() -> Iterator[Path]:
         yield from (Path(place) / "nltk_data" for place in places)
 
 
-def _of_nltk(folder: Path) -> str | None:
+def _of_nltk(folder: Path) -> bytes | None:
     """The lexicon among NLTK's data, as a zip or unpacked."""
     try:
         if (archive := folder / _ARCHIVE).is_file():
             with ZipFile(archive) as file:
-                return file.read(_MEMBER).decode("utf-8")
+                return file.read(_MEMBER)
         if (unpacked := folder / "sentiment" / _MEMBER).is_file():
-            return unpacked.read_text("utf-8")
-    except (OSError, KeyError, BadZipFile, UnicodeDecodeError):
+            return unpacked.read_bytes()
+    except (OSError, KeyError, BadZipFile):
         pass  # damaged: as good as not there
     return None

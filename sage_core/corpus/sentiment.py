@@ -95,7 +95,7 @@ def reference() -> Callable[[str], float]:
 
 def lexicon() -> dict[str, float]:
     """VADER's words and emoticons, in lower case, with their valence in [-4, 4]."""
-    text = installed().text
+    text = installed().content.decode("utf-8")
     lines = (line.strip().split("\t") for line in text.split("\n") if line.strip())
     return {word: float(valence) for word, valence, *_ in lines}
 
