@@ -13,7 +13,7 @@ _UNSPACED = re.compile(
     "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaadf\uf900-\ufaff\uff66-\uff9d"
     "\U00020000-\U0003ffff]"
 )
-_QUESTION_MARKS = (
+_QUESTION_MARKS = frozenset(
     "?\uff1f\ufe56\ufe16"  # Latin and its wide, small and vertical forms
     "\u061f\u2e2e"  # Arabic, reversed
     "\u037e\u1367\u2cfa\u2cfb\ua60f\ua6f7"  # Greek, Ethiopic, Nubian, Vai, Bamum
@@ -53,11 +53,9 @@ def asks(text: str) -> bool:
 def is_question(text: str) -> bool:
     """Whether a text ends in a question mark of any script, trailing white space aside."""
     text = text.rstrip()
-    return (
-        text.endswith(tuple(_QUESTION_MARKS))
-        or _ARMENIAN in text
-        or (text.endswith(";") and _GREEK_END.search(text) is not None)
-    )
+    if text[-1:] in _QUESTION_MARKS:
+        return True
+    return not text.isascii() and (_ARMENIAN in text or _GREEK_END.search(text) is not None)
 
 
 def is_latin(texts: Iterable[str]) -> bool:

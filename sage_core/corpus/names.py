@@ -12,7 +12,7 @@ from typing import TypeVar
 from sage_core.corpus.records import DIALOGUES, REJECTED
 from sage_core.schema import AnnotatedDialogue, Dialogue, Rejection
 
-Named = TypeVar("Named", Dialogue, Rejection, AnnotatedDialogue)
+Row = TypeVar("Row", Dialogue, Rejection, AnnotatedDialogue)
 
 
 class Names:
@@ -29,7 +29,7 @@ class Names:
         """Whether any name may change."""
         return self._repeated is None or bool(self._repeated)
 
-    def of(self, row: Named) -> Named:
+    def of(self, row: Row) -> Row:
         """The row under its own name."""
         name = row.dialogue_id
         if self._repeated is not None and name not in self._repeated:
@@ -42,7 +42,7 @@ class Names:
         return row if number == 1 else replace(row, dialogue_id=name)
 
 
-def unique(rows: Iterable[Named]) -> list[Named]:
+def unique(rows: Iterable[Row]) -> list[Row]:
     """The rows, each under a name of its own."""
     names = Names()
     return [names.of(row) for row in rows]
