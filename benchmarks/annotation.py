@@ -70,9 +70,8 @@ def score(texts: Sequence[str], emotions: Sequence[str], dtype: str) -> np.ndarr
     dialogues = [
         Dialogue(str(number), "", "", (Message("user", text),)) for number, text in enumerate(texts)
     ]
-    return np.asarray(
-        score_field(EMOTION, emotions, dialogues, engine, config.annotation, config.seed)
-    )
+    found = score_field(EMOTION, emotions, dialogues, engine, config.annotation, config.seed)
+    return np.asarray([scores for (scores,) in found])
 
 
 def report(

@@ -35,7 +35,8 @@ TICKETS = """\
 
 def read_tickets(source: Source, config: CorpusConfig) -> Iterator[Dialogue | BadRecord]:
     """The reader: the customer is the user, and speaks first."""
-    for number, line in enumerate(source.file.read_text("utf-8").splitlines(), start=1):
+    lines = source.file.open(encoding="utf-8")
+    for number, line in enumerate(lines, start=1):
         ticket = json.loads(line)
         if "said" not in ticket:
             yield BadRecord("nothing_said", f"{source.name}, line {number}", line)

@@ -10,6 +10,7 @@ from flows.runners import Runner, held_by_flow, shared_server, task_runner
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.build import load_funnel
 from sage_core.corpus.records import FunnelStep
+from sage_core.corpus.sources import check_output
 from sage_core.steps.base import Step
 from sage_core.steps.whole_corpus import make_corpus
 from sage_core.storage import MANIFEST, ArtifactRef
@@ -26,6 +27,7 @@ def corpus_flow(config: CorpusConfig) -> ArtifactRef:
 
 def run_corpus(config: CorpusConfig, output: Path, runner: Runner) -> list[FunnelStep]:
     """Run :func:`corpus_flow`, copy what it made into ``output`` and return the funnel."""
+    check_output(config, output)
     with shared_server(runner):
         ref = corpus_flow.with_options(task_runner=task_runner(runner))(config)
     output.mkdir(parents=True, exist_ok=True)

@@ -28,13 +28,14 @@ from itertools import islice
 
 import numpy as np
 
-from sage_core.annotation import SPEAKERS, is_carried, prepare
+from sage_core.annotation import SPEAKERS, by_dialogue, is_carried, prepare
 from sage_core.answers.tally import Tally
 from sage_core.config.annotation import AnnotationConfig
 from sage_core.config.engine import SamplingConfig
 from sage_core.conversation import one_line
+from sage_core.engines.answered import answered
 from sage_core.engines.base import Engine, Request
-from sage_core.errors import ConfigError, DataError
+from sage_core.errors import ConfigError, DataError, ItemError
 from sage_core.schema import (
     AnnotatedDialogue,
     AnnotatedTurn,
@@ -76,22 +77,25 @@ def score(
     tally: Tally | None = None,
 ) -> list[ScoredDialogue]:
     """The log-probabilities of all listed values for every utterance; ``tally`` counts the
-    answers to what is asked before."""
+    answers to what is asked before.
+
+    A dialogue with an utterance that the annotator's context has no room for comes back without
+    turns, as of :func:`sage_core.annotation.annotate`.
+    """
     dialogues = prepare(dialogues, engine, settings, seed, Tally() if tally is None else tally)
-    scores = zip(
-        *(
-            score_field(field, settings.allowed(field), dialogues, engine, settings, seed)
-            for field in SCORED
-        ),
-        strict=True,
-    )
+    fields = [
+        score_field(field, settings.allowed(field), dialogues, engine, settings, seed)
+        for field in SCORED
+    ]
     scored = []
-    for dialogue in dialogues:
-        turns = tuple(
-            ScoredTurn(message.role, message.content, *map(tuple, next(scores)))
-            for message in dialogue.messages
-        )
-        scored.append(ScoredDialogue(dialogue.dialogue_id, turns))
+    for dialogue, *scores in zip(dialogues, *fields, strict=True):
+        turns: tuple[ScoredTurn, ...] = ()
+        if all(scores):
+            turns = tuple(
+                ScoredTurn(message.role, message.content, *map(tuple, values))
+                for message, *values in zip(dialogue.messages, *scores, strict=True)
+            )
+        scored.append(ScoredDialogue(dialogue.dialogue_id, turns, dialogue.split))
         on_progress(1)
     return scored
 
@@ -103,24 +107,34 @@ def score_field(
     engine: Engine,
     settings: AnnotationConfig,
     seed: int,
-) -> list[list[float]]:
-    """Log-probabilities (U, V) of ``values`` as the answer to the question about ``field``, for all
-    U utterances of ``dialogues`` in their order."""
+) -> list[list[list[float]]]:
+    """Log-probabilities (U, V) of ``values`` as the answer to the question about ``field``, for the
+    U utterances of each dialogue; of none where one is too long for the annotator's context."""
     question = field.question
     assert question is not None
-    requests = [
-        Request(
+    options = [f" {value}" for value in values]
+
+    def request(dialogue: Dialogue, turn: int, context: int) -> Request:
+        return Request(
             request_id=f"annotate/{dialogue.dialogue_id}/{turn}/{field.name}",
-            messages=_messages(dialogue, turn, question, settings.context_turns),
+            messages=_messages(dialogue, turn, question, context),
             sampling=_SAMPLING,
             seed=seed,
-            prefix=_addressed(question.opening, dialogue, turn, settings.context_turns),
+            prefix=_addressed(question.opening, dialogue, turn, context),
         )
-        for dialogue in dialogues
-        for turn in range(len(dialogue.messages))
-    ]
-    options = [f" {value}" for value in values]
-    return engine.choose(requests, [options] * len(requests))
+
+    def choose(requests: Sequence[Request]) -> list[list[float]]:
+        return engine.choose(requests, [options] * len(requests))
+
+    def ask(requests: Sequence[Request]) -> list[list[float] | ItemError]:
+        return answered(choose, requests)
+
+    found = by_dialogue(ask, request, dialogues, settings.context_turns, _has_failed)
+    return [[each for each in answers if not isinstance(each, ItemError)] for answers in found]
+
+
+def _has_failed(answer: list[float] | ItemError) -> bool:
+    return isinstance(answer, ItemError)
 
 
 def _messages(
@@ -145,11 +159,13 @@ def _addressed(text: str, dialogue: Dialogue, turn: int, context: int) -> str:
 def score_situations(
     situations: Sequence[Situation], engine: Engine, settings: AnnotationConfig, seed: int
 ) -> list[list[float]]:
-    """Log-probabilities (S, V) of the emotions after each situation."""
+    """Log-probabilities (S, V) of the emotions after each situation that the annotator's context
+    has room for."""
     dialogues = [
         Dialogue(each.situation_id, "", "", (Message("user", each.text),)) for each in situations
     ]
-    return score_field(EMOTION, settings.emotions, dialogues, engine, settings, seed)
+    found = score_field(EMOTION, settings.emotions, dialogues, engine, settings, seed)
+    return [scores for of_situation in found for scores in of_situation]
 
 
 def calibrated(
@@ -200,7 +216,9 @@ def pick(
         for turn, state in zip(turns, states, strict=True)
     )
     return [
-        AnnotatedDialogue(dialogue.dialogue_id, tuple(islice(annotated, len(dialogue.turns))))
+        AnnotatedDialogue(
+            dialogue.dialogue_id, tuple(islice(annotated, len(dialogue.turns))), dialogue.split
+        )
         for dialogue in scored
     ]
 

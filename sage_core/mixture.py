@@ -5,6 +5,7 @@ Instruction data is the paper's own remedy for the arithmetic that dialogue trai
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 from sage_core.config.conversation import ConversationConfig
@@ -48,8 +49,10 @@ def blend(
     dialogues: Sequence[AnnotatedDialogue], share: float, seed: int
 ) -> list[AnnotatedDialogue]:
     """Join random pairs into one dialogue that changes its subject, until ``share`` of all
-    dialogues are in a pair: the turns of the second follow those of the first, which loses its last
-    turn where the second opens with the same role."""
+    dialogues are in a pair: the turns of the second follow those of the first.
+
+    What the assistant opens the second with would be trained as a reply to the first, and is left
+    out; so is a last turn of the user's in the first, which has no reply."""
     order = list(range(len(dialogues)))
     random = Random(seed)
     random.shuffle(order)
@@ -64,10 +67,12 @@ def blend(
 
 
 def _joined(first: AnnotatedDialogue, second: AnnotatedDialogue) -> AnnotatedDialogue:
-    turns = first.turns
-    if turns and second.turns and turns[-1].role == second.turns[0].role:
+    turns, following = first.turns, second.turns
+    if following and following[0].role == "assistant":
+        following = following[1:]
+    if turns and following and turns[-1].role == following[0].role:
         turns = turns[:-1]
-    return AnnotatedDialogue(first.dialogue_id, turns + second.turns)
+    return replace(first, turns=turns + following)
 
 
 def training_text(

@@ -81,6 +81,7 @@ class AnnotatedDialogue:
 
     dialogue_id: str
     turns: tuple[AnnotatedTurn, ...]
+    split: Part = "train"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class ScoredDialogue:
 
     dialogue_id: str
     turns: tuple[ScoredTurn, ...]
+    split: Part = "train"
 
 
 @dataclass(frozen=True)
@@ -326,6 +328,7 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
                     pa.struct([("role", pa.string()), ("utterance", pa.string()), *_STATE_FIELDS])
                 ),
             ),
+            ("split", pa.string()),
         ]
     ),
     ScoredDialogue: pa.schema(
@@ -335,6 +338,7 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
                 "turns",
                 pa.list_(pa.struct([("role", pa.string()), ("utterance", pa.string()), *_SCORES])),
             ),
+            ("split", pa.string()),
         ]
     ),
     Situation: pa.schema(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from sage_core.storage import ArtifactRef, digest
+from sage_core.storage import ArtifactRef, digest, printable
 from tasks.home import store
 
 _HASHED_BYTES = 2**30
@@ -24,7 +24,7 @@ def source_hash(path: Path | None) -> str:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     return digest(
         [
-            [file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns]
+            [printable(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns]
             for file in files
             if file.is_file()
         ]

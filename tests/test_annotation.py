@@ -14,8 +14,10 @@ from sage_core.annotation import annotate, read_state
 from sage_core.config.annotation import AnnotationConfig
 from sage_core.conversation import of_annotated
 from sage_core.engines.base import Completion, Request
+from sage_core.errors import ContextError
+from sage_core.labels import pick, score, score_situations
 from sage_core.sac import EMPTY, StateAction, StateActionReply, parse
-from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, with_roles
+from sage_core.schema import AnnotatedDialogue, AnnotatedTurn, Dialogue, Situation, with_roles
 
 
 def answer(motivation: Any, emotion: Any, topics: Any) -> str:
@@ -186,3 +188,60 @@ def test_a_bridging_question_goes_to_replies_without_one_that_are_answered() -> 
     assert utterances(bridged) == [["a", "b And you?", "c", "d?", "e", "f And you?", "g", "h"]]
     unchanged = annotate(dialogues, scripted({}, "That is no question."), config, 0)
     assert utterances(unchanged) == [["a", "b", "c", "d?", "e", "f", "g", "h"]]
+
+
+LIMIT = 40
+
+
+class SmallContext(ScriptedEngine):
+    """Refuses all requests at once if one shows more than ``LIMIT`` words, as engines do."""
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        self.check(requests)
+        return super().generate(requests)
+
+    def choose(
+        self, requests: Sequence[Request], options: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        self.check(requests)
+        return super().choose(requests, options)
+
+    def check(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if len(request.messages[-1].content.split()) > LIMIT:
+                raise ContextError(f"the prompt of '{request.request_id}' is too long")
+
+
+LONG = [
+    dialogue("short", "one", "two"),
+    dialogue("long", "one", "word " * 100, "three"),
+    dialogue("close", *["word " * (LIMIT - 15)] * 3),  # too long only with the turns before it
+]
+
+
+@pytest.mark.parametrize("more", [{}, {"rewrite": True, "bridging_question": True}])
+def test_a_long_utterance_costs_its_dialogue_and_no_other(more: dict[str, bool]) -> None:
+    engine = SmallContext(lambda request, candidate: answer("echo", "sad", ["word"]))
+    annotated = annotate(LONG, engine, AnnotationConfig.model_validate(more), 0)
+    assert [(each.dialogue_id, len(each.turns)) for each in annotated] == [
+        ("short", 2), ("long", 0), ("close", 3)
+    ]  # fmt: skip
+    assert {turn.emotion for each in annotated for turn in each.turns} == {"sad"}
+
+
+def test_a_long_utterance_costs_its_dialogue_where_values_are_scored() -> None:
+    settings = AnnotationConfig(
+        method="score", topics="extracted", motivations=("vent", "tell"), emotions=("sad", "glad")
+    )
+    engine = SmallContext(lambda request, candidate: "", lambda request, option: float(len(option)))
+    scored = score(LONG, engine, settings, 0)
+    assert [len(each.turns) for each in scored] == [2, 0, 3]
+    assert [len(each.turns) for each in pick(scored, settings)] == [2, 0, 3]
+    situations = [Situation(n, text, "sad", "search") for n, text in (("a", "x"), ("b", "y " * 99))]
+    assert len(score_situations(situations, engine, settings, 0)) == 1
+
+
+def test_the_part_of_the_corpus_goes_on() -> None:
+    engine = ScriptedEngine(lambda request, candidate: answer("echo", "sad", []))
+    (held_out,) = annotate([replace(LONG[0], split="test")], engine, AnnotationConfig(), 0)
+    assert held_out.split == "test"

@@ -101,6 +101,20 @@ def test_a_blend_keeps_the_speakers_alternating(turns: int, left: int) -> None:
     assert all(first != second for first, second in pairwise(roles))
 
 
+@pytest.mark.parametrize(("turns", "kept"), [(4, 4), (3, 2)])
+def test_a_blend_trains_no_opening_of_the_assistant(turns: int, kept: int) -> None:
+    """It would be a reply to the other dialogue's user: it is left out, as is a last turn of the
+    user's that no reply follows."""
+    whole = annotated("whole", turns)
+    opened = AnnotatedDialogue("opened", annotated("opened", 6).turns[1:])
+    found = [blend([whole, opened], 1.0, seed)[0] for seed in range(8)]
+    said = {tuple(turn.utterance for turn in mixed.turns) for mixed in found}
+    assert said == {
+        (*(f"whole {n}" for n in range(kept)), *(f"opened {n}" for n in range(2, 6))),
+        (*(f"opened {n}" for n in range(1, 6)), *(f"whole {n}" for n in range(turns))),
+    }
+
+
 def test_the_users_side_is_trained_where_that_is_asked() -> None:
     dialogue = annotated("a", 4)
     profiles = ConversationConfig()

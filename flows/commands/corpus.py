@@ -73,3 +73,9 @@ def build(
         quarantined = str(step["quarantined"]) if "quarantined" in step else ""
         table.add_row(step["step"], str(step["kept"]), str(step["dropped"]), quarantined)
     out.print(table)
+    for step in funnel:
+        if "not_applied" in step:
+            out.print(
+                f"'{step['step']}' did not apply to {step['not_applied']} dialogues, which are not "
+                "in English (corpus.language); they passed it"
+            )

@@ -28,11 +28,25 @@ from sage_core.steps.code import own_code
 from sage_core.steps.given import GivenTable, Unannotated
 from sage_core.steps.joined import Judgements
 from sage_core.steps.key import identity
-from sage_core.steps.names import ANSWERS, JUDGEMENTS, PREFERENCES, SAC, TRAINING, TRAJECTORIES
+from sage_core.steps.names import (
+    ANNOTATION,
+    ANSWERS,
+    JUDGEMENTS,
+    PREFERENCES,
+    SAC,
+    TRAINING,
+    TRAJECTORIES,
+)
 from sage_core.steps.search import engines_of, named_in, players_of, write_found
 from sage_core.steps.selected import DrawnPairs
 from sage_core.steps.speaking import turns
-from sage_core.storage import MANIFEST, ArtifactRef, digest, write_json
+from sage_core.storage import (
+    MANIFEST,
+    ArtifactRef,
+    digest,
+    read_json,
+    write_json,
+)
 from tasks import checkpoints
 from tasks.caching import make
 from tasks.home import store
@@ -51,7 +65,13 @@ def annotate(config: PipelineConfig, dialogues: Path, output: Path, split: str =
     the table made."""
     labels.check(config.annotation)
     rows = as_given(dialogues, DIALOGUES, split)
-    return _copied(pipeline.annotate(config, rows, pipeline.base_model(config)), output) / SAC
+    ref = pipeline.annotate(config, rows, pipeline.base_model(config))
+    if left_out := read_json(store().folder(ref) / ANNOTATION)["left_out"]:
+        console.print(
+            f"{left_out} of {count(rows, DIALOGUES)} dialogues are left out: an utterance is "
+            "longer than the annotator's context (model.max_context, or its server's)"
+        )
+    return _copied(ref, output) / SAC
 
 
 def train_sft(

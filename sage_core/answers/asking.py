@@ -6,7 +6,8 @@ from dataclasses import replace
 from sage_core.answers import outcomes
 from sage_core.answers.outcomes import Reading, Value
 from sage_core.answers.text import answer_of, is_refusal
-from sage_core.engines.base import Completion, Engine, Request, answered
+from sage_core.engines.answered import answered
+from sage_core.engines.base import Completion, Engine, Request
 from sage_core.errors import ItemError
 
 Reader = Callable[[str], Value | None]

@@ -19,12 +19,16 @@ class ThreadsConfig(Section):
         True, description="Posts of one author that follow each other become one turn."
     )
     drop_deleted: bool = Field(
-        True, description="Drop [deleted] and [removed] posts; answers to them start own trees."
+        True,
+        description="Drop posts such as [deleted] or [ Removed by Reddit ]; answers to them start "
+        "own trees.",
     )
     bot_pattern: str = Field(
-        r"(?i)^automoderator$|bot$",
+        r"(?i:^automoderator$|(?<!ab)(?<!ca)(?<!tal)(?<!tur)(?<!ro)bot[\d_-]*$)"
+        r"|(?:Bot|BOT)[\d_-]*$",
         description="Posts of authors that match this regular expression are dropped likewise; "
-        "empty = none.",
+        "empty = none. By default names that end in 'bot', digits aside, but for words such as "
+        "'abbot'.",
     )
     max_paths: NonNegative = Field(0, description="Paths per thread, drawn at random; 0 = all.")
 
@@ -46,6 +50,13 @@ class CorpusConfig(Section):
         None, description="File or folder of the reader, or name on the hub; not for packaged data."
     )
     licence: str = Field("", description="Licence of the input, for the data card.")
+    language: str = Field(
+        "",
+        pattern="^([a-z]{2,3})?$",
+        description="ISO 639 code of the dialogues' language, such as 'en' or 'zh'. Rules about "
+        "English words do not apply to other languages. Empty: sentiment applies to dialogues in "
+        "Latin script.",
+    )
     threads: ThreadsConfig = ThreadsConfig()
     span: Literal["whole", "longest_run"] = Field(
         "whole",

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import card, threads
 from sage_core.corpus.duplicates import Duplicates
-from sage_core.corpus.filters import Filter, across, alone, filters
+from sage_core.corpus.filters import Filter, across, alone, filters, in_english
 from sage_core.corpus.ingest import (
     COUNTS,
     RECORDS,
@@ -26,6 +26,7 @@ from sage_core.corpus.ingest import (
     check_share,
     counted,
 )
+from sage_core.corpus.names import Names, repeated
 from sage_core.corpus.records import DIALOGUES, FUNNEL, REJECTED, FunnelStep
 from sage_core.corpus.span import longest_run
 from sage_core.corpus.tables import (
@@ -55,6 +56,7 @@ def filter_partition(
     posts = threads.PostCounts()
     read = 0
     dropped: Counter[str] = Counter()
+    not_applied: Counter[str] = Counter()
     with (
         rare_collections(),
         RowWriter(folder / DIALOGUES, Dialogue) as kept,
@@ -63,7 +65,9 @@ def filter_partition(
         for dialogue in _dialogues(records, partition, config, posts):
             read += 1
             outcome = (
-                screen(dialogue, rules, config) if isinstance(dialogue, Dialogue) else dialogue
+                screen(dialogue, rules, config, not_applied)
+                if isinstance(dialogue, Dialogue)
+                else dialogue
             )
             if isinstance(outcome, Rejection):
                 dropped[outcome.reason] += 1
@@ -79,6 +83,7 @@ def filter_partition(
         {
             "read": read,
             "dropped": dict(dropped),
+            "not_applied": dict(not_applied),
             "posts": {"used": posts.used, **posts.dropped},
             "quarantined": dict(quarantine.reasons),
         },
@@ -86,17 +91,27 @@ def filter_partition(
 
 
 def screen(
-    dialogue: Dialogue, rules: Sequence[Filter], config: CorpusConfig
+    dialogue: Dialogue,
+    rules: Sequence[Filter],
+    config: CorpusConfig,
+    not_applied: Counter[str],
 ) -> Dialogue | Rejection:
-    """The dialogue, cut to its span and with its split, or the first rule that drops it."""
+    """The dialogue, cut to its span and with its split, or the first rule that drops it;
+    ``not_applied`` counts the rules that are not about its language."""
     candidate: Dialogue | None = dialogue
     if config.span == "longest_run":
-        candidate = longest_run(dialogue, config.min_sentiment, config.min_turns)
+        english = in_english(config)
+        if english is None or english(dialogue):
+            candidate = longest_run(dialogue, config.min_sentiment, config.min_turns)
+        else:
+            not_applied[SPAN_STEP] += 1
     if candidate is None:
         return Rejection(dialogue.dialogue_id, SPAN_STEP)
     for rule in rules:
         if not rule.keeps(candidate):
             return Rejection(dialogue.dialogue_id, rule.name)
+        if rule.applies and not rule.applies(candidate):
+            not_applied[rule.name] += 1
     return replace(candidate, split=split_of(candidate.thread_id, config))
 
 
@@ -120,15 +135,18 @@ def merge(
     quarantine.samples += cycles.samples
     check_share(config, records, quarantine)
     dropped: Counter[str] = Counter()
+    not_applied: Counter[str] = Counter()
     posts: Counter[str] = Counter()
     read = 0
     for part in filtered:
         counts = read_json(part / COUNTS)
         read += counts["read"]
         dropped.update(counts["dropped"])
+        not_applied.update(counts["not_applied"])
         posts.update(counts["posts"])
-    if across(config):
-        dropped.update(_without_duplicates(filtered, config, folder))
+    names = repeated(filtered, config.sort_memory_mb)
+    if across(config) or names:
+        dropped.update(_without_duplicates(filtered, config, folder, names))
     else:
         for name, row_type in ((DIALOGUES, Dialogue), (REJECTED, Rejection)):
             concatenate([part / name for part in filtered], folder / name, ARROW_SCHEMAS[row_type])
@@ -146,6 +164,8 @@ def merge(
     for step in _steps(config, has_posts=has_posts):
         read -= dropped[step]
         funnel.append(FunnelStep(step=step, kept=read, dropped=dropped[step]))
+        if not_applied[step]:
+            funnel[-1]["not_applied"] = not_applied[step]
     write_json(folder / FUNNEL, funnel)
     quarantine.save(folder)
     card.write(folder, config, funnel, dict(quarantine.reasons), own)
@@ -176,13 +196,15 @@ def training_dialogues(corpus: Path, config: CorpusConfig, seed: int) -> list[Di
         DataError: no dialogue is left.
     """
     table = pq.read_table(corpus / DIALOGUES, columns=["dialogue_id", "split"]).to_pylist()
-    drawn = sorted(row["dialogue_id"] for row in table if row["split"] == "train")
+    places = [place for place, row in enumerate(table) if row["split"] == "train"]
+    drawn = sorted(places, key=lambda place: (table[place]["dialogue_id"], place))
     if config.max_dialogues and len(drawn) > config.max_dialogues:
         drawn = Random(seed).sample(drawn, config.max_dialogues)
-    rank = {dialogue_id: number for number, dialogue_id in enumerate(drawn)}
-    kept = [row for row in read_dialogues(corpus / DIALOGUES) if row.dialogue_id in rank]
+    rank = {place: number for number, place in enumerate(drawn)}
+    rows = enumerate(read_dialogues(corpus / DIALOGUES))
+    kept = sorted((rank[place], row) for place, row in rows if place in rank)
     cut = []
-    for dialogue in sorted(kept, key=lambda dialogue: rank[dialogue.dialogue_id]):
+    for _, dialogue in kept:
         if messages := whole_exchanges(dialogue.messages, config.max_turns):
             cut.append(replace(dialogue, messages=messages))
     if not cut:
@@ -205,9 +227,9 @@ def _dialogues(
 
 
 def _without_duplicates(
-    filtered: Iterable[Path], config: CorpusConfig, folder: Path
+    filtered: Iterable[Path], config: CorpusConfig, folder: Path, names: Names
 ) -> Counter[str]:
-    """Merge and drop duplicates; how many by each rule."""
+    """Merge, give each dialogue a name of its own, and drop duplicates; how many by each rule."""
     dropped: Counter[str] = Counter()
     duplicates = Duplicates(config)
     with (
@@ -216,8 +238,8 @@ def _without_duplicates(
     ):
         for part in filtered:
             for row in pq.read_table(part / REJECTED).to_pylist():
-                rejected.write(Rejection(**row))
-            for dialogue in read_dialogues(part / DIALOGUES):
+                rejected.write(names.of(Rejection(**row)))
+            for dialogue in map(names.of, read_dialogues(part / DIALOGUES)):
                 reason = duplicates.reason(dialogue)
                 if reason is None:
                     kept.write(dialogue)

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from hashlib import file_digest
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from sage_core.config.corpus import CorpusConfig
+from sage_core.corpus.filters import scores_sentiment
+from sage_core.corpus.lexicon import installed
 from sage_core.corpus.sources import reader_of
 from sage_core.packaged import packaged
+from sage_core.storage import printable
 
 CARD = "data_card.md"
 _NOT_OF_THE_CORPUS = {  # named elsewhere on the card, or of training, or without effect on it
@@ -38,7 +41,9 @@ def write(
     thresholds = config.model_dump(mode="json", exclude=_NOT_OF_THE_CORPUS)
     card = environment.from_string(text).render(
         reader=config.reader,
-        source=config.input.name if config.input else f"package of the reader '{config.reader}'",
+        source=printable(PurePath(config.input.name))
+        if config.input
+        else f"package of the reader '{config.reader}'",
         licence=config.licence or reader_of(config).licence or "unknown",
         funnel=funnel,
         records=funnel[0]["records"],
@@ -46,5 +51,6 @@ def write(
         thresholds=thresholds,
         sha256=sha256,
         own=own,
+        lexicon=installed() if scores_sentiment(config) else None,
     )
     (folder / CARD).write_text(card, encoding="utf-8")

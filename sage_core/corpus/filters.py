@@ -8,19 +8,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.rules import ACROSS, RULES
+from sage_core.corpus.rules import ACROSS, ASKS_ENGLISH, RULES, SCORES_ENGLISH
+from sage_core.languages import is_latin
 from sage_core.named import Named
 from sage_core.schema import Dialogue
 
 Keeps = Callable[[Dialogue], bool]
+ENGLISH = "en"
 
 
 @dataclass(frozen=True)
 class Filter:
-    """A rule: its name, and the test a dialogue must pass. The reason for a drop is the name."""
+    """A rule.
+
+    Attributes:
+        name: also the reason for a drop.
+        keeps: the test that a dialogue must pass; one that the rule does not apply to passes.
+        applies: whether the rule is about the language of a dialogue; None = about all.
+    """
 
     name: str
     keeps: Keeps
+    applies: Keeps | None = None
 
 
 def filters(config: CorpusConfig) -> list[Filter]:
@@ -30,7 +39,15 @@ def filters(config: CorpusConfig) -> list[Filter]:
         ConfigError: a rule cannot be imported or makes no test, or ``blocked_phrases`` is no file.
         DataError: ``blocked_phrases`` is not UTF-8 text.
     """
-    return [Filter(rule.name, _test(rule.name, config)) for rule in alone(config)]
+    return [_filter(rule.name, config) for rule in alone(config)]
+
+
+def in_english(config: CorpusConfig) -> Keeps | None:
+    """Whether a dialogue is in the language that sentiment is scored in: as ``config.language``
+    says, or, where that is empty, by its script. None = all are."""
+    if config.language:
+        return None if config.language == ENGLISH else lambda dialogue: False
+    return lambda dialogue: is_latin([message.content for message in dialogue.messages])
 
 
 def alone(config: CorpusConfig) -> list[Named]:
@@ -48,6 +65,23 @@ def rules_of(config: CorpusConfig) -> tuple[Named, ...]:
     """All rules that ``config.rules`` names, each once, none of them loaded."""
     named = [config.rules] if isinstance(config.rules, str) else config.rules
     return tuple(dict.fromkeys(RULES.resolve(*named)))
+
+
+def scores_sentiment(config: CorpusConfig) -> bool:
+    """Whether what is kept depends on scores of sentiment."""
+    return config.span == "longest_run" or any(
+        RULES.has(rule.name, SCORES_ENGLISH) for rule in rules_of(config)
+    )
+
+
+def _filter(name: str, config: CorpusConfig) -> Filter:
+    test = _test(name, config)
+    applies = None
+    if RULES.has(name, SCORES_ENGLISH) or (RULES.has(name, ASKS_ENGLISH) and config.language):
+        applies = in_english(config)
+    if applies is None:
+        return Filter(name, test)
+    return Filter(name, lambda dialogue: not applies(dialogue) or test(dialogue), applies)
 
 
 def _test(name: str, config: CorpusConfig) -> Keeps:

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers.reader import Source
-from sage_core.corpus.records import BadRecord, Post, Record
+from sage_core.corpus.records import NO_TURNS, BadRecord, Post, Record
 from sage_core.corpus.sources import reader_of
 from sage_core.corpus.tables import (
     ROW_GROUP,
@@ -91,16 +91,17 @@ def ingest(source: Source, config: CorpusConfig, folder: Path) -> None:
 
 
 def check_share(config: CorpusConfig, read: int, quarantine: Quarantine) -> None:
-    """Stop where the share of bad records is over the limit.
+    """Stop where the share of bad records is over the limit; empty conversations are none.
 
     Raises:
         DataError: it is; the message counts them by reason and shows one.
     """
-    bad = quarantine.reasons.total()
+    found = Counter({k: n for k, n in quarantine.reasons.items() if k != NO_TURNS})
+    bad = found.total()
     if bad <= config.max_bad_share * read:
         return
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in quarantine.reasons.most_common())
-    sample = quarantine.samples[0]
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in found.most_common())
+    sample = next(each for each in quarantine.samples if each.reason != NO_TURNS)
     raise DataError(
         f"{bad} of {read} records of '{config.input}' cannot be read ({reasons}), more than "
         f"corpus.max_bad_share = {config.max_bad_share:g}; the first is {sample.where} "
@@ -125,8 +126,9 @@ def load_quarantine(folder: Path) -> list[BadRecord]:
     """The samples that :meth:`Quarantine.save` wrote."""
     import json
 
-    lines = (folder / QUARANTINE).read_text(encoding="utf-8").splitlines()
-    return [BadRecord(**json.loads(line)) for line in lines]
+    # Not splitlines(): JSON writes its other ends of lines, such as U+2028, as they are.
+    with (folder / QUARANTINE).open(encoding="utf-8", newline="\n") as lines:
+        return [BadRecord(**json.loads(line)) for line in lines]
 
 
 def sort_posts(ingested: Sequence[Path], target: Path, memory_mb: int) -> None:

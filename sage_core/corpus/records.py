@@ -1,6 +1,7 @@
 """What readers yield: whole dialogues, or the posts of reply trees, and the records they refuse;
 and the funnel that counts what became of them."""
 
+import re
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -9,7 +10,12 @@ from sage_core.schema import Dialogue
 DIALOGUES = "dialogues.parquet"
 REJECTED = "rejected.parquet"
 FUNNEL = "funnel.json"
+NO_TURNS = "no_turns"  # the reason of a conversation that was read and holds nothing
+SYSTEM = "system"  # the role of messages that are left out
 SAMPLE_CHARACTERS = 200
+_GONE = re.compile(
+    r"\[\s*(?:deleted|removed|unavailable|deleted by user|removed by reddit)\s*\]", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +29,7 @@ class Post:
         author: "" where it is not known (a deleted account).
         created: seconds since 1970; orders siblings together with ``post_id``.
         source: where it was said, such as ``r/AskReddit``.
-        text: what was said; :mod:`sage_core.corpus.threads` takes out ``[deleted]`` and
-            ``[removed]``.
+        text: what was said; :mod:`sage_core.corpus.threads` takes out what :func:`is_gone`.
     """
 
     post_id: str
@@ -34,6 +39,11 @@ class Post:
     created: int
     source: str
     text: str
+
+
+def is_gone(text: str) -> bool:
+    """Whether a text only says that there is none: ``[deleted]``, ``[ Removed by Reddit ]``."""
+    return _GONE.fullmatch(text.strip()) is not None
 
 
 @dataclass(frozen=True)
@@ -61,10 +71,13 @@ class FunnelStep(TypedDict, total=False):
 
     On the first step, ``read``, stand ``quarantined``, the bad records, and ``records``: what
     became of the input's records, of which the posts of reply trees make up several a dialogue.
+    ``not_applied``, where it is not 0: the dialogues that the step's rule is not about, by their
+    language; they passed.
     """
 
     step: str
     kept: int
     dropped: int
     quarantined: int
+    not_applied: int
     records: dict[str, int]

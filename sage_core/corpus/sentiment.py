@@ -1,11 +1,12 @@
-"""VADER's compound score, as NLTK computes it, to the last digit and far faster.
+"""VADER's compound score, as NLTK computes it from the same lexicon: to the last digit, far faster.
 
 The paper used NLTK's ``SentimentIntensityAnalyzer``. The package ``vaderSentiment`` gives another
-score on about one utterance in eleven: only its lexicon and word lists are used, which are NLTK's
-but for what is written here (``tests/corpus/test_sentiment.py`` compares all of them and the
-scores). NLTK itself takes two seconds to import and pairs every word of an utterance with every
-punctuation mark. How it cleans and looks up a word depends on the word alone, so that is kept;
-words outside the lexicon add exactly 0, so only the others are weighed.
+score on about one utterance in eleven: only its word lists are used, which are NLTK's but for what
+is written here (``tests/corpus/test_sentiment.py`` compares all of them and the scores), and its
+lexicon where NLTK's is not installed (:mod:`sage_core.corpus.lexicon`). NLTK itself takes two
+seconds to import and pairs every word of an utterance with every punctuation mark. How it cleans
+and looks up a word depends on the word alone, so that is kept; words outside the lexicon add
+exactly 0, so only the others are weighed.
 """
 
 import math
@@ -16,6 +17,8 @@ from functools import cache
 from importlib import resources
 
 from vaderSentiment import vaderSentiment
+
+from sage_core.corpus.lexicon import installed
 
 # NLTK's constants, by what they differ in from vaderSentiment's.
 NO_BOOSTERS = (
@@ -72,7 +75,8 @@ def analyser() -> Callable[[str], float]:
 
 @cache
 def reference() -> Callable[[str], float]:
-    """NLTK's own analyser: what tests and benchmarks compare :func:`analyser` with."""
+    """NLTK's own analyser with the same lexicon: what tests and benchmarks compare
+    :func:`analyser` with."""
     import nltk
     from nltk.sentiment.vader import SentimentIntensityAnalyzer
 
@@ -81,6 +85,7 @@ def reference() -> Callable[[str], float]:
     if folder not in nltk.data.path:
         nltk.data.path.append(folder)
     vader = SentimentIntensityAnalyzer(lexicon_file="vader_lexicon.txt")
+    vader.lexicon = lexicon()
 
     def compound(utterance: str) -> float:
         return float(vader.polarity_scores(utterance)["compound"])
@@ -90,7 +95,7 @@ def reference() -> Callable[[str], float]:
 
 def lexicon() -> dict[str, float]:
     """VADER's words and emoticons, in lower case, with their valence in [-4, 4]."""
-    text = resources.files("vaderSentiment").joinpath("vader_lexicon.txt").read_text("utf-8")
+    text = installed().content.decode("utf-8")
     lines = (line.strip().split("\t") for line in text.split("\n") if line.strip())
     return {word: float(valence) for word, valence, *_ in lines}
 

@@ -1,12 +1,16 @@
 """The input of a corpus: which parts it has, and the records of each."""
 
 from collections.abc import Iterator
+from pathlib import Path, PurePath
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers import READERS
 from sage_core.corpus.readers.reader import Reader, Source
-from sage_core.corpus.records import Record
+from sage_core.corpus.records import DIALOGUES, REJECTED, Record
 from sage_core.errors import ConfigError, DataError
+from sage_core.storage import printable
+
+TABLES = (DIALOGUES, REJECTED)
 
 
 def reader_of(config: CorpusConfig) -> Reader:
@@ -47,10 +51,10 @@ def sources(config: CorpusConfig) -> list[Source]:
             f"corpus.input = '{path}' does not exist; give the path of a file or of a folder"
         )
     if not path.is_dir():
-        return [Source(path, path.name)]
+        return [Source(path, printable(PurePath(path.name)))]
     files = ((file, file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     found = [
-        Source(file, part.as_posix())
+        Source(file, printable(part))
         for file, part in files
         if reader.knows(part) and not any(name.startswith(".") for name in part.parts)
     ]
@@ -60,6 +64,23 @@ def sources(config: CorpusConfig) -> list[Source]:
             f"{reader.files}"
         )
     return sorted(found, key=lambda source: source.name)
+
+
+def check_output(config: CorpusConfig, output: Path) -> None:
+    """
+    Raises:
+        DataError: a later run would read what this one writes into ``output``, or this one would
+            overwrite its input.
+    """
+    if config.input is None or not config.input.exists():
+        return
+    source, target = config.input.resolve(), output.resolve()
+    inside = source.is_dir() and target.is_relative_to(source)
+    if inside or (source.parent == target and source.name in TABLES):
+        raise DataError(
+            f"the output folder '{output}' is {'in ' if target != source else ''}corpus.input = "
+            f"'{config.input}'; give a folder outside of it, so that no run reads what one wrote"
+        )
 
 
 def read(source: Source, config: CorpusConfig) -> Iterator[Record]:

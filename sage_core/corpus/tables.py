@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 from sage_core.corpus.records import Post
 from sage_core.schema import ARROW_SCHEMAS, Dialogue, Message, Rejection
 
-ROW_GROUP = 5_000  # rows held in memory by a reader or a writer
+ROW_GROUP = 5_000  # rows held in memory by a reader or a writer, or fewer:
+ROW_GROUP_BYTES = 2**24  # the paths of a deep tree are long, and each repeats the one before
+_MESSAGE_BYTES = 64  # of a message beside its text
 POST_SCHEMA = pa.schema(
     [
         ("bucket", pa.int32()),
@@ -40,10 +42,12 @@ class RowWriter:
         self._schema = POST_SCHEMA if row_type is Post else ARROW_SCHEMAS[row_type]
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[Row] = []
+        self._bytes = 0
 
     def write(self, row: Row) -> None:
         self._rows.append(row)
-        if len(self._rows) == ROW_GROUP:
+        self._bytes += _size(row)
+        if len(self._rows) == ROW_GROUP or self._bytes >= ROW_GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
@@ -69,7 +73,7 @@ class RowWriter:
                 schema=self._schema,
             )
         )
-        self._rows = []
+        self._rows, self._bytes = [], 0
 
     def __enter__(self) -> Self:
         return self
@@ -163,6 +167,13 @@ def _batches(path: Path, row_groups: range | None) -> Iterator[Any]:
         for group in row_groups if row_groups is not None else range(file.num_row_groups):
             table = file.read_row_group(group, use_threads=False).combine_chunks()
             yield from table.to_batches()
+
+
+def _size(row: Row) -> int:
+    """About how much a row takes of a row group."""
+    if isinstance(row, Dialogue):
+        return sum([_MESSAGE_BYTES + len(message.content) for message in row.messages])
+    return len(row[1].text) if isinstance(row, tuple) else 0
 
 
 def _columns(rows: Sequence[tuple[int, Post]]) -> list[list[Any]]:

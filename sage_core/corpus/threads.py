@@ -13,12 +13,11 @@ from itertools import groupby, pairwise
 from operator import attrgetter
 
 from sage_core.config.corpus import ThreadsConfig
-from sage_core.corpus.records import SAMPLE_CHARACTERS, BadRecord, Post
+from sage_core.corpus.records import SAMPLE_CHARACTERS, BadRecord, Post, is_gone
 from sage_core.schema import Dialogue, Rejection, with_roles
 
 CAP_STEP = "max_paths"
 AUTHORS_STEP = "two_authors"
-_DELETED = ("[deleted]", "[removed]")
 _ORDER = ("post_id", "created", "author", "text", "parent_id")
 
 
@@ -55,7 +54,7 @@ def _kept(posts: Iterable[Post], config: ThreadsConfig, counts: PostCounts) -> d
     for post in sorted(posts, key=attrgetter(*_ORDER)):
         if post.post_id in kept:
             counts.dropped["repeated_post"] += 1
-        elif config.drop_deleted and post.text.strip() in _DELETED:
+        elif config.drop_deleted and is_gone(post.text):
             counts.dropped["deleted"] += 1
         elif bot(post.author):
             counts.dropped["bot"] += 1

@@ -9,16 +9,13 @@ generated beside it, except through the rounding of a batch.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 from sage_core import conversation
 from sage_core.config.engine import SamplingConfig
 from sage_core.engines.steering import Force, Steering
-from sage_core.errors import EngineError, ItemError
+from sage_core.errors import EngineError
 from sage_core.schema import Message
-
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -228,30 +225,6 @@ def draw_seed(request: Request, candidate: int) -> int:
     """A 63-bit seed for one candidate of one request."""
     text = f"{request.seed}|{request.request_id}|{candidate}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
-
-
-def answered(
-    ask: Callable[[Sequence[Item]], Sequence[Answer]], items: Sequence[Item]
-) -> list[Answer | ItemError]:
-    """The answers, with the error in place of those whose request failed for itself.
-
-    An engine answers all or none. Where its error has the other answers, these are used; else a
-    call that fails is halved until the items at fault are alone.
-    """
-    if not items:
-        return []
-    try:
-        return list(ask(items))
-    except ItemError as error:
-        if error.failed:
-            return [
-                error.failed[at] if at in error.failed else error.answers[at]
-                for at in range(len(items))
-            ]
-        if len(items) == 1:
-            return [error]
-        middle = len(items) // 2
-        return answered(ask, items[:middle]) + answered(ask, items[middle:])
 
 
 def shortened(request: Request) -> Request | None:

@@ -40,6 +40,8 @@ class AnnotationFigures:
             they are not in the agreement either.
         sentiment_agreement: of the rest, those whose emotion has the sign of the utterance.
         topics_said: of all topics, those that share a word with their utterance.
+        left_out: dialogues that are not annotated, since an utterance is longer than the
+            annotator's context.
     """
 
     utterances: int
@@ -48,10 +50,13 @@ class AnnotationFigures:
     unsigned: int
     sentiment_agreement: Rate
     topics_said: Rate
+    left_out: int = 0
 
 
-def annotation_figures(dialogues: Sequence[AnnotatedDialogue]) -> AnnotationFigures:
-    """The figures of a corpus."""
+def annotation_figures(
+    dialogues: Sequence[AnnotatedDialogue], left_out: int = 0
+) -> AnnotationFigures:
+    """The figures of a corpus, and that ``left_out`` of its dialogues are not in it."""
     turns = [turn for dialogue in dialogues for turn in dialogue.turns]
     said = [(_sign_of_utterance(turn.utterance), sign_of_emotion(turn.emotion)) for turn in turns]
     signed = [(utterance, emotion) for utterance, emotion in said if utterance and emotion]
@@ -69,6 +74,7 @@ def annotation_figures(dialogues: Sequence[AnnotatedDialogue]) -> AnnotationFigu
             sum(len(stand_in(turn.topics, turn.utterance)) for turn in turns),
             sum(len(turn.topics) for turn in turns),
         ),
+        left_out=left_out,
     )
 
 

@@ -11,7 +11,8 @@ from scipy import stats
 
 from sage_core.config.conversation import SelfPlayConfig
 from sage_core.config.refine import GatesConfig
-from sage_core.engines.base import Engine, Request, answered
+from sage_core.engines.answered import answered
+from sage_core.engines.base import Engine, Request
 from sage_core.errors import ItemError
 from sage_core.evaluation.metrics import Mean, Rate, model_metrics
 from sage_core.evaluation.quality import Measurements

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import stats
 
+from sage_core.languages import is_question, words
 from sage_core.sac import parse
 from sage_core.schema import Trajectory
 from sage_core.states import SINGLE, StateField, one_for_each
@@ -92,12 +93,7 @@ def model_metrics(model: str, trajectories: Sequence[Trajectory], *, states: boo
         if turn.role == "assistant"
     ]
     utterances = [reply.utterance for reply in replies]
-    pairs = [
-        pair
-        for utterance in utterances
-        for words in [utterance.casefold().split()]
-        for pair in pairwise(words)
-    ]
+    pairs = [pair for utterance in utterances for pair in pairwise(words(utterance.casefold()))]
     labelled = [
         (parse(turn.content).user.emotion, trajectory.emotion)
         for trajectory in trajectories
@@ -107,10 +103,8 @@ def model_metrics(model: str, trajectories: Sequence[Trajectory], *, states: boo
     right = sum((told or "").casefold() == label.casefold() for told, label in labelled)
     return ModelMetrics(
         model=model,
-        reply_words=Mean.of([len(utterance.split()) for utterance in utterances]),
-        questions=Rate.of(
-            sum(utterance.rstrip().endswith("?") for utterance in utterances), len(utterances)
-        ),
+        reply_words=Mean.of([len(words(utterance)) for utterance in utterances]),
+        questions=Rate.of(sum(map(is_question, utterances)), len(utterances)),
         distinct_2=len(set(pairs)) / len(pairs) if pairs else None,
         emotion_accuracy=Rate.of(right, len(labelled)),
         **{

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from sage_core import languages
 from sage_core.config.evaluation import QualityConfig
 from sage_core.corpus.sentiment import analyser
 from sage_core.emotions import polarity, sign
@@ -256,8 +257,8 @@ def _of_words(spoken: Sequence[_Spoken]) -> dict[str, Values]:
         for message in each.messages[1:]:  # the first is the situation, which nobody generated
             found["stray_braces"].append(float(bool(_STATE_LIKE.search(message.content))))
         for place, reply in each.replies():
-            found["reply_words"].append(float(len(reply.split())))
-            found["question_rate"].append(float(reply.rstrip().endswith("?")))
+            found["reply_words"].append(float(len(languages.words(reply))))
+            found["question_rate"].append(float(languages.is_question(reply)))
             found["cut_share"].append(float(each.cut[place]))
             said = [m.content for m in each.messages[:place] if m.role == "user"]
             if words := content_words(reply):

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field, replace
 
 from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
 from sage_core.conversation import Said, of_turns, opening_states, view
-from sage_core.engines.base import Completion, Engine, Request, answered
+from sage_core.engines.answered import answered
+from sage_core.engines.base import Completion, Engine, Request
 from sage_core.engines.grammar import sac_grammar, user_grammar
 from sage_core.errors import ContextError, ItemError, StateFormatError
+from sage_core.languages import is_question
 from sage_core.sac import is_well_formed, parse, utterance_of
 from sage_core.schema import (
     Message,
@@ -253,7 +255,7 @@ def cut_in_states(completions: Sequence[Completion]) -> bool:
 def without_questions(utterance: str) -> str:
     """The utterance without its questions, unless it is nothing else."""
     sentences = _SENTENCE_END.split(utterance.strip())
-    kept = [sentence for sentence in sentences if not sentence.endswith("?")]
+    kept = [sentence for sentence in sentences if not is_question(sentence)]
     return " ".join(kept or sentences)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sage_core.config.engine import SamplingConfig
-from sage_core.engines.base import Engine, Request, answered
+from sage_core.engines.answered import answered
+from sage_core.engines.base import Engine, Request
 from sage_core.errors import ItemError
 from sage_core.schema import Message
 from sage_core.storage import shards

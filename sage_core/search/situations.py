@@ -7,6 +7,7 @@ from typing import get_args
 from zlib import crc32
 
 from sage_core.config.conversation import SituationsConfig
+from sage_core.corpus.lines import TruncatedError, read_chunks
 from sage_core.corpus.readers import empathetic_dialogues
 from sage_core.errors import DataError
 from sage_core.packaged import packaged
@@ -38,14 +39,12 @@ def _read(config: SituationsConfig) -> list[Situation]:
             )
         if config.path.is_dir() or empathetic_dialogues.knows(config.path):
             return list(_empathetic_dialogues(config.path))
-        text = config.path.read_text("utf-8")
-    try:
-        found = [Situation(**json.loads(line)) for line in text.splitlines() if line.strip()]
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{source} holds a line that is no situation ({error}); each line is an object with "
-            "situation_id, text, emotion and split"
-        ) from None
+        text = _text(config.path, source)
+    found = [
+        _situation(line, f"{source}, line {number}")
+        for number, line in enumerate(text.split("\n"), start=1)
+        if line.strip()
+    ]
     halves = get_args(Split)
     for situation in found:
         if situation.split not in halves:
@@ -55,6 +54,36 @@ def _read(config: SituationsConfig) -> list[Situation]:
             )
     if len({situation.situation_id for situation in found}) != len(found):
         raise DataError(f"{source} uses a situation_id twice; give each situation its own")
+    return found
+
+
+def _text(path: Path, source: str) -> str:
+    """The text of a file of situations, compressed or not."""
+    try:
+        return b"".join(read_chunks(path)).decode("utf-8")
+    except TruncatedError:
+        raise DataError(
+            f"{source} ends early or is not compressed as its suffix says; give a whole file"
+        ) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        found = error.object[error.start : error.start + 1]
+        raise DataError(
+            f"{source}, line {line}, is not UTF-8 (the byte {found!r}); save the file as UTF-8"
+        ) from None
+
+
+def _situation(line: str, where: str) -> Situation:
+    try:
+        found = Situation(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{where}, is no situation ({error}); each line is an object with "
+            "situation_id, text, emotion and split"
+        ) from None
+    for field, value in vars(found).items():
+        if not isinstance(value, str):
+            raise DataError(f"{where}: {field} = {value!r} is no text; write it in quotes")
     return found
 
 

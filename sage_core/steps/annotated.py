@@ -36,6 +36,8 @@ class AnnotatedDialogues(Step):
             rows = labels.pick(scored, self.settings, compared)
         else:
             rows = rows_of(context, self.parts, SAC, AnnotatedDialogue)
-        write_rows(folder / SAC, rows, AnnotatedDialogue)
+        annotated = [row for row in rows if row.turns]
+        figures = annotation_figures(annotated, left_out=len(rows) - len(annotated))
+        write_rows(folder / SAC, annotated, AnnotatedDialogue)
         join_answers(context, self.parts, folder)
-        write_json(folder / ANNOTATION, asdict(annotation_figures(rows)))
+        write_json(folder / ANNOTATION, asdict(figures))

@@ -6,6 +6,7 @@ from pathlib import Path
 from sage_core import mixture
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus import build
+from sage_core.corpus.names import unique
 from sage_core.corpus.records import DIALOGUES
 from sage_core.schema import Dialogue
 from sage_core.steps.base import Context, Step
@@ -27,4 +28,4 @@ class TrainingDialogues(Step):
             for corpus, config in zip(self.corpora, self.settings, strict=True)
         ]
         drawn = mixture.draw(kept, [config.weight for config in self.settings], self.seed)
-        write_rows(folder / DIALOGUES, drawn, Dialogue)
+        write_rows(folder / DIALOGUES, unique(drawn), Dialogue)

@@ -1,17 +1,20 @@
 """Tables that a user gives, as artefacts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from sage_core.corpus.records import DIALOGUES
+from sage_core.corpus.names import unique
+from sage_core.corpus.records import DIALOGUES, SYSTEM
 from sage_core.errors import DataError
 from sage_core.schema import (
     AnnotatedDialogue,
     AnnotatedTurn,
     Dialogue,
+    Message,
     PreferencePair,
     TrainingDialogue,
     Trajectory,
@@ -29,6 +32,7 @@ _ROWS: dict[str, type[Any]] = {
     PREFERENCES: PreferencePair,
 }
 _ALL = "all"
+_KNOWN_ROLES = ("user", "assistant", SYSTEM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +52,13 @@ class GivenTable(Step):
     split: str = _ALL
 
     def run(self, folder: Path, context: Context) -> None:
-        rows = read_rows(self.path, _ROWS[self.table])
-        write_rows(folder / self.table, of_split(rows, self.path, self.split), _ROWS[self.table])
+        row_type = _ROWS[self.table]
+        rows = of_split(read_rows(self.path, row_type), self.path, self.split)
+        if row_type is Dialogue:
+            rows = [replace(row, messages=_turns(row, self.path)) for row in rows]
+        if row_type in (Dialogue, AnnotatedDialogue):
+            rows = unique(rows)
+        write_rows(folder / self.table, rows, row_type)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +73,31 @@ class Unannotated(Step):
             AnnotatedDialogue(
                 row.dialogue_id,
                 tuple(AnnotatedTurn.of(turn.role, turn.content, EMPTY) for turn in row.messages),
+                row.split,
             )
             for row in read_rows(context.folder(self.dialogues) / DIALOGUES, Dialogue)
         ]
         write_rows(folder / SAC, rows, AnnotatedDialogue)
+
+
+def _turns(dialogue: Dialogue, path: Path) -> tuple[Message, ...]:
+    """Its messages as readers give them: system messages are left out, and those of one role that
+    follow each other are one.
+
+    Raises:
+        DataError: a role is none of the three.
+    """
+    if unknown := {message.role for message in dialogue.messages} - set(_KNOWN_ROLES):
+        raise DataError(
+            f"'{path}', dialogue '{dialogue.dialogue_id}': messages have the role "
+            f"{', '.join(map(repr, sorted(unknown)))}; the roles are user, assistant, and system, "
+            "whose messages are left out"
+        )
+    spoken = (message for message in dialogue.messages if message.role != SYSTEM)
+    return tuple(
+        Message(role, "\n".join(message.content for message in said))
+        for role, said in groupby(spoken, lambda message: message.role)
+    )
 
 
 def of_split(rows: list[Row], path: Path, split: str) -> list[Row]:

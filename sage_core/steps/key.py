@@ -8,9 +8,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from sage_core.config.section import RUNTIME
+from sage_core.corpus import lexicon
 from sage_core.named import Named
 from sage_core.steps.base import Model, Step
-from sage_core.steps.code import code_hash
+from sage_core.steps.code import code_hash, reach
 from sage_core.storage import ArtifactRef, digest
 
 _VERSION = 2  # 1 was the hash of modules that were named by hand
@@ -18,8 +19,11 @@ _VERSION = 2  # 1 was the hash of modules that were named by hand
 
 def key(step: Step) -> str:
     """SHA-256 of the step's name, its inputs, what these name, and the code that it can reach."""
+    reached = reach(*roots(step))
     return digest(
         {
+            # The machine's lexicon is data that no field names.
+            **({"lexicon": lexicon.installed().sha256} if lexicon.__name__ in reached else {}),
             "version": _VERSION,
             "step": step.name,
             "inputs": identity(step),

@@ -17,6 +17,7 @@ from sage_core.config.engine import EngineConfig
 from sage_core.config.model import ModelConfig
 from sage_core.corpus.build import load_funnel
 from sage_core.corpus.records import FunnelStep
+from sage_core.corpus.sources import check_output
 from sage_core.errors import DataError
 from sage_core.steps.base import Model, Step
 from sage_core.steps.whole_corpus import make_corpus
@@ -31,8 +32,9 @@ def build_corpus(config: CorpusConfig, output: Path, processes: int = 1) -> list
     number of processes.
 
     Raises:
-        ConfigError, DataError: as :func:`make_corpus`.
+        ConfigError, DataError: as :func:`make_corpus`, and :func:`check_output`.
     """
+    check_output(config, output)
     output.mkdir(parents=True, exist_ok=True)
     # Forked processes would inherit the threads of pyarrow and DuckDB.
     with (

@@ -1,5 +1,6 @@
 """EmpatheticDialogues: the published CSV, which quotes nothing, and the hub's forms."""
 
+import csv
 import gzip
 import os
 from collections import Counter
@@ -215,3 +216,28 @@ def test_the_published_validation_part() -> None:
     assert [conv_id for conv_id, _, _ in situations] == list(dialogues)
     assert len({emotion for _, _, emotion in situations}) == 32
     assert all(prompt and prompt == prompt.strip() for _, prompt, _ in situations)
+
+
+ROWS = [
+    {"conv_id": "A", "utterance_idx": "1", "context": "sad", "prompt": "I lost it, all.",
+     "speaker_idx": "0", "utterance": 'He said "no", and\nleft.', "selfeval": "5|5", "tags": ""},
+    {"conv_id": "A", "utterance_idx": "2", "context": "sad", "prompt": "I lost it, all.",
+     "speaker_idx": "1", "utterance": "Oh_comma_ dear", "selfeval": "5|5", "tags": ""},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_csv_that_quotes_its_fields(tmp_path: Path, quoting: int, end: str) -> None:
+    path = tmp_path / "ed.csv"
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(ROWS[0]), quoting=quoting, lineterminator=end)  # type: ignore[arg-type]
+        writer.writeheader()
+        writer.writerows(ROWS)
+    assert summary(read_all(path)) == [['He said "no", and\nleft.', "Oh, dear"]]
+    assert list(read_situations(path)) == [("A", "I lost it, all.", "sad")]
+    damaged = path.read_text(encoding="utf-8") + 'B,1,sad,"never closed,1,x\n'
+    path.write_text(damaged, encoding="utf-8")
+    assert [record.reason for record in read_all(path) if isinstance(record, BadRecord)] == [
+        "truncated"
+    ]

@@ -62,7 +62,11 @@ def test_orphans_start_their_own_tree_and_stay_in_their_thread() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [({"text": "[deleted]"}, "deleted"), ({"text": " [removed]\n"}, "deleted"),
-     ({"author": "AutoModerator"}, "bot"), ({"author": "RemindMeBot"}, "bot")],
+     ({"text": "[ Removed by Reddit ]"}, "deleted"), ({"text": "[deleted by user]"}, "deleted"),
+     ({"text": "[unavailable]"}, "deleted"), ({"text": "[ removed by reddit ]"}, "deleted"),
+     ({"author": "AutoModerator"}, "bot"), ({"author": "RemindMeBot"}, "bot"),
+     ({"author": "WikiSummarizerBot2"}, "bot"), ({"author": "sneakpeekbot"}, "bot"),
+     ({"author": "some-bot_1"}, "bot"), ({"author": "BOT"}, "bot"), ({"author": "LabBot"}, "bot")],
 )  # fmt: skip
 def test_deleted_posts_and_bots_are_taken_out_and_cut_the_path(
     change: dict[str, str], reason: str
@@ -71,6 +75,19 @@ def test_deleted_posts_and_bots_are_taken_out_and_cut_the_path(
     assert found == {"a": ["text a"], "c": ["text c"]}
     assert counts.dropped == {reason: 1}
     assert counts.used == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"author": name} for name in ("jennyabbot", "Abbot", "talbot2", "mr_robot", "botany")),
+        *({"text": text} for text in ("It says [deleted]", "[link]", "removed")),
+    ],
+)
+def test_people_whose_names_end_like_a_bots_stay(change: dict[str, str]) -> None:
+    found, _, counts = paths([post("a"), post("b", "a", **change)])
+    assert list(found) == ["b"]
+    assert not counts.dropped
 
 
 def test_deleted_posts_stay_where_the_config_says_so() -> None:

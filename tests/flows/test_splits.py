@@ -3,14 +3,23 @@ out is not taken along."""
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from flows import cli
 from flows.commands import single_stages
 from sage_core.config.loading import PRESETS, load_config
+from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import DataError
-from sage_core.schema import AnnotatedDialogue, Dialogue, TrainingDialogue, with_roles
+from sage_core.schema import (
+    AnnotatedDialogue,
+    AnnotatedTurn,
+    Dialogue,
+    Message,
+    TrainingDialogue,
+    with_roles,
+)
 from sage_core.steps.given import of_split
 from sage_core.steps.names import TRAINING
 from sage_core.storage import read_rows, write_rows
@@ -106,5 +115,44 @@ def test_a_split_that_is_not_there_is_named(dialogues: Path, tmp_path: Path) -> 
         of_split(rows, dialogues, "test")
     # A table as published has no such column: all of it.
     write_rows(tmp_path / "sac.parquet", [AnnotatedDialogue("d", ())], AnnotatedDialogue)
+    published = pq.read_table(tmp_path / "sac.parquet").drop_columns("split")
+    pq.write_table(published, tmp_path / "sac.parquet")
     found = read_rows(tmp_path / "sac.parquet", AnnotatedDialogue)
     assert of_split(found, tmp_path / "sac.parquet", "test") == found
+
+
+def test_training_on_states_takes_the_training_part_of_what_was_annotated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sage annotate --split all`, then `sage train sft`."""
+    monkeypatch.setenv("SAGE_HOME", str(tmp_path / "home"))
+    turns = tuple(AnnotatedTurn(role, "Hi.", None, "sad", ()) for role in ("user", "assistant"))
+    rows = [AnnotatedDialogue(f"d{n}", turns, part) for n, part in enumerate(PARTS)]  # type: ignore[arg-type]
+    write_rows(tmp_path / "sac.parquet", rows, AnnotatedDialogue)
+
+    def trained(split: str) -> int:
+        config = load_config("tiny")
+        ref = single_stages.text_for(config, tmp_path / "sac.parquet", split, states=True)
+        return len(read_rows(store().folder(ref) / TRAINING, TrainingDialogue))
+
+    assert (trained("train"), trained("test"), trained("all")) == (3, 1, 5)
+
+
+@pytest.mark.parametrize("role", ["system", "tool"])
+def test_a_given_table_has_the_turns_that_readers_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """System messages are left out, one speaker's turns joined, repeated names made unique."""
+    monkeypatch.setenv("SAGE_HOME", str(tmp_path / "home"))
+    said = [(role, "Be kind."), ("assistant", "Hello!"), ("user", "Hi."), ("user", "You?")]
+    rows = [Dialogue("d", "test", "d", tuple(Message(*each) for each in said))] * 2
+    path = tmp_path / "dialogues.parquet"
+    write_rows(path, rows, Dialogue)
+    if role == "tool":
+        with pytest.raises(DataError, match=r"dialogues\.parquet', dialogue 'd'.* 'tool'.*system"):
+            single_stages.as_given(path, DIALOGUES)
+        return
+    ref = single_stages.as_given(path, DIALOGUES)
+    first, second = read_rows(store().folder(ref) / DIALOGUES, Dialogue)
+    assert (first.dialogue_id, second.dialogue_id) == ("d", "d#2")
+    assert first.messages == (Message("assistant", "Hello!"), Message("user", "Hi.\nYou?"))

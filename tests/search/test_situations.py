@@ -1,6 +1,8 @@
 """Situations: the embedded ones, files of one's own, and errors."""
 
+import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pytest
@@ -49,10 +51,11 @@ GOOD = '{"situation_id": "a", "text": "t", "emotion": "e", "split": "search"}'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "holds a line that is no situation"),
-        ('{"situation_id": "a"}', "holds a line that is no situation"),
+        ("{", "situations.jsonl', line 1, is no situation"),
+        ('{"situation_id": "a"}', "line 1, is no situation"),
         (GOOD.replace("emotion", "mood"), "situation_id, text, emotion and split"),
-        ("[1]", "holds a line that is no situation"),
+        (f"{GOOD}\n\n[1]", "line 3, is no situation"),
+        (GOOD.replace('"t"', "7"), "line 1: text = 7 is no text"),
         (f"{GOOD}\n{GOOD}", "uses a situation_id twice"),
         (GOOD.replace("search", "evaluation"), "no situation has split 'search'"),
         ("", "no situation has split 'search'"),
@@ -96,3 +99,30 @@ def test_one_file_of_empathetic_dialogues_is_halved(tmp_path: Path) -> None:
     assert len(ids[0]) + len(ids[1]) == 40
     assert not set(ids[0]) & set(ids[1])
     assert min(map(len, ids)) >= 10
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz"])
+def test_a_file_may_be_compressed_and_hold_other_ends_of_lines(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"situations.jsonl{suffix}"
+    text = GOOD.replace('"t"', '"one\u2028two\x85three"') + "\r\n"
+    write = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}[suffix]
+    path.write_bytes(write(text.encode()))
+    (found,) = situations(SituationsConfig(path=path), "search", 0)
+    assert found.text == "one\u2028two\x85three"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", f"{GOOD}\n{GOOD.replace('t', 'café')}".encode("latin-1"), "line 2, is not UTF"),
+        ("x.jsonl.gz", GOOD.encode(), "not compressed as its suffix says"),
+        ("x.jsonl.gz", gzip.compress(GOOD.encode())[:-9], "ends early"),
+        ("x.jsonl", gzip.compress(GOOD.encode()), "line 1, is not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_its_line(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"situations.path = '.*{name}'.*{message}"):
+        situations(SituationsConfig(path=tmp_path / name), "search", 0)

@@ -83,3 +83,16 @@ def test_written_shards_are_joined_and_measured(
     assert rows == written
     assert (figures["sentiment_agreement"]["hits"], figures["sentiment_agreement"]["n"]) == (2, 3)
     assert (figures["topics_said"]["hits"], figures["topics_said"]["n"]) == (0, 3)
+
+
+def test_dialogues_that_are_left_out_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAGE_HOME", str(tmp_path))
+    empty = store().build(
+        "shard/long", lambda folder: write_rows(folder / SCORES, [ScoredDialogue("long", ())],
+                                                ScoredDialogue), {},
+    )  # fmt: skip
+    rows, figures = joined([scored_shard(0), empty], SCORED)
+    assert [row.dialogue_id for row in rows] == ["d0"]
+    assert figures["left_out"] == 1

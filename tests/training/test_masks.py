@@ -6,8 +6,17 @@ from typing import Any
 
 import pytest
 
+from sage_core.config.conversation import ConversationConfig
 from sage_core.engines.loading import embedded_gguf
-from sage_core.schema import Message, PreferencePair, TrainingDialogue, with_roles
+from sage_core.mixture import training_text
+from sage_core.schema import (
+    AnnotatedDialogue,
+    AnnotatedTurn,
+    Message,
+    PreferencePair,
+    TrainingDialogue,
+    with_roles,
+)
 from sage_core.training.tokens import ACTION, NO_LOSS, STATE, UTTERANCE, Encoder
 
 CONVERSATIONS = [
@@ -157,3 +166,53 @@ def test_the_replies_of_a_pair_go_on_from_its_prompt(
     assert tok.decode(pair.rejected).lstrip(" ") == f"No.{end}"
     length = Encoder(tok).length((*prompt, Message("assistant", "No.")))
     assert length - len(pair.prompt + pair.rejected) == (template == "chatml")  # its line end
+
+
+def annotated(*said: tuple[str, str]) -> AnnotatedDialogue:
+    return AnnotatedDialogue(
+        "d", tuple(AnnotatedTurn(role, text, None, "glad", ("tea",)) for role, text in said)
+    )
+
+
+TALK = [
+    ("assistant", "Hello, how can I help?"),
+    ("user", "My tea is cold."),
+    ("assistant", "Then warm it up."),
+    ("user", "Thanks!"),
+    ("assistant", "Any time."),
+]
+
+
+@pytest.mark.parametrize("states", [True, False])
+@pytest.mark.parametrize("template", ["chatml", "mistral"])
+def test_what_the_assistant_opens_with_is_context_without_loss(
+    template: str, states: bool, request: pytest.FixtureRequest
+) -> None:
+    """Of an annotated dialogue and of instruction data; one that the user opens has the loss on
+    every reply but the consent."""
+    tokenizer: Any = request.getfixturevalue(f"{template}_tokenizer")
+    profiles, encoder = ConversationConfig(), Encoder(tokenizer)
+
+    def trained(dialogue: TrainingDialogue) -> str:
+        encoded = encoder.dialogue(dialogue)
+        pairs = zip(encoded.ids, encoded.segments, strict=True)
+        return tokenizer.decode([token for token, segment in pairs if segment == UTTERANCE])  # type: ignore[no-any-return]
+
+    end = "<|im_end|>" if template == "chatml" else "</s>"
+    for talk, replies in ((TALK, TALK[2::2]), (TALK[1:], TALK[2::2])):
+        (dialogue,) = training_text([annotated(*talk)], profiles, states=states)
+        said = " ".join(dialogue.messages[-1].content.split(" ")[-2:])
+        assert said == "Any time."
+        assert [m.role for m in dialogue.messages] == [
+            *(["user"] if talk is TALK else ["user", "assistant"]), *(role for role, _ in talk)
+        ]  # fmt: skip
+        found = "".join(trained(dialogue).split())
+        assert found == "".join(f"{text}{end}" for _, text in replies).replace(" ", "")
+        # Only the loss is another than that of the same messages as they stand.
+        messages = TrainingDialogue(dialogue.messages, ("none",) * len(dialogue.messages))
+        assert encoder.dialogue(messages).ids == encoder.dialogue(dialogue).ids
+    if template == "chatml":  # Mistral's refuses a conversation without a first message of the user
+        told = TrainingDialogue(tuple(Message(*turn) for turn in TALK))
+        assert told.losses == ("none", "none", "whole", "none", "whole")
+        found = "".join(trained(told).split())
+        assert found == "".join(f"{text}{end}" for _, text in TALK[2::2]).replace(" ", "")

@@ -16,10 +16,10 @@ from sage_core.corpus.lines import read_chunks, read_lines, uncompressed
 from sage_core.corpus.readers.arrays import holds_array, split_array
 from sage_core.corpus.readers.fields import FieldError, identifier, json_records, text
 from sage_core.corpus.readers.reader import Source
+from sage_core.corpus.records import SYSTEM as SYSTEM  # a reader's layout names it
 from sage_core.corpus.records import Record
 from sage_core.schema import Dialogue, Message
 
-SYSTEM = "system"
 _SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 

@@ -3,14 +3,15 @@
 Each line is one utterance: ``id``, ``speaker`` (``user`` in old corpora; an identifier, or an
 object with ``id``), ``root`` or ``conversation_id``, ``reply_to`` or ``reply-to``, ``timestamp``
 and ``text``. A timestamp only orders answers to one utterance, so one that is no number is 0.
+An utterance that names itself as ``reply_to`` opens its conversation, as one without it does.
 ``conversations.json`` and the corpus's other files are not read: an utterance holds all that a
-post needs. The post's source is the name of the folder or zip, which also stands before its
-identifiers: corpora side by side may use the same ones.
+post needs. The post's source is the name of the folder or zip, with the folders that it is in below
+``corpus.input``. It also stands before its identifiers: corpora side by side may use the same ones.
 """
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, cast
 from zipfile import BadZipFile, ZipExtFile, ZipFile
 
@@ -26,6 +27,7 @@ from sage_core.corpus.readers.fields import (
 )
 from sage_core.corpus.readers.reader import Reader, Source
 from sage_core.corpus.records import Post, Record
+from sage_core.storage import printable
 
 UTTERANCES = "utterances.jsonl"
 
@@ -39,15 +41,26 @@ def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     """The utterances of one corpus, in its order."""
     path = source.file
     if path.suffix.lower() == ".zip":
-        yield from _read_zip(path, source.name, config.max_record_bytes)
+        yield from _read_zip(source, config.max_record_bytes)
     else:
         lines = read_lines(path, source.name, config.max_record_bytes)
-        yield from json_records(lines, source.name, partial(_post, path.resolve().parent.name))
+        yield from json_records(lines, source.name, partial(_post, _corpus(source)))
 
 
-def _read_zip(path: Path, name: str, max_bytes: int) -> Iterator[Record]:
+def _corpus(source: Source) -> str:
+    if source.file.suffix.lower() == ".zip":
+        return PurePath(source.name).with_suffix("").as_posix()
+    folder = PurePath(source.name).parent
+    # Of a corpus that is corpus.input itself only the folder has a name.
+    return (
+        folder.as_posix() if folder.name else printable(PurePath(source.file.resolve().parent.name))
+    )
+
+
+def _read_zip(source: Source, max_bytes: int) -> Iterator[Record]:
+    name = source.name
     try:
-        with ZipFile(path) as archive:
+        with ZipFile(source.file) as archive:
             members = [entry for entry in archive.namelist() if PurePath(entry).name == UTTERANCES]
             if not members:
                 yield bad_record("missing_field", name, " ".join(archive.namelist()).encode())
@@ -56,16 +69,17 @@ def _read_zip(path: Path, name: str, max_bytes: int) -> Iterator[Record]:
                 with archive.open(member) as stream:
                     chunks = stream_chunks(cast(ZipExtFile, stream))
                     lines = split_lines(chunks, where, max_bytes)
-                    yield from json_records(lines, where, partial(_post, path.stem))
+                    yield from json_records(lines, where, partial(_post, _corpus(source)))
     except BadZipFile:  # the list of files, or a file's head; its data is stream_chunks's
         yield bad_record("truncated", name, b"")
 
 
 def _post(corpus: str, record: dict[str, Any], number: int) -> Post:
+    name = needed(identifier(record, "id"))
     parent = identifier(record, "reply_to", "reply-to")
     return Post(
-        post_id=f"{corpus}/{needed(identifier(record, 'id'))}",
-        parent_id=parent and f"{corpus}/{parent}",
+        post_id=f"{corpus}/{name}",
+        parent_id=f"{corpus}/{parent}" if parent not in ("", name) else "",
         thread_id=f"{corpus}/{needed(identifier(record, 'root', 'conversation_id'))}",
         author=_author(record),
         created=_created(record.get("timestamp")),

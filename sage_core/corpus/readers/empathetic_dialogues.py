@@ -1,17 +1,20 @@
 """EmpatheticDialogues (Rashkin et al., 2019): the published CSV, or the hub's CSV or Parquet.
 
 Columns ``conv_id``, ``utterance_idx``, ``context`` (the emotion), ``prompt`` (the situation),
-``speaker_idx`` and ``utterance``; others are ignored. The CSV is cut at every comma: it quotes
-nothing, quotes in it are text and need not be in pairs, and ``_comma_`` is a comma of a text.
+``speaker_idx`` and ``utterance``; others are ignored. The published CSV is cut at every comma: it
+quotes nothing, quotes in it are text and need not be in pairs, and ``_comma_`` is a comma.
+A CSV that quotes fields, as pandas or a spreadsheet saves it, is read as such: its first line is
+quoted, or has rows of the right length only if quotes hold commas together (``_quotes``).
 
 The rows of a conversation stand together and are put in the order of ``utterance_idx``. A turn is
 one speaker's consecutive utterances, stripped and joined by one space. A conversation with a bad
 row is refused whole, as one record; so is the one that the end of a damaged file may cut off.
 """
 
+import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby, islice
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -24,6 +27,7 @@ from sage_core.corpus.records import BadRecord, Record
 from sage_core.errors import DataError
 from sage_core.schema import Dialogue, with_roles
 
+_HEAD_LINES = 1000  # tell whether a CSV quotes its fields
 _COLUMNS = ("conv_id", "utterance_idx", "context", "prompt", "speaker_idx", "utterance")
 
 
@@ -122,14 +126,18 @@ def _rows(path: Path, where: str, max_bytes: int) -> Iterator[_Row | _BadRow]:
 
 def _csv_rows(path: Path, where: str, max_bytes: int) -> Iterator[_Row | _BadRow]:
     header: list[str] = []
-    for line in read_lines(path, where, max_bytes):
+    lines: Iterator[tuple[int, bytes] | BadRecord] = iter(read_lines(path, where, max_bytes))
+    head = list(islice(lines, _HEAD_LINES))
+    quoted = _quotes([line[1] for line in head if not isinstance(line, BadRecord)])
+    lines = chain(head, lines)
+    for line in _whole_rows(lines, where, max_bytes) if quoted else lines:
         if isinstance(line, BadRecord):
             conv_id = None if line.reason == "truncated" else line.sample.split(",")[0]
             yield _BadRow(conv_id, line)
             continue
         number, raw = line
         place = f"{where}, line {number}"
-        fields = raw.decode("utf-8", "replace").rstrip("\r").split(",")
+        fields = _fields(raw, quoted=quoted)
         if not header:
             header = fields
             if set(_COLUMNS) <= set(header):
@@ -139,6 +147,49 @@ def _csv_rows(path: Path, where: str, max_bytes: int) -> Iterator[_Row | _BadRow
             yield _BadRow(record.get("conv_id") or place, bad_record("not_utf8", place, raw))
         else:
             yield _row(record, place, raw)
+
+
+def _quotes(lines: list[bytes]) -> bool:
+    """Whether the fields of a CSV are quoted: the header is, or a row that is too long when it is
+    cut at every comma is not when quotes hold it together."""
+    if not lines:
+        return False
+    if lines[0].startswith(b'"'):
+        return True
+    columns = len(_fields(lines[0], quoted=False))
+    return any(
+        len(_fields(line, quoted=False)) > columns == len(_fields(line, quoted=True))
+        for line in lines
+        if b'"' in line
+    )
+
+
+def _fields(raw: bytes, *, quoted: bool) -> list[str]:
+    text = raw.decode("utf-8", "replace").rstrip("\r")
+    if not quoted:
+        return text.split(",")
+    return next(csv.reader([text]), [])
+
+
+def _whole_rows(
+    lines: Iterable[tuple[int, bytes] | BadRecord], where: str, max_bytes: int
+) -> Iterator[tuple[int, bytes] | BadRecord]:
+    """The lines with those joined over which a quoted field goes on: their quotes are in pairs."""
+    first, held = 0, b""
+    for line in lines:
+        if isinstance(line, BadRecord):
+            yield line
+            continue
+        number, raw = line
+        first, held = (first, held + b"\n" + raw) if held else (number, raw)
+        if len(held) > max_bytes:
+            yield bad_record("too_long", f"{where}, line {first}", held)
+            held = b""
+        elif held.count(b'"') % 2 == 0:
+            yield first, held
+            held = b""
+    if held:
+        yield bad_record("truncated", f"{where}, line {first}", held)
 
 
 def _parquet_rows(path: Path, where: str) -> Iterator[_Row | _BadRow]:

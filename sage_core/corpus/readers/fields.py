@@ -70,10 +70,15 @@ def text(record: dict[str, Any], key: str) -> str:
 def identifier(record: dict[str, Any], *keys: str) -> str:
     """The first of ``keys`` that is there, as text; "" where none is.
 
+    pandas writes whole numbers as floats where one of a column is missing, and that one as NaN.
+
     Raises:
         FieldError: ``wrong_type`` for anything but a text or a whole number.
     """
-    value = next((record[key] for key in keys if record.get(key) is not None), "")
+    values = (record.get(key) for key in keys)
+    value = next((each for each in values if each is not None and each == each), "")  # not NaN
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise FieldError("wrong_type")
     return str(value)

@@ -28,7 +28,8 @@ def read_rows(
     """
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        # A stream: pyarrow takes no path that is not UTF-8.
+        with path.open("rb") as stream, pq.ParquetFile(stream) as file:
             names = file.schema_arrow.names
             if not set(needed) <= set(names):
                 columns = f"columns {', '.join(names)}".encode()

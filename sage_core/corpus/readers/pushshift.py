@@ -12,10 +12,15 @@ post           comment                                submission
 =============  =====================================  ========================================
 
 Both have ``author``, ``created_utc`` (a number, a text that holds one, or null) and ``subreddit``.
-``&gt;``, ``&lt;`` and ``&amp;`` of texts are unescaped.
+Identifiers may lack their prefix, ``t1_`` of comments and ``t3_`` of submissions.
+
+The dumps escape texts once more than Reddit's Markdown, in which ``&#39;`` and ``&nbsp;`` are
+characters: both are undone. Characters of no width are left out.
 """
 
+import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import PurePath
 from typing import Any
 
@@ -23,10 +28,13 @@ from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import COMPRESSED, read_lines
 from sage_core.corpus.readers.fields import FieldError, json_records, seconds, text
 from sage_core.corpus.readers.reader import Reader, Source
-from sage_core.corpus.records import Post, Record
+from sage_core.corpus.records import Post, Record, is_gone
 
 _SUFFIXES = (*COMPRESSED, ".ndjson", ".jsonl", ".json")
-_GONE = ("", "[deleted]", "[removed]")
+_PREFIXED = re.compile(r"t\d_")
+# Without its semicolon it may be a part of an address.
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
+_NO_WIDTH = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
 
 
 def knows(path: PurePath) -> bool:
@@ -45,14 +53,18 @@ def _post(record: dict[str, Any], number: int) -> Post:
     author = record.get("author") or ""
     if not isinstance(author, str):
         raise FieldError("wrong_type")
-    post_id = text(record, "id")
     if "body" in record:
-        post_id = f"t1_{post_id}"
-        thread_id = text(record, "link_id")
-        parent_id = thread_id if record.get("parent_id") is None else text(record, "parent_id")
+        post_id = _prefixed("t1_", text(record, "id"))
+        thread_id = _prefixed("t3_", text(record, "link_id"))
+        parent_id = thread_id
+        if record.get("parent_id") is not None:
+            parent = text(record, "parent_id")
+            # Comments and submissions have numbers of their own, which rarely meet in a thread.
+            kind = "t3_" if f"t3_{parent}" == thread_id else "t1_"
+            parent_id = _prefixed(kind, parent)
         said = _unescaped(text(record, "body"))
     else:
-        post_id = thread_id = f"t3_{post_id}"
+        post_id = thread_id = _prefixed("t3_", text(record, "id"))
         parent_id = ""
         said = _unescaped(_submission(record))
     return Post(
@@ -69,13 +81,19 @@ def _post(record: dict[str, Any], number: int) -> Post:
 def _submission(record: dict[str, Any]) -> str:
     title = text(record, "title")
     body = "" if record.get("selftext") is None else text(record, "selftext")
-    return title if body.strip() in _GONE else f"{title}\n\n{body}"
+    return title if is_gone(body) or not body.strip() else f"{title}\n\n{body}"
+
+
+def _prefixed(prefix: str, name: str) -> str:
+    return name if _PREFIXED.match(name) else prefix + name
 
 
 def _unescaped(escaped: str) -> str:
-    if "&" not in escaped:
-        return escaped
-    return escaped.replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&")
+    if "&" in escaped:
+        for _ in range(2):
+            escaped = _ENTITY.sub(lambda entity: unescape(entity[0]), escaped)
+        escaped = escaped.replace("\xa0", " ")
+    return escaped.translate(_NO_WIDTH) if not escaped.isascii() else escaped
 
 
 READER = Reader(

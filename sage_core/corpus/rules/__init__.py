@@ -9,6 +9,10 @@ Departures from DialoGPT, which judges a pair of source and target: here the who
 judged, so ``max_words`` counts all of its words, ``frequent_word`` asks for one in any turn (the
 rule stands for "is it English"), and ``repeated_word`` and ``offensive`` look at every turn.
 
+``sentiment`` scores English words, so it does not apply to dialogues in other scripts. Where
+``corpus.language`` names another language, neither it nor ``frequent_word``, which asks whether a
+dialogue is English, applies. The funnel counts the dialogues that a rule did not apply to.
+
 To add one: a module here, and its line in the table.
 """
 
@@ -17,9 +21,12 @@ from sage_core.named import Registry
 ACROSS = ("exact_duplicate", "near_duplicate")
 """The rules that look across dialogues: they come last, in this order, over what others keep."""
 
+SCORES_ENGLISH, ASKS_ENGLISH = "scores English", "asks whether it is English"
+
 RULES = Registry(
     setting="corpus.rules",
     what="rule",
+    traits={"sentiment": (SCORES_ENGLISH,), "frequent_word": (ASKS_ENGLISH,)},
     table={
         "paper": ("turns", "question", "words", "sentiment"),
         "dialogpt": (

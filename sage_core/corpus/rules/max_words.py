@@ -2,6 +2,7 @@
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.filters import Keeps
+from sage_core.languages import words as split
 from sage_core.schema import Dialogue
 
 
@@ -10,5 +11,5 @@ def max_words(config: CorpusConfig) -> Keeps:
 
 
 def count_words(dialogue: Dialogue) -> int:
-    """Words of all turns; words are ``str.split()``."""
-    return sum(len(message.content.split()) for message in dialogue.messages)
+    """Words of all turns, in any language (:func:`sage_core.languages.words`)."""
+    return sum(len(split(message.content)) for message in dialogue.messages)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.duplicates import Admit, Remember
+from sage_core.languages import words as split
 from sage_core.schema import Dialogue
 
 Hashes = NDArray[np.uint64]
@@ -56,7 +57,7 @@ def shingles(dialogue: Dialogue) -> Hashes:
 
     Words run on over the ends of turns. Fewer than five words are one shingle.
     """
-    words = [word for m in dialogue.messages for word in m.content.casefold().split()]
+    words = [word for m in dialogue.messages for word in split(m.content.casefold())]
     last = max(len(words) - SHINGLE_WORDS, 0)
     texts = {" ".join(words[start : start + SHINGLE_WORDS]) for start in range(last + 1)}
     digests = (

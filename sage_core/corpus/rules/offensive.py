@@ -65,7 +65,7 @@ def read_phrases(path: Path) -> list[str]:
             "a line, or leave it empty"
         )
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"corpus.blocked_phrases = '{path}' is not UTF-8: {error}") from None
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -2,6 +2,7 @@
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.filters import Keeps
+from sage_core.languages import is_question
 from sage_core.schema import Dialogue
 
 
@@ -10,5 +11,5 @@ def question(config: CorpusConfig) -> Keeps:
 
 
 def asks_question(dialogue: Dialogue) -> bool:
-    """At least one turn ends in a question mark, trailing white space aside."""
-    return any(message.content.rstrip().endswith("?") for message in dialogue.messages)
+    """At least one turn ends in a question mark of any script, trailing white space aside."""
+    return any(is_question(message.content) for message in dialogue.messages)

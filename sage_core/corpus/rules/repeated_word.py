@@ -6,6 +6,7 @@ from operator import eq
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.filters import Keeps
+from sage_core.languages import words as split
 
 _PUNCTUATION = string.punctuation + "“”‘’«»…–—¡¿"  # noqa: RUF001
 
@@ -22,7 +23,7 @@ def most_repeats(text: str) -> int:
     Words are compared casefolded and without punctuation at their ends; punctuation that stands
     alone is no word, and does not end a row.
     """
-    pieces = (piece.strip(_PUNCTUATION) for piece in text.casefold().split())
+    pieces = (piece.strip(_PUNCTUATION) for piece in split(text.casefold()))
     words = [word for word in pieces if word]
     if not any(map(eq, words, words[1:])):
         return min(len(words), 1)

@@ -11,5 +11,5 @@ def words(config: CorpusConfig) -> Keeps:
 
 
 def mean_words(dialogue: Dialogue) -> float:
-    """Mean number of words per turn; words are ``str.split()``."""
+    """Mean number of words per turn, in any language."""
     return count_words(dialogue) / len(dialogue.messages) if dialogue.messages else 0.0

@@ -18,7 +18,8 @@ from sage_core.answers.outcomes import READ, UNREADABLE
 from sage_core.config.engine import SamplingConfig
 from sage_core.config.search import SelectorConfig
 from sage_core.conversation import quoted
-from sage_core.engines.base import Engine, Request, answered
+from sage_core.engines.answered import answered
+from sage_core.engines.base import Engine, Request
 from sage_core.errors import ConfigError, ContextError, ItemError
 from sage_core.schema import Message, Showing
 from sage_core.search.selectors.selector import Ballot, Decision, Inputs, Selector, SelectorKind

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from sage_core.config.conversation import SelfPlayConfig
 from sage_core.config.search import SearchConfig
-from sage_core.engines.base import Completion, Request, answered
+from sage_core.engines.answered import answered
+from sage_core.engines.base import Completion, Request
 from sage_core.errors import ItemError
 from sage_core.schema import Candidate
 from sage_core.search.dialogue import Dialogue, Speaker, ending

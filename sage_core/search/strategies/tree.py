@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from sage_core.config.search import SearchConfig, TreeConfig
-from sage_core.engines.base import Completion, Request, answered
+from sage_core.engines.answered import answered
+from sage_core.engines.base import Completion, Request
 from sage_core.engines.grammar import states_grammar, utterance_grammar
 from sage_core.errors import ConfigError, ItemError
 from sage_core.sac import is_well_formed, parse
