@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scripted_engine import ScriptedEngine
 
@@ -19,6 +20,7 @@ from sage_core.engines.base import Capabilities, Request, Usage, draw_seed, requ
 from sage_core.engines.grammar import json_schema, sac_grammar
 from sage_core.engines.openai_http import OpenAIEngine
 from sage_core.engines.servers import engine_of
+from sage_core.engines.spoken import DESCRIBE, QUESTION
 from sage_core.engines.steering import Steering
 from sage_core.errors import ContextError, EngineError
 from sage_core.schema import Message
@@ -40,6 +42,7 @@ class Server:
         self.answer: Answer = echo
         self.content_type = "application/json"
         self.declared_length = "true"
+        self.tries_too = False  # whether `answer` also answers trials of parameters
         self.under_way = self.most_under_way = 0
         self._lock = threading.Lock()
         server = self
@@ -47,6 +50,11 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if is_trial(body) and not server.tries_too:
+                    tried = completion(*["{}"] * body.get("n", 1))
+                    none = dict.fromkeys(("prompt_tokens", "completion_tokens"), 0)
+                    self._send(200, {**tried, "usage": none})
+                    return
                 with server._lock:
                     server.bodies.append(body)
                     server.paths.append(self.path)
@@ -55,7 +63,11 @@ class Server:
                 status, reply = server.answer(body)
                 with server._lock:
                     server.under_way -= 1
-                data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
+                self._send(status, reply)
+
+            def _send(self, status: int, reply: dict[str, Any] | str | bytes) -> None:
+                text = reply if isinstance(reply, str | bytes) else json.dumps(reply)
+                data = text.encode() if isinstance(text, str) else text
                 self.send_response(status)
                 self.send_header("Content-Type", server.content_type)
                 if server.declared_length != "none":
@@ -84,6 +96,11 @@ class Server:
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+
+def is_trial(body: dict[str, Any]) -> bool:
+    """Whether it asks what parameters the server takes."""
+    return "messages" in body and body["messages"][-1]["content"].startswith((QUESTION, DESCRIBE))
 
 
 def completion(*texts: str, finish: str = "stop", **choice: Any) -> dict[str, Any]:
@@ -366,7 +383,8 @@ def test_choose_reads_the_first_tokens_probabilities(server: Server) -> None:
     tokens = {"B": -0.25, "_A": -1.5, "A": -3.0, "C": -9.0, "_B": -9.5}
     server.answer = lambda body: (200, completion("B", **logprobs(**tokens)))
     scores = server.engine().choose([asked("r"), asked("s")], [["A", "B", "D"], ["C", " B"]])
-    assert scores == [[-3.0, -0.25, float("-inf")], [-9.0, -9.5]]
+    a, b = np.logaddexp(-1.5, -3), np.logaddexp(-0.25, -9.5)
+    assert scores == [pytest.approx([a, b, float("-inf")]), pytest.approx([-9.0, b])]
     body = server.bodies[0]
     assert (body["logprobs"], body["top_logprobs"], body["max_completion_tokens"]) == (True, 20, 1)
 
@@ -580,15 +598,19 @@ def test_more_choices_than_asked_for_are_left(server: Server) -> None:
         completion("half a repl", finish="abort"),
         completion("nothing", message=None),
         {"error": "no"},
-        "<html>Welcome</html>",
     ],
 )
-def test_a_server_that_never_gives_what_was_asked(
-    server: Server, answer: dict[str, Any] | str
-) -> None:
+def test_a_server_that_never_gives_what_was_asked(server: Server, answer: dict[str, Any]) -> None:
     server.answer = lambda body: (200, answer)
-    server.content_type = "text/html" if isinstance(answer, str) else "application/json"
     with pytest.raises(EngineError, match=r"0 of 2 choices for 'r'.*asked again 2 times"):
+        server.engine(max_retries=2).generate([asked("r", n=2)])
+    assert len(server.bodies) == 3
+
+
+def test_a_page_is_no_answer(server: Server) -> None:
+    server.answer = lambda body: (200, "<html>Welcome</html>")
+    server.content_type = "text/html"
+    with pytest.raises(EngineError, match=r"not JSON .* <html>Welcome</html>; check that base_url"):
         server.engine(max_retries=2).generate([asked("r", n=2)])
     assert len(server.bodies) == 3
 
@@ -666,7 +688,8 @@ def test_usage_is_counted(server: Server) -> None:
     engine = server.engine()
     engine.generate([asked("r", n=2), asked("s")])
     usage = engine.usage
-    assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (2, 6, 12)
+    trials = 2  # of one reply, and of several
+    assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (2 + trials, 6, 12)
     assert 0 < usage.seconds < 5
     assert Usage(1, 2, 3, 4.0) + Usage(1, 1, 1, 1.0) == Usage(2, 3, 4, 5.0)
 
