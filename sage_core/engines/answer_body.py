@@ -15,6 +15,7 @@ class Choice:
     Attributes:
         text: what was written; None: it is not a reply.
         reasoning: what the model wrote before it, where the server keeps it apart.
+        refusal: why the model does not reply, where the server keeps it apart.
         first_tokens: the most likely first tokens with their log-probabilities; None: not told.
         logprobs: the server's own, as they are.
     """
@@ -22,6 +23,7 @@ class Choice:
     index: int
     text: str | None
     reasoning: str
+    refusal: str
     finish_reason: str
     token_ids: tuple[int, ...] | None
     logprobs: Any
@@ -98,15 +100,17 @@ def spelled(token: str) -> str:
 def _choice(number: int, choice: dict[str, Any]) -> Choice:
     message = choice.get("message")
     text = choice.get("text")
-    reasoning = ""
+    reasoning = refusal = ""
     if isinstance(message, dict):
         text = text_of(message.get("content"))
         reasoning = text_of(message.get("reasoning_content") or message.get("reasoning"))
+        refusal = text_of(message.get("refusal"))
     index, ids = choice.get("index"), choice.get("token_ids")
     return Choice(
         index if isinstance(index, int) else number,
         text if isinstance(text, str) else None,
         reasoning,
+        refusal,
         str(choice.get("finish_reason") or ""),
         tuple(ids) if isinstance(ids, list) else None,
         choice.get("logprobs"),

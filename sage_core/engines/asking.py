@@ -19,7 +19,6 @@ from sage_core.engines.answer_body import Answer, as_json, decoded, read_answer
 from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Usage
 from sage_core.engines.refusals import (
-    RefusedError,
     about_request,
     is_passing,
     is_too_long,
@@ -161,9 +160,9 @@ class ServerClient:
         said = shown(body) or "it says nothing else"
         fix = _FIXES.get(status, "check the server's log")
         message = f"{what}: Error code: {status} - {said}; {fix}, then start again"
-        if is_too_long(status, about):
-            return ContextError(message)
-        return RefusedError(message, status, about)
+        raised = (ContextError if is_too_long(status, about) else EngineError)(message)
+        raised.status, raised.said = status, about
+        return raised
 
     def _bad_header(self, failed: str) -> EngineError:
         return EngineError(

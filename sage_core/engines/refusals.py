@@ -37,20 +37,6 @@ _NAMES = {
 _TOO_SMALL = re.compile(r"could not finish the message|output limit was reached", re.IGNORECASE)
 
 
-class RefusedError(EngineError):
-    """A server answered with an error.
-
-    Attributes:
-        status: the HTTP status.
-        said: its words about the request.
-    """
-
-    def __init__(self, message: str, status: int = 0, said: str = "") -> None:
-        super().__init__(message)
-        self.status = status
-        self.said = said
-
-
 def is_passing(status: int) -> bool:
     """Whether the same request may be answered later; the client sends these again."""
     return status in (408, 409, 429) or status >= 500
@@ -90,7 +76,7 @@ def is_too_long(status: int, said: str) -> bool:
     return status not in _NOT_THE_REQUEST and bool(_TOO_LONG.search(said))
 
 
-def refused(error: RefusedError, sent: Collection[str]) -> str | None:
+def refused(error: EngineError, sent: Collection[str]) -> str | None:
     """The parameter, of those ``sent``, that the server refuses; None: it does not say."""
     if error.status in _NOT_THE_REQUEST or _TOO_SMALL.search(error.said):
         return None
@@ -100,7 +86,7 @@ def refused(error: RefusedError, sent: Collection[str]) -> str | None:
     return None
 
 
-def may_be_a_parameter(error: RefusedError) -> bool:
+def may_be_a_parameter(error: EngineError) -> bool:
     """Whether a refusal that names no parameter may be about one."""
     return error.status in (400, 422) and not _TOO_SMALL.search(error.said)
 

@@ -14,7 +14,7 @@ from sage_core.engines.vllm_http import VllmHttpEngine
 from sage_core.errors import ConfigError, EngineError
 from sage_core.keys import read_key
 
-_ENGINES = {"vllm": VllmHttpEngine, "llama.cpp": LlamaCppEngine}
+_ENGINES: dict[str, type[OpenAIEngine]] = {"vllm": VllmHttpEngine, "llama.cpp": LlamaCppEngine}
 _PROBE_S = 30.0  # seconds; a server may load the model first
 
 

@@ -20,7 +20,6 @@ from sage_core.engines.base import Request
 from sage_core.engines.grammar import json_schema
 from sage_core.engines.parameters import WAYS, Parameters, differences, next_way
 from sage_core.engines.refusals import (
-    RefusedError,
     is_passing,
     may_be_a_parameter,
     refused,
@@ -96,7 +95,7 @@ class Spoken:
             request: what ``ask`` sends, as :attr:`now` says (:func:`small`).
 
         Raises:
-            RefusedError: the server refuses the request however it is sent.
+            EngineError: the server refuses the request however it is sent.
         """
         with self._lock:
             before = self.now, dict(self.changes)
@@ -104,23 +103,20 @@ class Spoken:
             while shape not in self._tried:
                 try:
                     answer = ask()
-                except RefusedError as error:
-                    if self._answered(shape, error):
+                except EngineError as error:
+                    if error.status and self._answered(shape, error):
                         continue
-                    if is_passing(error.status):
+                    if not error.status or is_passing(error.status):
                         self.silence = str(error)
                         return
                     self.now, self.changes = before
                     raise
-                except EngineError as error:
-                    self.silence = str(error)
-                    return
                 else:
                     ignored = _ignored(shape, self.now, request, answer)
                     if not ignored or not self._change(ignored, "it is ignored"):
                         self._tried.add(shape)
 
-    def _answered(self, shape: Shape, error: RefusedError) -> bool:
+    def _answered(self, shape: Shape, error: EngineError) -> bool:
         """Whether there is another way to send what a server refuses."""
         name = refused(error, shape.names)
         if name is not None:
