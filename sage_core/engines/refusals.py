@@ -76,9 +76,14 @@ def is_too_long(status: int, said: str) -> bool:
     return status not in _NOT_THE_REQUEST and bool(_TOO_LONG.search(said))
 
 
+def is_cut_short(said: str) -> bool:
+    """Whether a server refuses to give an answer that its limit of tokens ended."""
+    return bool(_TOO_SMALL.search(said))
+
+
 def refused(error: EngineError, sent: Collection[str]) -> str | None:
     """The parameter, of those ``sent``, that the server refuses; None: it does not say."""
-    if error.status in _NOT_THE_REQUEST or _TOO_SMALL.search(error.said):
+    if error.status in _NOT_THE_REQUEST or is_cut_short(error.said):
         return None
     for name, pattern in _NAMES.items():
         if name in sent and re.search(pattern, error.said, re.IGNORECASE | re.MULTILINE):
@@ -88,7 +93,7 @@ def refused(error: EngineError, sent: Collection[str]) -> str | None:
 
 def may_be_a_parameter(error: EngineError) -> bool:
     """Whether a refusal that names no parameter may be about one."""
-    return error.status in (400, 422) and not _TOO_SMALL.search(error.said)
+    return error.status in (400, 422) and not is_cut_short(error.said)
 
 
 def shortened(text: Any, limit: int = 200) -> str:

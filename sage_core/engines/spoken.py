@@ -20,6 +20,7 @@ from sage_core.engines.base import Request
 from sage_core.engines.grammar import json_schema
 from sage_core.engines.parameters import WAYS, Parameters, differences, next_way
 from sage_core.engines.refusals import (
+    is_cut_short,
     is_passing,
     may_be_a_parameter,
     refused,
@@ -104,13 +105,16 @@ class Spoken:
                 try:
                     answer = ask()
                 except EngineError as error:
+                    if is_cut_short(error.said):  # of the few tokens only
+                        self._tried.add(shape)
+                        return
                     if error.status and self._answered(shape, error):
                         continue
                     if not error.status or is_passing(error.status):
                         self.silence = str(error)
                         return
                     self.now, self.changes = before
-                    raise
+                    raise EngineError(str(error)) from None  # whatever is asked
                 else:
                     ignored = _ignored(shape, self.now, request, answer)
                     if not ignored or not self._change(ignored, "it is ignored"):

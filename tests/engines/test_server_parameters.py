@@ -196,6 +196,14 @@ def test_what_is_taken_and_not_heeded_is_noticed(server: Server) -> None:
     assert "JSON schema" in server.bodies[-1]["messages"][0]["content"]
 
 
+def test_a_model_that_wants_more_tokens_than_a_small_request_has(server: Server) -> None:
+    said = "Could not finish the message because max_tokens or model output limit was reached."
+    server.tries_too = True
+    server.answer = lambda body: (400, openai(said)) if is_trial(body) else echo(body)
+    ((reply,),) = server.engine().generate([asked("r")])
+    assert (reply.text, len(server.bodies)) == ("hi 0", 2)
+
+
 def test_one_small_request_is_enough_for_all_engines_of_a_process(
     server: Server, tmp_path: Path
 ) -> None:
