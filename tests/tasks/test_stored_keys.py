@@ -85,6 +85,7 @@ def test_no_key_is_stored_or_printed(tmp_path: Path, address: str) -> None:
         timeout=600,
     )
     assert done.returncode == 1, done.stderr[-4000:]
+    assert "401: " in done.stdout, done.stdout + done.stderr[-4000:]
     said = dict(line.split(": ", 1) for line in done.stdout.splitlines() if "Error: " in line)
     for answer, expected in {
         "401": "Incorrect API key: Bearer [key]",
