@@ -21,7 +21,15 @@ class DataError(SageError):
 
 
 class EngineError(SageError):
-    """A model cannot be loaded or reached, or cannot do what a request asks for."""
+    """A model cannot be loaded or reached, or cannot do what a request asks for.
+
+    Attributes:
+        status: the HTTP status of a server that refused the request; 0: none did.
+        said: what it said of the request.
+    """
+
+    status = 0
+    said = ""
 
 
 class ItemError(EngineError):

@@ -1,7 +1,7 @@
 """How what is made was computed, for its manifest: what cannot change it beyond rounding, and
 depends on the model and on the libraries."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -13,6 +13,12 @@ def note(what: str, how: str) -> None:
     notes = _notes.get()
     if notes is not None:
         notes[what] = how
+
+
+def noter() -> Callable[[str, str], None]:
+    """:func:`note` for whoever is :func:`noting` here, to be called from any thread."""
+    notes = _notes.get()
+    return (lambda what, how: None) if notes is None else notes.__setitem__
 
 
 @contextmanager

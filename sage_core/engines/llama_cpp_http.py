@@ -4,7 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from sage_core.engines.base import Completion, Request
+from sage_core.engines.messages import Messages
 from sage_core.engines.openai_http import OpenAIEngine, grammar_sent
+from sage_core.engines.parameters import Parameters
 
 _PENALISED = 2**15  # tokens that it looks back at: it takes no 'all', and sets room aside
 
@@ -17,12 +19,14 @@ class LlamaCppEngine(OpenAIEngine):
         top_k=True, repetition_penalty=True, grammar=True, prefix=True, forces=True,
     )  # fmt: skip
 
-    def _arguments(self, request: Request) -> dict[str, Any]:
-        arguments = super()._arguments(request)
-        arguments["extra_body"] = _sampling(request)
+    def _messages(self, request: Request, ways: Parameters) -> Messages:
+        messages = super()._messages(request, ways)
         if request.prefix:  # it goes on from a last message of the assistant's
-            arguments["messages"].append({"role": "assistant", "content": request.prefix})
-        return arguments
+            messages.append({"role": "assistant", "content": request.prefix})
+        return messages
+
+    def _extra(self, request: Request) -> dict[str, Any]:
+        return _sampling(request)
 
     def _limited(self, completion: Completion, request: Request) -> Completion:
         return replace(completion, text=completion.text.removeprefix(request.prefix))

@@ -10,16 +10,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sage_core.config.engine import OpenAIConfig, VllmConfig
 from sage_core.config.model import ModelConfig
 from sage_core.engines import memory
+from sage_core.engines.answer_body import Answer
 from sage_core.engines.answers import AnswerStore, answers_of
 from sage_core.engines.base import Completion, ReplyLimits, Request, open_groups
 from sage_core.engines.memory import droppable
+from sage_core.engines.parameters import Parameters
 from sage_core.engines.plugin_arguments import Asked
 from sage_core.engines.steering import Steering
 from sage_core.engines.vllm_http import VllmHttpEngine
@@ -101,17 +103,16 @@ class VllmEngine(VllmHttpEngine):
         return super().generate(requests)
 
     def _complete(
-        self, request: Request, arguments: dict[str, Any], **more: Any
-    ) -> tuple[Any, int]:
+        self, request: Request, arguments: dict[str, Any], n: int, seed: int
+    ) -> tuple[Answer, int]:
         _, left_out = self._server.prompts.fit(request)
-        return self._ask(request.request_id, partial(self._create, **arguments, **more)), left_out
+        return self._draw(request.request_id, arguments, n, seed), left_out
 
-    @property
-    def _create(self) -> Callable[..., Any]:
-        return self._client.completions.create
+    def _settle(self, request: Request, *, scored: bool) -> None:
+        pass  # it is known what this server takes
 
-    def _text(self, choice: Any) -> str | None:
-        return choice.text or ""
+    def _resource(self, client: "OpenAI") -> Any:
+        return client.completions
 
     def _limited(self, completion: Completion, request: Request) -> Completion:
         """Cut where the engine in this process would stop drawing."""
@@ -139,7 +140,7 @@ class VllmEngine(VllmHttpEngine):
             return request.constraint.text
         return self._server.prompts.led(request.constraint).text
 
-    def _arguments(self, request: Request) -> dict[str, Any]:
+    def _arguments(self, request: Request, ways: Parameters) -> dict[str, Any]:
         prompt, _ = self._server.prompts.fit(request)
         return {
             "model": self.config.model,
@@ -164,7 +165,7 @@ class VllmEngine(VllmHttpEngine):
             extra["repetition_penalty"] = 1.0
         return {**extra, "vllm_xargs": asked.written()} if asked else extra
 
-    def _asked_of(self, request: Request) -> dict[str, Any]:
+    def _asked_of(self, request: Request, ways: Parameters) -> dict[str, Any]:
         return {"prompt": self._server.prompts.fit(request)[0]}
 
     def _prompt_tokens(self, request: Request, asked: dict[str, Any]) -> list[int]:

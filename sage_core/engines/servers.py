@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
 
 from sage_core.checks import Check
 from sage_core.config.engine import OpenAIConfig
@@ -11,12 +9,13 @@ from sage_core.config.model import ModelConfig
 from sage_core.engines.answers import AnswerStore, answers_of
 from sage_core.engines.llama_cpp_http import LlamaCppEngine
 from sage_core.engines.openai_http import OpenAIEngine
+from sage_core.engines.spoken import sample
 from sage_core.engines.vllm_http import VllmHttpEngine
-from sage_core.errors import ConfigError
+from sage_core.errors import ConfigError, EngineError
 from sage_core.keys import read_key
 
-_ENGINES = {"openai": OpenAIEngine, "vllm": VllmHttpEngine, "llama.cpp": LlamaCppEngine}
-_PROBE_S = 5.0
+_ENGINES: dict[str, type[OpenAIEngine]] = {"vllm": VllmHttpEngine, "llama.cpp": LlamaCppEngine}
+_PROBE_S = 30.0  # seconds; a server may load the model first
 
 
 def open_engine(
@@ -37,7 +36,7 @@ def open_engine(
 
 def engine_of(settings: OpenAIConfig, answers: AnswerStore | None = None) -> OpenAIEngine:
     """The engine for the kind of server that the settings name."""
-    return _ENGINES[settings.server](settings, answers)
+    return _ENGINES.get(settings.server, OpenAIEngine)(settings, answers)
 
 
 def check(settings: OpenAIConfig) -> None:
@@ -50,20 +49,20 @@ def check(settings: OpenAIConfig) -> None:
 
 
 def examine(settings: OpenAIConfig, roles: Sequence[str]) -> Check:
-    """Whether there is a key, and the server answers."""
+    """Whether there is a key, and how the server takes what the roles send, by small requests."""
     what = f"{', '.join(roles)}: {settings.model}"
+    patient = {"timeout_s": min(settings.timeout_s, _PROBE_S), "max_retries": 0}
+    scored = "selector" in roles
     try:
-        key = bool(read_key(settings.api_key_env))
+        engine = engine_of(settings.model_copy(update=patient))
+        asked = sample(scored=scored, schema="annotator" in roles)
+        changes = engine.settle(asked, scored=scored)
+    except EngineError as error:
+        return Check(what, False, str(error), "change what it names, or start the server")
     except ConfigError as error:
         return Check(what, False, "the key cannot be sent", str(error))
-    if not settings.base_url:
-        fix = "" if key else f"set the environment variable {settings.api_key_env}"
-        return Check(what, key, "OpenAI, key set" if key else "OpenAI, no key", fix)
-    try:
-        with urlopen(f"{settings.base_url.rstrip('/')}/models", timeout=_PROBE_S):  # noqa: S310
-            return Check(what, True, f"{settings.base_url} answers")
-    except HTTPError as error:
-        return Check(what, True, f"{settings.base_url} answers with status {error.code}")
-    except (URLError, OSError, ValueError) as error:
+    if silence := engine.silence:
         fix = "start the server, or set base_url to where it runs"
-        return Check(what, False, f"{settings.base_url}: {error}", fix)
+        return Check(what, False, silence, fix)
+    found = "; ".join(f"{name}: {how}" for name, how in sorted(changes.items()))
+    return Check(what, True, f"{settings.where} answers" + (f"; {found}" if found else ""))

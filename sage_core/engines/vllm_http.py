@@ -9,7 +9,9 @@ from typing import Any
 from sage_core.config.engine import OpenAIConfig
 from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Request, spaces_in_options
+from sage_core.engines.messages import Messages
 from sage_core.engines.openai_http import OpenAIEngine, grammar_sent
+from sage_core.engines.parameters import Parameters
 from sage_core.errors import EngineError
 
 _MAX_LOGPROB_TOKENS = 128  # the server's limit of logprob_token_ids
@@ -36,15 +38,17 @@ class VllmHttpEngine(OpenAIEngine):
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         return [len(self._tokens_of_option(text)) for text in texts]
 
-    def _arguments(self, request: Request) -> dict[str, Any]:
-        messages = self._messages(request)
-        return {
-            "model": self.config.model,
-            "messages": messages,
-            "temperature": request.sampling.temperature,
-            "max_completion_tokens": request.sampling.budget(request.opens_with_states),
-            "extra_body": {**self._vllm_sampling(request), **self._start(request, messages)},
-        }
+    def _messages(self, request: Request, ways: Parameters) -> Messages:
+        messages = super()._messages(request, ways)
+        if request.prefix:
+            messages.append({"role": "assistant", "content": request.prefix})
+        return messages
+
+    def _format(self, request: Request, ways: Parameters) -> dict[str, Any]:
+        return {}  # its own name for it, which takes grammars too, is among the extras
+
+    def _extra(self, request: Request) -> dict[str, Any]:
+        return {**self._vllm_sampling(request), **self._start(request)}
 
     def _vllm_sampling(self, request: Request) -> dict[str, Any]:
         """How vLLM is to draw, over what the API knows."""
@@ -71,11 +75,10 @@ class VllmHttpEngine(OpenAIEngine):
         return grammar_sent(request)
 
     @staticmethod
-    def _start(request: Request, messages: list[dict[str, str]]) -> dict[str, Any]:
-        """How vLLM is told where the reply starts; appends a forced start to ``messages``."""
+    def _start(request: Request) -> dict[str, Any]:
+        """How vLLM is told where the reply starts."""
         if not request.prefix:
             return {}
-        messages.append({"role": "assistant", "content": request.prefix})
         return {"continue_final_message": True, "add_generation_prompt": False}
 
     def _choose_one(self, item: tuple[Request, Sequence[str]]) -> list[float]:
@@ -87,11 +90,13 @@ class VllmHttpEngine(OpenAIEngine):
         """
         request, options = spaces_in_options(*item)
         self._check_options(request, options)
-        asked = self._asked_of(request)
+        asked = self._asked_of(request, self._spoken.first)
         key = self._key("choose", options=list(options), model=self.config.model, **asked)
         kept: list[float] | None = self._answers.get(key)
         if kept is not None:
             return kept
+        self._settle(replace(request, n=1, constraint=None), scored=False)
+        asked = self._asked_of(request, self._spoken.now)
         prompt = self._prompt_tokens(request, asked)
         tokens = [self._tokens_of_option(option, request.prefix) for option in options]
         following: dict[tuple[int, ...], set[int]] = {}
@@ -110,10 +115,9 @@ class VllmHttpEngine(OpenAIEngine):
         self._answers.put(key, totals)
         return totals
 
-    def _asked_of(self, request: Request) -> dict[str, Any]:
+    def _asked_of(self, request: Request, ways: Parameters) -> dict[str, Any]:
         """The conversation whose options are scored, as it is sent."""
-        messages = self._messages(request)
-        return {"messages": messages, **self._start(request, messages)}
+        return {"messages": self._messages(request, ways), **self._start(request)}
 
     def _prompt_tokens(self, request: Request, asked: dict[str, Any]) -> list[int]:
         return self._tokens(request.request_id, **asked)
@@ -133,21 +137,20 @@ class VllmHttpEngine(OpenAIEngine):
                 f"tokens, but a vLLM server scores at most {_MAX_LOGPROB_TOKENS}; ask for fewer "
                 "options at once"
             )
+        arguments = {
+            "model": self.config.model,
+            "prompt": [[*prompt, *start] for start in starts],
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": 1,
+            "extra_body": {"logprob_token_ids": wanted, "return_tokens_as_token_ids": True},
+        }
         answer = self._ask(
             request.request_id,
-            partial(
-                self._client.completions.create,
-                model=self.config.model,
-                prompt=[[*prompt, *start] for start in starts],
-                max_tokens=1,
-                temperature=0,
-                logprobs=1,
-                extra_body={"logprob_token_ids": wanted, "return_tokens_as_token_ids": True},
-            ),
+            partial(self._answer_of, self._client.completions, **arguments),
         )
         self._count_answer(answer)
-        choices = getattr(answer, "choices", None) or []
-        found = {choice.index: _by_token_id(choice.logprobs) for choice in choices}
+        found = {choice.index: _by_token_id(choice.logprobs) for choice in answer.choices}
         if any(not found.get(index, {}).keys() >= set(wanted) for index in range(len(starts))):
             raise EngineError(
                 f"{self._who} did not return the log-probabilities asked for on "
@@ -197,7 +200,7 @@ def _batches(
 
 def _by_token_id(logprobs: Any) -> dict[int, float]:
     """The first token's log-probabilities, as vLLM writes them for return_tokens_as_token_ids."""
-    top = (logprobs.top_logprobs or [None])[0] if logprobs else None
+    top = (logprobs.get("top_logprobs") or [None])[0] if isinstance(logprobs, dict) else None
     return {
         int(token.removeprefix("token_id:")): float("-inf") if value <= _LOWEST_LOGPROB else value
         for token, value in (top or {}).items()

@@ -4,13 +4,13 @@ import json
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from openai_server import PLAIN, Answer, Server, asked, completion, echo
 from scripted_engine import ScriptedEngine
 
 from sage_core.config.engine import OpenAIConfig, SamplingConfig
@@ -18,105 +18,9 @@ from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Capabilities, Request, Usage, draw_seed, require
 from sage_core.engines.grammar import json_schema, sac_grammar
 from sage_core.engines.openai_http import OpenAIEngine
-from sage_core.engines.servers import engine_of
 from sage_core.engines.steering import Steering
 from sage_core.errors import ContextError, EngineError
 from sage_core.schema import Message
-
-Answer = Callable[[dict[str, Any]], tuple[int, dict[str, Any] | str]]
-PLAIN = SamplingConfig(temperature=0.5, top_k=0, repetition_penalty=1, max_new_tokens=9)
-
-
-def asked(name: str, text: str = "hi", sampling: SamplingConfig = PLAIN, **more: Any) -> Request:
-    return Request(name, (Message("user", text),), sampling, **more)
-
-
-class Server:
-    """A server whose answers a test sets; it keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.bodies: list[dict[str, Any]] = []
-        self.paths: list[str] = []
-        self.answer: Answer = echo
-        self.content_type = "application/json"
-        self.declared_length = "true"
-        self.under_way = self.most_under_way = 0
-        self._lock = threading.Lock()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with server._lock:
-                    server.bodies.append(body)
-                    server.paths.append(self.path)
-                    server.under_way += 1
-                    server.most_under_way = max(server.most_under_way, server.under_way)
-                status, reply = server.answer(body)
-                with server._lock:
-                    server.under_way -= 1
-                data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", server.content_type)
-                if server.declared_length != "none":
-                    length = len(data) if server.declared_length == "true" else 10 * len(data)
-                    self.send_header("Content-Length", str(length))
-                self.send_header("retry-after-ms", "1")
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-
-    def engine(self, answers: AnswerStore | None = None, **settings: Any) -> OpenAIEngine:
-        defaults = {"model": "some-model", "base_url": self.base_url}
-        return engine_of(OpenAIConfig.model_validate({**defaults, **settings}), answers)
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-
-def completion(*texts: str, finish: str = "stop", **choice: Any) -> dict[str, Any]:
-    return {
-        "id": "x",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "some-model",
-        "choices": [
-            {
-                "index": index,
-                "finish_reason": finish,
-                "message": {"role": "assistant", "content": text},
-                **choice,
-            }
-            for index, text in enumerate(texts)
-        ],
-        "usage": {"prompt_tokens": 3, "completion_tokens": 4 * len(texts), "total_tokens": 7},
-    }
-
-
-def echo(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    text = body["messages"][-1]["content"]
-    return 200, completion(*(f"{text} {number}" for number in range(body.get("n", 1))))
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    running = Server()
-    yield running
-    running.close()
 
 
 def test_candidates_come_back_in_the_order_of_the_requests(server: Server) -> None:
@@ -366,7 +270,8 @@ def test_choose_reads_the_first_tokens_probabilities(server: Server) -> None:
     tokens = {"B": -0.25, "_A": -1.5, "A": -3.0, "C": -9.0, "_B": -9.5}
     server.answer = lambda body: (200, completion("B", **logprobs(**tokens)))
     scores = server.engine().choose([asked("r"), asked("s")], [["A", "B", "D"], ["C", " B"]])
-    assert scores == [[-3.0, -0.25, float("-inf")], [-9.0, -9.5]]
+    a, b = np.logaddexp(-1.5, -3), np.logaddexp(-0.25, -9.5)
+    assert scores == [pytest.approx([a, b, float("-inf")]), pytest.approx([-9.0, b])]
     body = server.bodies[0]
     assert (body["logprobs"], body["top_logprobs"], body["max_completion_tokens"]) == (True, 20, 1)
 
@@ -580,15 +485,19 @@ def test_more_choices_than_asked_for_are_left(server: Server) -> None:
         completion("half a repl", finish="abort"),
         completion("nothing", message=None),
         {"error": "no"},
-        "<html>Welcome</html>",
     ],
 )
-def test_a_server_that_never_gives_what_was_asked(
-    server: Server, answer: dict[str, Any] | str
-) -> None:
+def test_a_server_that_never_gives_what_was_asked(server: Server, answer: dict[str, Any]) -> None:
     server.answer = lambda body: (200, answer)
-    server.content_type = "text/html" if isinstance(answer, str) else "application/json"
     with pytest.raises(EngineError, match=r"0 of 2 choices for 'r'.*asked again 2 times"):
+        server.engine(max_retries=2).generate([asked("r", n=2)])
+    assert len(server.bodies) == 3
+
+
+def test_a_page_is_no_answer(server: Server) -> None:
+    server.answer = lambda body: (200, "<html>Welcome</html>")
+    server.content_type = "text/html"
+    with pytest.raises(EngineError, match=r"not JSON .* <html>Welcome</html>; check that base_url"):
         server.engine(max_retries=2).generate([asked("r", n=2)])
     assert len(server.bodies) == 3
 
@@ -666,7 +575,8 @@ def test_usage_is_counted(server: Server) -> None:
     engine = server.engine()
     engine.generate([asked("r", n=2), asked("s")])
     usage = engine.usage
-    assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (2, 6, 12)
+    trials = 2  # of one reply, and of several
+    assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (2 + trials, 6, 12)
     assert 0 < usage.seconds < 5
     assert Usage(1, 2, 3, 4.0) + Usage(1, 1, 1, 1.0) == Usage(2, 3, 4, 5.0)
 

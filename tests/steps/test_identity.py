@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from sage_core.config.engine import EngineSection, OpenAIConfig, VllmConfig
 from sage_core.config.mixture import InstructionsConfig
+from sage_core.config.parameters import ParametersConfig
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.section import RUNTIME
 from sage_core.named import Registry
@@ -126,7 +127,13 @@ def test_the_settings_of_an_engine_change_the_key_unless_they_are_runtime_ones(
     assert (
         found
         == {
-            "openai": {"kind", "server", "model", "base_url"},
+            "openai": {
+                "kind",
+                "server",
+                "model",
+                "base_url",
+                *ParametersConfig.model_fields,
+            },
             "vllm": {"kind", "vllm_python", "vllm_arguments"},
         }[engine.kind]
     )

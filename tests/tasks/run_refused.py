@@ -33,7 +33,8 @@ class Ask(Step):
     def run(self, folder: Path, context: Context) -> None:
         engine = context.engine(self.settings, self.asked, ModelConfig())
         sampling = SamplingConfig(top_k=0, repetition_penalty=1, max_new_tokens=5)
-        engine.generate([Request("the-request", (Message("user", "hi"),), sampling)])
+        ((reply,),) = engine.generate([Request("the-request", (Message("user", "hi"),), sampling)])
+        (folder / "reply.txt").write_text(reply.text)
 
 
 def ask(label: str, settings: EngineConfig, adapter: Path | None) -> None:
@@ -54,6 +55,9 @@ def refused(address: str, adapter: Path) -> None:
             variable, {**engine, "base_url": f"{address}/401/v1", "api_key_env": variable}, None
         )
         attempt(f"{variable} adapter", {**settings, "api_key_env": variable}, adapter)
+    for answer in ("said", "seed"):
+        answered = {**engine, "base_url": f"{address}/{answer}/v1", "api_key_env": "KEY_SENT"}
+        ask(answer, settings=OpenAIConfig.model_validate(answered), adapter=None)
     ask("last", settings=OpenAIConfig.model_validate(settings), adapter=None)
 
 

@@ -24,15 +24,22 @@ class Echo(BaseHTTPRequestHandler):
     """Answers with the status that the path names, and says what key it was sent."""
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         sent = self.headers["Authorization"]
         kind = self.path.split("/")[1]
+        status = int(kind) if kind.isdigit() else 403
         body = json.dumps({"error": {"message": f"Incorrect API key: {sent}", "code": sent}})
         if kind == "200":
             body = json.dumps({"id": sent, "object": sent, "choices": [], "detail": sent})
         elif kind == "text":
             body = f"no such page: {sent}"
-        self.send_response(int(kind) if kind.isdigit() else 403)
+        elif kind == "seed" and "seed" in asked:
+            status, body = 422, json.dumps({"error": f"'seed' is not for the holder of {sent}"})
+        elif kind in ("said", "seed"):
+            message = {"role": "assistant", "content": f"I was sent {sent}, so {sent}."}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            status, body = 200, json.dumps({"choices": [choice], "usage": {sent: 1}})
+        self.send_response(status)
         self.send_header("Content-Type", "text/plain" if kind == "text" else "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("retry-after-ms", "1")
@@ -78,6 +85,7 @@ def test_no_key_is_stored_or_printed(tmp_path: Path, address: str) -> None:
         timeout=600,
     )
     assert done.returncode == 1, done.stderr[-4000:]
+    assert "401: " in done.stdout, done.stdout + done.stderr[-4000:]
     said = dict(line.split(": ", 1) for line in done.stdout.splitlines() if "Error: " in line)
     for answer, expected in {
         "401": "Incorrect API key: Bearer [key]",
@@ -96,6 +104,12 @@ def test_no_key_is_stored_or_printed(tmp_path: Path, address: str) -> None:
     stored = holding(home, "Incorrect API key: Bearer [key]")
     assert [path for path in stored if path.startswith("prefect/prefect.db")], stored
     assert [path for path in stored if path.startswith("prefect/storage")], stored
+    # What it answers is kept, and what it says of a parameter that it refuses.
+    answers = holding(home, "I was sent Bearer [key], so Bearer [key].")
+    assert [path for path in answers if path.startswith("answers.db")], answers
+    assert len([path for path in answers if path.endswith("reply.txt")]) == 2, answers
+    noted = holding(home, "is not for the holder of Bearer [key]")
+    assert [path for path in noted if path.endswith("manifest.json")], noted
     assert holding(home, MARK) == []
     assert MARK not in done.stdout + done.stderr
 
