@@ -103,9 +103,9 @@ def check_share(config: CorpusConfig, read: int, quarantine: Quarantine) -> None
     sample = quarantine.samples[0]
     raise DataError(
         f"{bad} of {read} records of '{config.input}' cannot be read ({reasons}), more than "
-        f"corpus.max_bad_share = {config.max_bad_share:g}; the first is {sample.where} "
-        f"({sample.reason}): {sample.sample[:80]!r}. Check corpus.reader, now '{config.reader}', "
-        "fix the input, or raise the limit"
+        f"corpus.max_bad_share = {config.max_bad_share:g}; the first is {sample}. "
+        f"Check corpus.reader, now '{config.reader}', corpus.columns and corpus.roles "
+        "(`sage corpus inspect` shows what was recognised), fix the input, or raise the limit"
     )
 
 

@@ -13,7 +13,7 @@ READERS = Registry(
         "empathetic_dialogues": "sage_core.corpus.readers.empathetic_dialogues:READER",
         "pushshift": "sage_core.corpus.readers.pushshift:READER",
         "convokit": "sage_core.corpus.readers.convokit:READER",
-        "sharegpt": "sage_core.corpus.readers.sharegpt:READER",
+        "sharegpt": "sage_core.corpus.readers.messages:READER",
         "messages": "sage_core.corpus.readers.messages:READER",
         "hf": "sage_core.corpus.readers.huggingface:READER",
     },
