@@ -25,6 +25,7 @@ from sage_core.corpus.ingest import (
     Quarantine,
     check_share,
     counted,
+    seen,
 )
 from sage_core.corpus.records import DIALOGUES, FUNNEL, REJECTED, FunnelStep
 from sage_core.corpus.span import longest_run
@@ -142,13 +143,16 @@ def merge(
         quarantined=quarantined,
         records={"read": records, **taken, "quarantined": quarantined},
     )
+    recognised, empty = seen(ingested)
+    if empty:
+        first["empty"] = empty
     funnel = [first]
     for step in _steps(config, has_posts=has_posts):
         read -= dropped[step]
         funnel.append(FunnelStep(step=step, kept=read, dropped=dropped[step]))
     write_json(folder / FUNNEL, funnel)
     quarantine.save(folder)
-    card.write(folder, config, funnel, dict(quarantine.reasons), own)
+    card.write(folder, config, funnel, dict(quarantine.reasons), own, recognised)
 
 
 def load_funnel(folder: Path) -> list[FunnelStep]:

@@ -1,6 +1,7 @@
 """The input of a corpus: which parts it has, and the records of each."""
 
 from collections.abc import Iterator
+from pathlib import Path, PurePath
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers import READERS
@@ -27,7 +28,8 @@ def sources(config: CorpusConfig) -> list[Source]:
     """The parts of the input that can be read side by side: a file, or all files below a folder
     that the reader knows by name.
 
-    They are in the order of their names; hidden files and folders are passed over.
+    They are in the order of their names; hidden files and folders are passed over, links to folders
+    are followed.
 
     Raises:
         ConfigError: there is no such reader, or it needs ``corpus.input``, or must not have it.
@@ -48,11 +50,10 @@ def sources(config: CorpusConfig) -> list[Source]:
         )
     if not path.is_dir():
         return [Source(path, path.name)]
-    files = ((file, file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     found = [
-        Source(file, part.as_posix())
-        for file, part in files
-        if reader.knows(part) and not any(name.startswith(".") for name in part.parts)
+        Source(path / part, part.as_posix())
+        for part in _files(path, PurePath(), frozenset())
+        if reader.knows(part)
     ]
     if not found:
         raise DataError(
@@ -60,6 +61,23 @@ def sources(config: CorpusConfig) -> list[Source]:
             f"{reader.files}"
         )
     return sorted(found, key=lambda source: source.name)
+
+
+def _files(root: Path, below: PurePath, entered: frozenset[Path]) -> Iterator[PurePath]:
+    """The files of a folder and of those in it, links followed, without hidden ones; a link back to
+    a folder that it is in is passed over."""
+    folder = root / below
+    real = folder.resolve()
+    if real in entered:
+        return
+    for entry in folder.iterdir():
+        part = below / entry.name
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _files(root, part, entered | {real})
+        elif entry.is_file():
+            yield part
 
 
 def read(source: Source, config: CorpusConfig) -> Iterator[Record]:

@@ -47,9 +47,7 @@ class Layout:
 def read_json(source: Source, config: CorpusConfig, layout: Layout) -> Iterator[Record]:
     """The conversations of a file of JSON lines, of a JSON array, or of objects."""
     rows = read_json_rows(source.file, source.name, config.max_record_bytes)
-    make = partial(
-        conversation, layout=layout, name=source.name, max_bytes=config.max_record_bytes
-    )
+    make = partial(conversation, layout=layout, name=source.name, max_bytes=config.max_record_bytes)
     return records_of(rows, make)
 
 

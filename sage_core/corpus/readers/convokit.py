@@ -16,15 +16,17 @@ from zipfile import BadZipFile, ZipExtFile, ZipFile
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import bad_record, read_lines, split_lines, stream_chunks
+from sage_core.corpus.readers import parquet
 from sage_core.corpus.readers.fields import (
     FieldError,
     identifier,
     json_records,
     needed,
+    row_records,
     seconds,
     text,
 )
-from sage_core.corpus.readers.reader import Reader, Source
+from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.records import Post, Record
 
 UTTERANCES = "utterances.jsonl"
@@ -40,9 +42,19 @@ def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     path = source.file
     if path.suffix.lower() == ".zip":
         yield from _read_zip(path, source.name, config.max_record_bytes)
+    elif parquet.knows(path):
+        rows = parquet.read_rows(path, source.name, ("id", "text"))
+        yield from row_records(rows, source.name, partial(_post, path.stem))
     else:
         lines = read_lines(path, source.name, config.max_record_bytes)
         yield from json_records(lines, source.name, partial(_post, path.resolve().parent.name))
+
+
+def recognise(source: Source, config: CorpusConfig) -> Recognised | None:
+    """Whether its first record is an utterance."""
+    if not isinstance(next(read(source, config), None), Post):
+        return None
+    return Recognised("ConvoKit's utterances, every path of replies a dialogue")
 
 
 def _read_zip(path: Path, name: str, max_bytes: int) -> Iterator[Record]:
@@ -89,4 +101,11 @@ def _created(timestamp: object) -> int:
         return 0
 
 
-READER = Reader(read, knows, f"{UTTERANCES} or *.zip", posts=True)
+READER = Reader(
+    read,
+    knows,
+    f"{UTTERANCES} or *.zip",
+    posts=True,
+    reads="a ConvoKit corpus, as a folder, its zip, or a table of utterances in Parquet",
+    recognise=recognise,
+)

@@ -6,7 +6,6 @@ from typing import Any
 from sage_core.corpus.lines import bad_record, parse_json
 from sage_core.corpus.records import BadRecord, Record
 
-
 _SHOWN = 60  # characters of a wrong value in a message
 
 

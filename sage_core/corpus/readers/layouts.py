@@ -6,10 +6,8 @@ of which each is one turn.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, ClassVar
 
-from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers.containers import Row
 from sage_core.corpus.readers.conversations import (
     Layout,
@@ -141,20 +139,39 @@ class TurnRows(Shape):
 
     def records(self, rows: Iterable[Row | BadRecord]) -> Iterator[Record]:
         ended: set[int] = set()
-        for name, of_one in groupby(rows, self._conversation):
-            turns = list(of_one)
-            if bad := next((row for row in turns if isinstance(row, BadRecord)), None):
-                yield bad
+        for good, bad in self._conversations(rows):
+            yield bad or self._record(good, ended)
+
+    def _conversations(
+        self, rows: Iterable[Row | BadRecord]
+    ) -> Iterator[tuple[list[Row], BadRecord | None]]:
+        """The rows of each conversation, with the first bad one among them."""
+        good: list[Row] = []
+        bad: BadRecord | None = None
+        for row in rows:
+            if isinstance(row, BadRecord):
+                bad = bad or row
                 continue
-            if hash(name) in ended:
-                column = self.columns["conversation"]
-                yield turns[0].refused(
-                    "scattered",
-                    f"rows of '{column}' = {name!r:.60} stand elsewhere too; sort the file by it",
-                )
-                continue
-            ended.add(hash(name))
-            yield from records_of([turns[0]], lambda first, number: self._of(turns, number))
+            if good and self._conversation(row) != self._conversation(good[0]):
+                yield good, bad
+                good, bad = [], None
+            good.append(row)
+        if good or bad:
+            yield good, bad
+
+    def _record(self, rows: Sequence[Row], ended: set[int]) -> Record:
+        name = hash(self._conversation(rows[0]))
+        if name in ended:
+            return rows[0].refused(
+                "scattered",
+                f"rows of '{self.columns['conversation']}' = {self._conversation(rows[0])!r:.60} "
+                "stand elsewhere too; sort the file by it",
+            )
+        ended.add(name)
+        try:
+            return self._of(rows, rows[0].number)
+        except FieldError as error:
+            return rows[0].refused(error.reason, error.detail)
 
     def dialogue(self, record: dict[str, Any], number: int) -> Dialogue:
         return self._of([Row(number, "", record)], number)
@@ -162,36 +179,34 @@ class TurnRows(Shape):
     def speakers(self, record: dict[str, Any]) -> Iterable[str]:
         return [str(record.get(self.columns["role"]))]
 
-    def _conversation(self, row: Row | BadRecord) -> object:
-        return row.where if isinstance(row, BadRecord) else row.record.get(
-            self.columns["conversation"])  # fmt: skip
+    def _conversation(self, row: Row) -> str:
+        return str(row.record.get(self.columns["conversation"]))
 
     def _of(self, rows: Sequence[Row], number: int) -> Dialogue:
-        conversation_column = self.columns["conversation"]
-        conversation_id = needed(
-            identifier(rows[0].record, conversation_column), conversation_column
-        )
+        column, role, content = (self.columns[use] for use in ("conversation", "role", "content"))
+        conversation_id = needed(identifier(rows[0].record, column), column)
         turns = [
-            (
-                needed(identifier(row.record, self.columns["role"]), self.columns["role"]),
-                text(row.record, self.columns["content"]),
-            )
-            for row in rows
+            (needed(identifier(row.record, role), role), text(row.record, content)) for row in rows
         ]
-        names = list(dict.fromkeys(name for name, _ in turns))
+        roles = self._roles(list(dict.fromkeys(name for name, _ in turns)))
+        spoken = [(roles[name], said) for name, said in turns if roles[name] != SYSTEM]
+        known = any(known_role(name, self.roles) for name in roles)
+        record = {**rows[0].record, self.columns.get("id") or "dialogue_id": conversation_id}
+        return self._dialogue(record, number, spoken, has_roles=known)
+
+    def _roles(self, names: Sequence[str]) -> dict[str, str]:
         roles = {name: role for name in names if (role := known_role(name, self.roles))}
-        if ASSISTANT not in {*roles.values(), *self.roles.values()}:
-            if len(names) > 2:
-                raise FieldError(
-                    "unknown_role",
-                    f"'{self.columns['role']}' has the speakers {', '.join(names):.200}; say in "
-                    f"corpus.roles who is the assistant: corpus.roles={{{names[0]}: assistant}}",
-                )
-            roles = dict(zip(names, (USER, ASSISTANT), strict=False))
-        spoken = [(roles.get(name, USER), text) for name, text in turns]
-        return self._dialogue(
-            {self.columns.get("id") or "id": conversation_id},
-            number,
-            [turn for turn in spoken if turn[0] != SYSTEM],
-            has_roles=ASSISTANT in {known_role(name, self.roles) for name in names},
-        )
+        if ASSISTANT in roles.values():
+            return {name: roles.get(name, USER) for name in names}
+        listed = ", ".join(names)[:200]
+        if ASSISTANT in self.roles.values():
+            raise FieldError("no_agent", f"the assistant says nothing here; speakers: {listed}")
+        people = [name for name in names if roles.get(name) != SYSTEM]
+        if len(people) > 2:
+            raise FieldError(
+                "unknown_role",
+                f"'{self.columns['role']}' has the speakers {listed}; say in corpus.roles who is "
+                f"the assistant: corpus.roles={{{names[0]}: assistant}}",
+            )
+        people.sort(key=lambda name: roles.get(name) != USER)  # stable: else the first is the user
+        return {**roles, **dict(zip(people, (USER, ASSISTANT), strict=False))}

@@ -43,7 +43,9 @@ def read_layout(
         yield from shape.records(everything)
         return
     for row in everything:
-        yield row if isinstance(row, BadRecord) else row.refused("missing_field", _unknown(row))
+        yield (
+            row if isinstance(row, BadRecord) else row.refused("missing_field", unknown_layout(row))
+        )
 
 
 def recognised(
@@ -55,18 +57,13 @@ def recognised(
     if shape is None:
         return None
     names = dict.fromkeys(
-        speaker
-        for row in head
-        if isinstance(row, Row)
-        for speaker in shape.speakers(row.record)
+        speaker for row in head if isinstance(row, Row) for speaker in shape.speakers(row.record)
     )
     roles = {each: known_role(each, config.roles) or "unknown" for each in islice(names, 20)}
     return Recognised(shape.kind, dict(shape.columns), roles)
 
 
-def layout_of(
-    head: Sequence[Row | BadRecord], name: str, config: CorpusConfig
-) -> Shape | None:
+def layout_of(head: Sequence[Row | BadRecord], name: str, config: CorpusConfig) -> Shape | None:
     """The layout of the records of a file that begins with ``head``; None: none is known."""
     records = [row.record for row in head if isinstance(row, Row)]
     seen = {key for record in records for key, value in record.items() if value is not None}
@@ -144,7 +141,8 @@ def _one(known: Sequence[str], names: Iterable[str], default: str | None = None)
     return next((each for each in known if each in names), known[0] if default is None else default)
 
 
-def _unknown(row: Row) -> str:
+def unknown_layout(row: Row) -> str:
+    """What is to be said of a record whose layout is not known."""
     detail = f"the fields {', '.join(map(str, row.record)):.200} are of no known layout"
     if isinstance(row.record.get(_USERS_ONLY), list):
         detail += (
