@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from sage_core.config.section import NonNegative, Positive, Runtime, Section, Share
 from sage_core.corpus.readers import READERS
@@ -38,6 +38,14 @@ class ThreadsConfig(Section):
         return pattern
 
 
+def _names(value: Any) -> Any:
+    """YAML makes a number of a name such as 7."""
+    return {str(name): role for name, role in value.items()} if isinstance(value, dict) else value
+
+
+RolesConfig = Annotated[dict[str, Literal["user", "assistant", "system"]], BeforeValidator(_names)]
+
+
 class ColumnsConfig(Section):
     """The names of a record's fields, where they are not recognised; "" = recognised."""
 
@@ -67,7 +75,7 @@ class CorpusConfig(Section):
         (), description="Splits of a data set of the reader 'hf' that are read; none = all."
     )
     columns: ColumnsConfig = ColumnsConfig()
-    roles: dict[str, Literal["user", "assistant", "system"]] = Field(
+    roles: RolesConfig = Field(
         {},
         description="What the roles or speakers of the records are: user, assistant, or system, "
         "which is left out. The usual names need no entry. In a chat of people, name the one who "
