@@ -193,7 +193,8 @@ Content = str | Callable[[Path], None]
 FORMATS: dict[str, tuple[str, str, Content, dict[str, Any], list[tuple[str, str]]]] = {
     "OpenAI messages": ("messages", "a.jsonl", lines({"messages": OPENAI}), {}, TALK),
     "ShareGPT": ("messages", "a.json", json.dumps([{"conversations": SHAREGPT}]), {}, TALK),
-    "conversations with role": ("messages", "a.jsonl", lines({"conversations": MESSAGES}), {}, TALK),
+    "conversations with role": ("messages", "a.jsonl", lines({"conversations": MESSAGES}), {},
+                                TALK),
     "LMSYS": ("messages", "a.jsonl", lines({"conversation_id": "x", "model": "m",
                                             "conversation": MESSAGES}), {}, TALK),
     "WildChat": ("messages", "a.parquet", parquet({"conversation_hash": "x",

@@ -94,8 +94,9 @@ def _messages(records: Sequence[dict[str, Any]], seen: set[str], own: ColumnsCon
                 "role": own.role or _one(_ROLES, first),
                 "content": own.content or _one(_CONTENTS, first),
             }
+    # Named like a list, but without one: an error of each record, unless it names conversations.
     column = next((each for each in columns if each != _USERS_ONLY), "")
-    if not column or (not own.messages and _texts_only(records, column)):
+    if not column or (column in _CONVERSATIONS and _texts_only(records, column)):
         return None
     return MessageList, {
         "messages": column, "role": own.role or "role", "content": own.content or "content"
