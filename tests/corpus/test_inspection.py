@@ -114,8 +114,8 @@ def test_an_empty_file_and_a_cut_one_are_said(tmp_path: Path) -> None:
     card = (output / CARD).read_text()
     assert "Without a record: empty.jsonl." in card
     assert (
-        "| 2 | messages with roles | messages: `messages`, role: `role`, content: `content` | "
-        "user: user, assistant: assistant |"
+        "| 2 | messages with roles | content: `content`, messages: `messages`, role: `role` | "
+        "assistant: assistant, user: user |"
     ) in card
 
 
