@@ -215,15 +215,3 @@ def test_the_published_validation_part() -> None:
     assert [conv_id for conv_id, _, _ in situations] == list(dialogues)
     assert len({emotion for _, _, emotion in situations}) == 32
     assert all(prompt and prompt == prompt.strip() for _, prompt, _ in situations)
-
-
-def test_a_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
-    """A text with commas is quoted, and none of them is written as a word."""
-    path = tmp_path / "ed.csv"
-    path.write_text(
-        f'{HEADER}\nc,1,sad,"I lost it, all.",0,"Well, that is bad, no?",5,\n'
-        'c,2,sad,"I lost it, all.",1,"It ""is"", yes.",5,\n',
-        encoding="utf-8",
-    )
-    assert summary(read_all(path)) == [["Well, that is bad, no?", 'It "is", yes.']]
-    assert list(read_situations(path)) == [("c", "I lost it, all.", "sad")]

@@ -1,17 +1,14 @@
 """EmpatheticDialogues (Rashkin et al., 2019): the published CSV, or the hub's CSV or Parquet.
 
 Columns ``conv_id``, ``utterance_idx``, ``context`` (the emotion), ``prompt`` (the situation),
-``speaker_idx`` and ``utterance``; others are ignored. The published CSV is cut at every comma: it
-quotes nothing, quotes in it are text and need not be in pairs, and ``_comma_`` is a comma of a
-text. A CSV that begins without any ``_comma_`` and with a comma in a quoted field is one as
-spreadsheets write it.
+``speaker_idx`` and ``utterance``; others are ignored. The CSV is cut at every comma: it quotes
+nothing, quotes in it are text and need not be in pairs, and ``_comma_`` is a comma of a text.
 
 The rows of a conversation stand together and are put in the order of ``utterance_idx``. A turn is
 one speaker's consecutive utterances, stripped and joined by one space. A conversation with a bad
 row is refused whole, as one record; so is the one that the end of a damaged file may cut off.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,15 +16,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.lines import (
-    TruncatedError,
-    bad_record,
-    is_utf8,
-    read_chunks,
-    read_lines,
-    uncompressed,
-)
-from sage_core.corpus.readers import parquet, separated
+from sage_core.corpus.lines import bad_record, is_utf8, read_lines, uncompressed
+from sage_core.corpus.readers import parquet
 from sage_core.corpus.readers.fields import FieldError, identifier, needed, text
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.records import BadRecord, Record
@@ -35,10 +25,6 @@ from sage_core.errors import DataError
 from sage_core.schema import Dialogue, with_roles
 
 _COLUMNS = ("conv_id", "utterance_idx", "context", "prompt", "speaker_idx", "utterance")
-
-
-_HEAD_BYTES = 65_536
-_QUOTED = re.compile(rb'(?:^|,)"(?:[^"\n]|"")*,(?:[^"\n]|"")*"(?=,|\r?\n)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -139,19 +125,7 @@ def _finished(good: list[_Row], bad: BadRecord | None) -> Iterator[list[_Row] | 
 
 
 def _rows(path: Path, where: str, max_bytes: int) -> Iterator[_Row | _BadRow]:
-    if parquet.knows(path):
-        return _table_rows(parquet.read_rows(path, where, _COLUMNS), where)
-    if _is_quoted(path):
-        return _table_rows(separated.read_rows(path, where, max_bytes), where)
-    return _csv_rows(path, where, max_bytes)
-
-
-def _is_quoted(path: Path) -> bool:
-    try:
-        head = next(read_chunks(path), b"")[:_HEAD_BYTES]
-    except TruncatedError:
-        return False
-    return b"_comma_" not in head and _QUOTED.search(head) is not None
+    return _parquet_rows(path, where) if parquet.knows(path) else _csv_rows(path, where, max_bytes)
 
 
 def _csv_rows(path: Path, where: str, max_bytes: int) -> Iterator[_Row | _BadRow]:
@@ -175,10 +149,8 @@ def _csv_rows(path: Path, where: str, max_bytes: int) -> Iterator[_Row | _BadRow
             yield _row(record, place, raw)
 
 
-def _table_rows(
-    rows: Iterable[tuple[int, dict[str, Any]] | BadRecord], where: str
-) -> Iterator[_Row | _BadRow]:
-    for row in rows:
+def _parquet_rows(path: Path, where: str) -> Iterator[_Row | _BadRow]:
+    for row in parquet.read_rows(path, where, _COLUMNS):
         if isinstance(row, BadRecord):
             yield _BadRow(row.where if row.reason == "missing_field" else None, row)
         else:
