@@ -65,22 +65,22 @@ def split_arrays(
         for chunk in chunks:
             start = 0
             for end, mark in scanner.marks(chunk):
-                ends_element = depth == inside and mark in b",]"
-                if not inside or ends_element:
-                    text = held if len(held) > max_bytes else held + chunk[start : end - 1]
-                    held, start = b"", end
-                if inside and ends_element and text.strip():
-                    number += 1
-                    if len(text) > max_bytes:
-                        yield bad_record("too_long", f"{where}, record {number}", text)
-                    else:
-                        yield Element(array, header, number, text)
-                elif not inside:
+                if not inside:
+                    text, held, start = held + chunk[start : end - 1], b"", end
                     header = b"" if mark == b"{" else (header + text + mark)[-_HEADER:]
                     if mark == b"[" and (opens.search(text) if key else depth == 0):
                         array, inside = array + 1, depth + 1
-                if inside and depth == inside and mark == b"]":
-                    inside, header = 0, b""
+                elif depth == inside and mark in b",]":
+                    text = held if len(held) > max_bytes else held + chunk[start : end - 1]
+                    held, start = b"", end
+                    if text.strip():
+                        number += 1
+                        if len(text) > max_bytes:
+                            yield bad_record("too_long", f"{where}, record {number}", text)
+                        else:
+                            yield Element(array, header, number, text)
+                    if mark == b"]":
+                        inside, header = 0, b""
                 depth += (mark in b"[{") - (mark in b"]}")
                 if depth == 0:
                     rest = (part.lstrip() for part in chain((chunk[end:],), chunks))
