@@ -126,7 +126,7 @@ def is_binary(head: bytes) -> bool:
     are control characters or no UTF-8."""
     text = head.decode("utf-8", "replace")
     odd = sum(1 for each in text if each == "\ufffd" or (each < " " and each not in "\t\n\r\f"))
-    return b"\0" in head or odd > max(2, len(text) // 10)
+    return b"\0" in head or odd > max(8, len(text) // 10)
 
 
 def uncompressed(path: PurePath) -> PurePath:
