@@ -34,7 +34,7 @@ TREE = {
         ],
     },
 }  # fmt: skip
-FLAT = [
+FLAT: list[dict[str, Any]] = [
     {"message_id": "t", "parent_id": None, "message_tree_id": "t", "text": ASKED,
      "role": "prompter", "deleted": False},
     {"message_id": "a", "parent_id": "t", "message_tree_id": "t", "text": ANSWERED,

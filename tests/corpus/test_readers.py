@@ -168,7 +168,6 @@ def _no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("dialog", ["hi", "hello"]),
         ("dialogue", ["hi", "hello"]),
         ("utterances", ["hi", "hello"]),
-        ("turns", ["hi", "hello"]),
     ],
 )
 def test_hf(tmp_path: Path, saved: str, column: str, value: list[Any]) -> None:
@@ -226,10 +225,8 @@ def test_hf_keeps_the_roles_of_columns_that_have_them(
 
 def test_hf_names_the_columns_it_found(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
-    path.write_text('{"question": "x", "answer": "y"}\n', encoding="utf-8")
-    with pytest.raises(
-        DataError, match=r"columns answer, question; .* one of messages, conv.*turns"
-    ):
+    path.write_text('{"label": "x", "score": "y"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"fields label, score .*corpus\.columns"):
         read_all("hf", tmp_path)
 
 

@@ -123,7 +123,10 @@ def _rows(records: Sequence[dict[str, Any]], seen: set[str], own: ColumnsConfig)
         "role": own.role or _one((*_ROLES, "speaker_id", "speaker_idx"), seen, ""),
         "content": own.content or _one(_CONTENTS, seen, ""),
     }
-    return (TurnRows, columns) if all(columns.values()) else None
+    together = any(
+        all(record.get(name) is not None for name in columns.values()) for record in records
+    )
+    return (TurnRows, columns) if together else None
 
 
 def _exchange(records: Sequence[dict[str, Any]], seen: set[str], own: ColumnsConfig) -> Found:
