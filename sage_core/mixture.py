@@ -4,14 +4,18 @@ Instruction data is the paper's own remedy for the arithmetic that dialogue trai
 (its section 5.2 reports the drop on GSM8k).
 """
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 from sage_core.config.conversation import ConversationConfig
 from sage_core.config.corpus import CorpusConfig
 from sage_core.config.mixture import InstructionsConfig
 from sage_core.conversation import of_annotated, view
+from sage_core.corpus.records import BadRecord
 from sage_core.corpus.sources import read, reader_of, sources
 from sage_core.errors import ConfigError, DataError
 from sage_core.schema import (
@@ -20,6 +24,8 @@ from sage_core.schema import (
     TrainingDialogue,
     whole_exchanges,
 )
+
+_log = logging.getLogger(__name__)
 
 
 def draw(
@@ -106,7 +112,14 @@ def with_instructions(
 
 def instruction_corpus(config: InstructionsConfig) -> CorpusConfig:
     """How instruction data is read."""
-    return CorpusConfig(reader=config.reader, input=config.input)
+    return CorpusConfig(
+        reader=config.reader,
+        input=config.input,
+        configuration=config.configuration,
+        splits=config.splits,
+        columns=config.columns,
+        roles=config.roles,
+    )
 
 
 def check_instructions(config: InstructionsConfig) -> None:
@@ -121,22 +134,62 @@ def check_instructions(config: InstructionsConfig) -> None:
         )
 
 
-def read_instructions(config: InstructionsConfig) -> list[TrainingDialogue]:
+@dataclass(frozen=True)
+class Instructions:
+    """Instruction data, and what became of its records.
+
+    Attributes:
+        unused: the number of records that could not be used, by reason; ``no_exchange`` is one
+            without a question and its answer.
+    """
+
+    dialogues: list[TrainingDialogue]
+    read: int
+    unused: dict[str, int]
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """As the artefact keeps them: read = used + unused."""
+        return {"read": self.read, "used": len(self.dialogues), "unused": self.unused}
+
+
+def read_instructions(config: InstructionsConfig) -> Instructions:
     """Instruction data as it is, without states, each conversation cut to whole exchanges; an
     assistant's turn that opens one stays.
 
     Raises:
-        DataError: missing, or without one whole exchange.
+        DataError: missing, without one whole exchange, or more than ``max_unused_share`` of the
+            records cannot be used.
     """
     corpus = instruction_corpus(config)
     found = []
+    unused: Counter[str] = Counter()
+    first = ""
     for source in sources(corpus):
         for record in read(source, corpus):
             if isinstance(record, Dialogue) and (messages := whole_exchanges(record.messages)):
                 found.append(TrainingDialogue(messages))
+            elif isinstance(record, BadRecord):
+                unused[record.reason] += 1
+                first = first or str(record)
+            else:
+                unused["no_exchange"] += 1
+    read_all = len(found) + unused.total()
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in unused.most_common())
+    problem = f"{unused.total()} of {read_all} records cannot be used ({reasons or 'no record'})"
+    if first:
+        problem += f"; the first is {first}"
     if not found:
         raise DataError(
             f"mixture.instructions.input = '{config.input}' holds no conversation of a question "
-            f"and an answer that the reader '{config.reader}' can read"
+            f"and an answer that the reader '{config.reader}' can read: {problem}"
         )
-    return found
+    if unused.total() > config.max_unused_share * read_all:
+        raise DataError(
+            f"mixture.instructions.input = '{config.input}': {problem}. That is more than "
+            f"mixture.instructions.max_unused_share = {config.max_unused_share:g}; fix the input, "
+            "set mixture.instructions.columns or roles, or raise the limit"
+        )
+    if unused:
+        _log.warning("mixture.instructions.input = '%s': %s", config.input, problem)
+    return Instructions(found, read_all, dict(unused))

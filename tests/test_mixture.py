@@ -137,7 +137,7 @@ def test_instructions_are_read_without_a_last_question(tmp_path: Path) -> None:
     turns = [("user", "2 + 2?"), ("assistant", "4"), ("user", "thanks")]
     rows = [{"role": role, "content": text} for role, text in turns]
     path.write_text(json.dumps({"messages": rows}) + "\n", encoding="utf-8")
-    (found,) = read_instructions(InstructionsConfig(input=path))
+    (found,) = read_instructions(InstructionsConfig(input=path)).dialogues
     assert found == TrainingDialogue(with_roles(["2 + 2?", "4"]))
 
 
@@ -155,8 +155,12 @@ def test_instructions_keep_an_opening_of_the_assistant(tmp_path: Path, reader: s
     path.write_text(
         "".join(json.dumps(each) + "\n" for each in ({lists: rows}, alone)), encoding="utf-8"
     )
-    config = InstructionsConfig(reader=reader, input=tmp_path if reader == "hf" else path)  # type: ignore[arg-type]
-    (found,) = read_instructions(config)
+    config = InstructionsConfig(
+        reader=reader, input=tmp_path if reader == "hf" else path, max_unused_share=0.5
+    )
+    read = read_instructions(config)
+    (found,) = read.dialogues
+    assert read.counts == {"read": 2, "used": 1, "unused": {"no_exchange": 1}}
     assert found == TrainingDialogue(tuple(Message(*turn) for turn in turns[:3]))
 
 
@@ -166,3 +170,35 @@ def test_instructions_without_an_exchange_are_an_error(tmp_path: Path, role: str
     path.write_text(json.dumps({"messages": [{"role": role, "content": "hi"}]}) + "\n")
     with pytest.raises(DataError, match=r"tasks\.jsonl.*'messages'"):
         read_instructions(InstructionsConfig(input=path))
+
+
+def test_instructions_that_cannot_be_used_are_counted_and_limited(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A call of a tool is left out, not its record; broken lines are said, and stop the run."""
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    task = {
+        "messages": [
+            {"role": "user", "content": "2 + 2?"},
+            call,
+            {"role": "tool", "content": "4"},
+            {"role": "assistant", "content": "4"},
+        ]
+    }
+    path = tmp_path / "tasks.jsonl"
+    good = [json.dumps(task)] * 99
+    path.write_text("\n".join([*good, "{broken"]), encoding="utf-8")
+    read = read_instructions(InstructionsConfig(input=path))
+    assert read.counts == {"read": 100, "used": 99, "unused": {"not_json": 1}}
+    assert read.dialogues[0] == TrainingDialogue(with_roles(["2 + 2?", "4"]))
+    assert "1 of 100 records cannot be used (not_json: 1)" in caplog.text
+    path.write_text("\n".join([good[0], *["{broken"] * 99]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"99 of 100 .*not_json: 99.*line 2.*max_unused_share"):
+        read_instructions(InstructionsConfig(input=path))
+
+
+def test_alpaca_is_instruction_data(tmp_path: Path) -> None:
+    path = tmp_path / "alpaca.json"
+    path.write_text(json.dumps([{"instruction": "Add.", "input": "2 + 2", "output": "4"}]))
+    (found,) = read_instructions(InstructionsConfig(input=path)).dialogues
+    assert found == TrainingDialogue(with_roles(["Add.\n2 + 2", "4"]))

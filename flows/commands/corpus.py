@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -12,6 +12,12 @@ from flows.commands.output import out, print_json
 from flows.runners import Runner
 from sage_core.corpus.readers import READERS
 
+if TYPE_CHECKING:
+    from sage_core.corpus.inspection import Inspection
+
+_LEFT_OUT = {"system": "left out"}
+_TURNS = 8  # of a dialogue that are shown
+_WIDTH = 160  # characters of a turn that are shown
 app = typer.Typer(no_args_is_help=True, help="Training dialogues.")
 
 # Of a data set that is built for use elsewhere; a run of the pipeline would leave it unread.
@@ -79,3 +85,79 @@ def build(
                 f"'{step['step']}' did not apply to {step['not_applied']} dialogues, which are not "
                 "in English (corpus.language); they passed it"
             )
+    _say_what_is_missing(funnel[0], output)
+
+
+def _say_what_is_missing(read: Any, output: Path) -> None:
+    """What could not be read, with the first record of each reason, and files without a record."""
+    from sage_core.corpus.ingest import load_quarantine
+
+    shown: set[str] = set()
+    for bad in load_quarantine(output):
+        if bad.reason not in shown:
+            out.print(f"quarantined, {bad.reason}: {bad}", markup=False, soft_wrap=True)
+        shown.add(bad.reason)
+    if empty := read.get("empty"):
+        out.print(f"without a record: {', '.join(empty)}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="File or folder.")],
+    reader: Annotated[
+        str, typer.Option(help=f"{READERS.choices}; default: recognised from the content.")
+    ] = "",
+    overrides: Overrides = None,
+    limit: Annotated[int, typer.Option(min=0, help="Records looked at; 0 = all.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is recognised, three dialogues as they would be read, and what would be lost."""
+    from dataclasses import asdict
+
+    from sage_core.config.loading import apply_override, validate_config
+    from sage_core.corpus.inspection import inspect as look
+    from sage_core.corpus.inspection import recognise_reader
+
+    tree: dict[str, Any] = {"corpus": {"reader": reader or recognise_reader(file), "input": file}}
+    for override in overrides or ():
+        apply_override(tree, override)
+    seen = look(validate_config(tree).corpus, limit)
+    if as_json:
+        print_json(asdict(seen))
+    else:
+        _show(seen)
+    if not seen.examples:
+        raise typer.Exit(2)
+
+
+def _show(seen: "Inspection") -> None:
+    def say(text: str) -> None:
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    layout = seen.recognised
+    say(f"reader: {seen.reader}, {seen.files} file(s)")
+    say(f"layout: {layout.layout if layout else 'not known'}")
+    for title, names in (("columns", layout.columns), ("roles", layout.roles)) if layout else ():
+        if names:
+            shown = (f"{each} = {_LEFT_OUT.get(name, name)}" for each, name in names.items())
+            say(f"{title}: {', '.join(shown)}")
+    for dialogue in seen.examples:
+        roles = "" if dialogue.has_roles else " (the first to speak is taken as the user)"
+        say(f"\n{dialogue.dialogue_id}{roles}")
+        for message in dialogue.messages[:_TURNS]:
+            say(f"  {message.role}: {_short(message.content)}")
+        if (more := len(dialogue.messages) - _TURNS) > 0:
+            say(f"  … and {more} more turns")
+    say(f"\n{seen.read} records read{'' if seen.complete else ', of more (--limit)'}")
+    for reason, (count, first) in seen.bad.items():
+        say(f"  {count} cannot be read, {reason}; the first: {first}")
+    for reason, count in seen.posts_dropped.items():
+        say(f"  {count} posts dropped: {reason}")
+    for rule, count in seen.dropped.items():
+        say(f"  {count} dialogues dropped by the rule '{rule}'")
+    say(f"  {seen.kept} dialogues kept, before duplicates are looked for")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _WIDTH else f"{line[:_WIDTH]}…"

@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from sage_core.config.section import NonNegative, Positive, Runtime, Section, Share
 from sage_core.corpus.readers import READERS
@@ -42,12 +42,51 @@ class ThreadsConfig(Section):
         return pattern
 
 
+def _names(value: Any) -> Any:
+    """YAML makes a number of a name such as 7."""
+    return {str(name): role for name, role in value.items()} if isinstance(value, dict) else value
+
+
+RolesConfig = Annotated[dict[str, Literal["user", "assistant", "system"]], BeforeValidator(_names)]
+
+
+class ColumnsConfig(Section):
+    """The names of a record's fields, where they are not recognised; "" = recognised."""
+
+    messages: str = Field("", description="List of the messages, or of alternating texts.")
+    role: str = Field("", description="Role or speaker: of a message, or of a row of a table.")
+    content: str = Field("", description="Text: of a message, or of a row of a table.")
+    conversation: str = Field(
+        "", description="Conversation that a row of a table belongs to; its rows stand together."
+    )
+    prompt: str = Field("", description="Instruction or question of a single exchange.")
+    query: str = Field("", description="Input of the instruction, appended to it.")
+    response: str = Field("", description="Answer of a single exchange.")
+    id: str = Field("", description="Name of the conversation, dialogue_id.")
+
+
 class CorpusConfig(Section):
     """Which human dialogues are kept (paper section 4.1)."""
 
     reader: Annotated[str, READERS] = Field("chitchat", description="Format of the input.")
     input: Path | None = Field(
         None, description="File or folder of the reader, or name on the hub; not for packaged data."
+    )
+    configuration: str = Field(
+        "", description="Configuration (subset) of a data set of the reader 'hf'; empty = its only."
+    )
+    splits: tuple[str, ...] = Field(
+        (), description="Splits of a data set of the reader 'hf' that are read; none = all."
+    )
+    columns: ColumnsConfig = ColumnsConfig()
+    roles: RolesConfig = Field(
+        {},
+        description="What the roles or speakers of the records are: user, assistant, or system, "
+        "which is left out. The usual names need no entry. In a chat of people, name the one who "
+        "is the assistant; all others are users.",
+    )
+    pause_hours: float = Field(
+        6.0, gt=0, description="In a chat of people, a longer pause begins a new dialogue."
     )
     licence: str = Field("", description="Licence of the input, for the data card.")
     language: str = Field(
@@ -130,7 +169,8 @@ class CorpusConfig(Section):
     def reading(self) -> Self:
         """Only what reading depends on, so that a changed threshold reads nothing again."""
         names = {
-            "reader", "input", "max_read", "max_bad_share", "max_record_bytes", "sort_memory_mb"
+            "reader", "input", "configuration", "splits", "columns", "roles", "pause_hours",
+            "max_read", "max_bad_share", "max_record_bytes", "sort_memory_mb",
         }  # fmt: skip
         return type(self)(**{name: getattr(self, name) for name in names})
 

@@ -25,6 +25,7 @@ from sage_core.corpus.ingest import (
     Quarantine,
     check_share,
     counted,
+    seen,
 )
 from sage_core.corpus.names import Names, repeated
 from sage_core.corpus.records import DIALOGUES, FUNNEL, REJECTED, FunnelStep
@@ -160,6 +161,9 @@ def merge(
         quarantined=quarantined,
         records={"read": records, **taken, "quarantined": quarantined},
     )
+    recognised, empty = seen(ingested)
+    if empty:
+        first["empty"] = empty
     funnel = [first]
     for step in _steps(config, has_posts=has_posts):
         read -= dropped[step]
@@ -168,7 +172,7 @@ def merge(
             funnel[-1]["not_applied"] = not_applied[step]
     write_json(folder / FUNNEL, funnel)
     quarantine.save(folder)
-    card.write(folder, config, funnel, dict(quarantine.reasons), own)
+    card.write(folder, config, funnel, dict(quarantine.reasons), own, recognised)
 
 
 def load_funnel(folder: Path) -> list[FunnelStep]:

@@ -25,10 +25,12 @@ def write(
     funnel: Sequence[Mapping[str, Any]],
     quarantined: Mapping[str, int],
     own: Mapping[str, str],
+    recognised: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write the card of the corpus in ``folder`` beside its tables.
 
-    ``own``: the user's own rules and reader, with the hashes of their code.
+    ``own``: the user's own rules and reader, with the hashes of their code; ``recognised``: what
+    the reader saw in the files, see :func:`sage_core.corpus.ingest.seen`.
 
     Holds no time and no absolute path, so that equal corpora have equal cards.
     """
@@ -52,5 +54,6 @@ def write(
         sha256=sha256,
         own=own,
         lexicon=installed() if scores_sentiment(config) else None,
+        recognised=recognised,
     )
     (folder / CARD).write_text(card, encoding="utf-8")

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers.reader import Source
-from sage_core.corpus.records import NO_TURNS, BadRecord, Post, Record
+from sage_core.corpus.records import BadRecord, Post, Record
 from sage_core.corpus.sources import reader_of
 from sage_core.corpus.tables import (
     ROW_GROUP,
@@ -32,6 +33,7 @@ COUNTS = "counts.json"
 QUARANTINE = "quarantine.jsonl"
 BUCKETS = 4096
 _SAMPLES = 20  # bad records kept of each reason
+OF_NO_USE = ("no_turns", "no_agent")  # reasons of records that are read, and hold nothing of use
 _EARLY = 100_000  # records after which a run with too many bad ones stops at once
 
 
@@ -87,26 +89,36 @@ def ingest(source: Source, config: CorpusConfig, folder: Path) -> None:
             if read == _EARLY:
                 check_share(config, read, quarantine)
     quarantine.save(folder)
-    write_json(folder / COUNTS, {"read": read, "quarantined": dict(quarantine.reasons)})
+    counts = {"read": read, "quarantined": dict(quarantine.reasons), "source": source.name}
+    if recognised := reader.recognise(source, config):
+        counts["recognised"] = asdict(recognised)
+    write_json(folder / COUNTS, counts)
 
 
 def check_share(config: CorpusConfig, read: int, quarantine: Quarantine) -> None:
-    """Stop where the share of bad records is over the limit; empty conversations are none.
+    """Stop where nothing was read, or the share of bad records is over the limit.
+
+    Records that can be read but hold nothing of use do not count, unless all are such.
 
     Raises:
         DataError: it is; the message counts them by reason and shows one.
     """
-    found = Counter({k: n for k, n in quarantine.reasons.items() if k != NO_TURNS})
-    bad = found.total()
-    if bad <= config.max_bad_share * read:
+    if read == 0:
+        raise DataError(
+            f"corpus.input = '{config.input}' holds no record: its files are empty, or hold an "
+            "empty array; give a file with conversations"
+        )
+    bad = quarantine.reasons.total()
+    unreadable = bad - sum(quarantine.reasons[reason] for reason in OF_NO_USE)
+    if unreadable <= config.max_bad_share * read and (bad < read or config.max_bad_share == 1):
         return
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in found.most_common())
-    sample = next(each for each in quarantine.samples if each.reason != NO_TURNS)
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in quarantine.reasons.most_common())
+    sample = min(quarantine.samples, key=lambda each: each.reason in OF_NO_USE)
     raise DataError(
         f"{bad} of {read} records of '{config.input}' cannot be read ({reasons}), more than "
-        f"corpus.max_bad_share = {config.max_bad_share:g}; the first is {sample.where} "
-        f"({sample.reason}): {sample.sample[:80]!r}. Check corpus.reader, now '{config.reader}', "
-        "fix the input, or raise the limit"
+        f"corpus.max_bad_share = {config.max_bad_share:g}; the first is {sample}. "
+        f"Check corpus.reader, now '{config.reader}', corpus.columns and corpus.roles "
+        "(`sage corpus inspect` shows what was recognised), fix the input, or raise the limit"
     )
 
 
@@ -120,6 +132,21 @@ def counted(folders: Sequence[Path]) -> tuple[int, Quarantine]:
         quarantine.reasons.update(counts["quarantined"])
         quarantine.samples += load_quarantine(folder)
     return read, quarantine
+
+
+def seen(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+    """What was recognised in the sources of ``folders``, each with the number of its ``files``, and
+    the names of those without a record."""
+    found: dict[str, dict[str, Any]] = {}
+    empty = []
+    for folder in folders:
+        counts = read_json(folder / COUNTS)
+        if counts["read"] == 0:
+            empty.append(counts["source"])
+        if recognised := counts.get("recognised"):
+            entry = found.setdefault(canonical_json(recognised), {**recognised, "files": 0})
+            entry["files"] += 1
+    return list(found.values()), empty
 
 
 def load_quarantine(folder: Path) -> list[BadRecord]:

@@ -98,7 +98,9 @@ def parse_json(line: bytes, where: str) -> dict[str, Any] | BadRecord:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
         return bad_record("not_json" if is_utf8(line) else "not_utf8", where, line)
-    return value if isinstance(value, dict) else bad_record("wrong_type", where, line)
+    if isinstance(value, dict):
+        return value
+    return bad_record("wrong_type", where, line, "it is no object")
 
 
 def is_utf8(line: bytes) -> bool:
@@ -110,10 +112,21 @@ def is_utf8(line: bytes) -> bool:
     return True
 
 
-def bad_record(reason: str, where: str, raw: bytes) -> BadRecord:
-    """A refused record with its first characters; a character has up to 4 bytes."""
-    sample = raw[: 4 * SAMPLE_CHARACTERS].decode("utf-8", "replace")
-    return BadRecord(reason, where, sample[:SAMPLE_CHARACTERS])
+def bad_record(reason: str, where: str, raw: bytes, detail: str = "") -> BadRecord:
+    """A refused record with its first characters; what is no text is not shown."""
+    head = raw[: 4 * SAMPLE_CHARACTERS]  # a character has up to 4 bytes
+    if is_binary(head):
+        return BadRecord(reason, where, f"({len(raw)} bytes that are no text)", detail)
+    sample = head.decode("utf-8", "replace")
+    return BadRecord(reason, where, sample[:SAMPLE_CHARACTERS], detail)
+
+
+def is_binary(head: bytes) -> bool:
+    """Whether bytes are no text in any encoding: they hold a zero, or a tenth of their characters
+    are control characters or no UTF-8."""
+    text = head.decode("utf-8", "replace")
+    odd = sum(1 for each in text if each == "\ufffd" or (each < " " and each not in "\t\n\r\f"))
+    return b"\0" in head or odd > max(8, len(text) // 10)
 
 
 def uncompressed(path: PurePath) -> PurePath:

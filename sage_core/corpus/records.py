@@ -10,7 +10,6 @@ from sage_core.schema import Dialogue
 DIALOGUES = "dialogues.parquet"
 REJECTED = "rejected.parquet"
 FUNNEL = "funnel.json"
-NO_TURNS = "no_turns"  # the reason of a conversation that was read and holds nothing
 SYSTEM = "system"  # the role of messages that are left out
 SAMPLE_CHARACTERS = 200
 _GONE = re.compile(
@@ -51,16 +50,23 @@ class BadRecord:
     """A record that a reader could not take.
 
     Attributes:
-        reason: one word or two with underscores: ``not_json``, ``not_utf8``, ``missing_field``,
-            ``wrong_type``, ``too_long``, ``truncated``, ``no_turns``.
+        reason: one word or two with underscores: ``not_json``, ``not_utf8``, ``not_text``,
+            ``missing_field``, ``wrong_type``, ``unknown_role``, ``too_long``, ``truncated``,
+            ``scattered``, ``no_turns``, ``no_agent``.
         where: file and line (from 1), such as ``RC_2012-01.zst, line 7``; the file's name only,
             so that outputs do not depend on where the input lies.
         sample: the first characters of the record, at most ``SAMPLE_CHARACTERS``.
+        detail: which field or value is wrong, in words; "" where the reason says it all.
     """
 
     reason: str
     where: str
     sample: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        detail = f": {self.detail}" if self.detail else ""
+        return f"{self.where} ({self.reason}{detail}): {self.sample[:80]!r}"
 
 
 Record = Dialogue | Post | BadRecord
@@ -70,9 +76,9 @@ class FunnelStep(TypedDict, total=False):
     """One step of the funnel, in dialogues.
 
     On the first step, ``read``, stand ``quarantined``, the bad records, and ``records``: what
-    became of the input's records, of which the posts of reply trees make up several a dialogue.
-    ``not_applied``, where it is not 0: the dialogues that the step's rule is not about, by their
-    language; they passed.
+    became of the input's records, of which the posts of reply trees make up several a dialogue;
+    and ``empty``, the files without a record. ``not_applied``, where it is not 0: the dialogues
+    that the step's rule is not about, by their language; they passed.
     """
 
     step: str
@@ -81,3 +87,4 @@ class FunnelStep(TypedDict, total=False):
     quarantined: int
     not_applied: int
     records: dict[str, int]
+    empty: list[str]

@@ -31,7 +31,8 @@ def sources(config: CorpusConfig) -> list[Source]:
     """The parts of the input that can be read side by side: a file, or all files below a folder
     that the reader knows by name.
 
-    They are in the order of their names; hidden files and folders are passed over.
+    They are in the order of their names; hidden files and folders are passed over, links to folders
+    are followed.
 
     Raises:
         ConfigError: there is no such reader, or it needs ``corpus.input``, or must not have it.
@@ -52,11 +53,10 @@ def sources(config: CorpusConfig) -> list[Source]:
         )
     if not path.is_dir():
         return [Source(path, printable(PurePath(path.name)))]
-    files = ((file, file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     found = [
-        Source(file, printable(part))
-        for file, part in files
-        if reader.knows(part) and not any(name.startswith(".") for name in part.parts)
+        Source(path / part, printable(part))
+        for part in _files(path, PurePath(), frozenset())
+        if reader.knows(part)
     ]
     if not found:
         raise DataError(
@@ -81,6 +81,23 @@ def check_output(config: CorpusConfig, output: Path) -> None:
             f"the output folder '{output}' is {'in ' if target != source else ''}corpus.input = "
             f"'{config.input}'; give a folder outside of it, so that no run reads what one wrote"
         )
+
+
+def _files(root: Path, below: PurePath, entered: frozenset[Path]) -> Iterator[PurePath]:
+    """The files of a folder and of those in it, links followed, without hidden ones; a link back to
+    a folder that it is in is passed over."""
+    folder = root / below
+    real = folder.resolve()
+    if real in entered:
+        return
+    for entry in folder.iterdir():
+        part = below / entry.name
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _files(root, part, entered | {real})
+        elif entry.is_file():
+            yield part
 
 
 def read(source: Source, config: CorpusConfig) -> Iterator[Record]:

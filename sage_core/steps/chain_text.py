@@ -10,8 +10,8 @@ from sage_core.corpus.readers import READERS
 from sage_core.named import Named
 from sage_core.schema import AnnotatedDialogue, TrainingDialogue
 from sage_core.steps.base import Context, Step
-from sage_core.steps.names import SAC, TRAINING
-from sage_core.storage import ArtifactRef, read_rows, write_rows
+from sage_core.steps.names import INSTRUCTIONS, SAC, TRAINING
+from sage_core.storage import ArtifactRef, read_rows, write_json, write_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,8 @@ class ChainText(Step):
         dialogues = mixture.training_text(blended, self.conversation, states=self.states)
         if settings := self.settings.instructions:
             instructions = mixture.read_instructions(settings)
+            write_json(folder / INSTRUCTIONS, instructions.counts)
             dialogues = mixture.with_instructions(
-                dialogues, instructions, settings.share, self.seed
+                dialogues, instructions.dialogues, settings.share, self.seed
             )
         write_rows(folder / TRAINING, dialogues, TrainingDialogue)

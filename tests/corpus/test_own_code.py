@@ -163,7 +163,7 @@ def test_a_judge_asks_it() -> None:
         (
             "mixture.instructions.reader",
             lambda name: {"mixture": {"instructions": {"reader": name, "input": "x"}}},
-            "messages, hf",
+            "messages, chatgpt",
         ),
     ],
 )

@@ -105,11 +105,9 @@ def test_turns_alternate_and_keep_their_roles(
     elif form == "array":
         (tmp_path / "mine.json").write_text(json.dumps(rows), encoding="utf-8")
         (dialogue,) = read_all(reader, tmp_path / "mine.json")
-    elif reader == "messages":
+    else:
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
         (dialogue,) = read_all(reader, tmp_path / "mine.parquet")
-    else:
-        return  # the reader knows no tables
     assert said(dialogue) == expected
     assert isinstance(dialogue, Dialogue)
     assert dialogue.has_roles
@@ -136,7 +134,7 @@ def test_the_names_of_roles_in_sharegpt(tmp_path: Path) -> None:
         (lambda r: {NAMES[r][0]: [{NAMES[r][2]: "hi"}]}, "missing_field"),
         (lambda r: record(r, ("user", None)), "missing_field"),
         (lambda r: record(r, ("user", 3)), "wrong_type"),
-        (lambda r: record(r, ("user", "hi"), ("tool", "x")), "wrong_type"),
+        (lambda r: record(r, ("user", "hi"), ("narrator", "x")), "unknown_role"),
         (lambda r: record(r, ("user", "hi"), id=["x"]), "wrong_type"),
         (lambda r: [], "wrong_type"),
     ],
@@ -269,5 +267,11 @@ def test_parquet_without_messages(tmp_path: Path) -> None:
     path = tmp_path / "m.parquet"
     pq.write_table(pa.table({"text": ["a", "b"], "id": ["1", "2"]}), path)
     assert read_all("messages", path) == [
-        BadRecord("missing_field", f"m.parquet, row {row}", "columns text, id") for row in (1, 2)
+        BadRecord(
+            "missing_field",
+            f"m.parquet, row {row}",
+            f"{{'text': '{text}', 'id': '{row}'}}",
+            "the fields text, id are of no known layout; name them in corpus.columns",
+        )
+        for row, text in ((1, "a"), (2, "b"))
     ]

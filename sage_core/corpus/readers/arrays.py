@@ -1,4 +1,4 @@
-"""A JSON array of any length, cut into its elements without parsing it whole.
+"""JSON of any length, cut into the elements of its arrays without parsing it whole.
 
 Only strings and brackets are followed, so an element that is no JSON costs itself alone, as long
 as its brackets are in pairs.
@@ -10,66 +10,116 @@ a byte that is not UTF-8), and a string of 200 MB, dropped here in seconds, take
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
-from sage_core.corpus.lines import TruncatedError, bad_record, read_chunks
+from sage_core.corpus.lines import TruncatedError, bad_record
 from sage_core.corpus.records import BadRecord
 
 _NO_MARK = re.compile(rb'(?:[^"\[\]{},]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _INSIDE_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_HEADER = 4096  # bytes kept of what is before an array
 
 
-def holds_array(path: Path) -> bool:
-    """Whether the first character of a file opens an array."""
-    try:
-        starts = (chunk.lstrip()[:1] for chunk in read_chunks(path))
-        return next(filter(None, starts), b"") == b"["
-    except TruncatedError:
-        return False
+@dataclass(frozen=True)
+class Element:
+    """An element of an array.
+
+    Attributes:
+        array: the number of its array in the file, from 1.
+        header: what is before the array in the object that holds it, its last bytes.
+        number: its own number in the file, from 1.
+    """
+
+    array: int
+    header: bytes
+    number: int
+    raw: bytes
 
 
 def split_array(
-    chunks: Iterable[bytes], where: str, max_bytes: int
+    chunks: Iterable[bytes], where: str, max_bytes: int, key: str = ""
 ) -> Iterator[tuple[int, bytes] | BadRecord]:
-    """The elements of an array with their numbers, from 1.
+    """The elements of an array, see :func:`split_arrays`, with their numbers."""
+    for element in split_arrays(chunks, where, max_bytes, key):
+        yield element if isinstance(element, BadRecord) else (element.number, element.raw)
+
+
+def split_arrays(
+    chunks: Iterable[bytes], where: str, max_bytes: int, key: str = ""
+) -> Iterator[Element | BadRecord]:
+    """The elements of the array that a file is, or of all arrays named ``key`` in its objects.
 
     Bad records: ``too_long`` for an element over ``max_bytes``, which is never held whole,
     ``truncated`` for one that the end of the file cuts off, ``not_json`` for what comes after the
     array.
     """
     scanner = _Scanner()
+    opens = re.compile(rb'"%s"\s*:\s*\Z' % re.escape(key.encode()))
     chunks = iter(chunks)
-    number = depth = 0
-    held = (
-        b""  # of the element under way; cut after max_bytes + 1, and so still seen to be too long
-    )
+    number = array = depth = 0
+    inside = 0  # the depth of the elements; 0: not in an array that counts
+    header = b""
+    held = b""  # since the last mark outside, or of the element under way; cut after max_bytes + 1
     try:
         for chunk in chunks:
             start = 0
             for end, mark in scanner.marks(chunk):
-                if depth == 1 and mark in b",]":
-                    element = held if len(held) > max_bytes else held + chunk[start : end - 1]
+                if not inside:
+                    text, held, start = held + chunk[start : end - 1], b"", end
+                    header = b"" if mark == b"{" else (header + text + mark)[-_HEADER:]
+                    if mark == b"[" and (opens.search(text) if key else depth == 0):
+                        array, inside = array + 1, depth + 1
+                elif depth == inside and mark in b",]":
+                    text = held if len(held) > max_bytes else held + chunk[start : end - 1]
                     held, start = b"", end
-                    if element.strip():
+                    if text.strip():
                         number += 1
-                        if len(element) > max_bytes:
-                            yield bad_record("too_long", f"{where}, record {number}", element)
+                        if len(text) > max_bytes:
+                            yield bad_record("too_long", f"{where}, record {number}", text)
                         else:
-                            yield number, element
+                            yield Element(array, header, number, text)
+                    if mark == b"]":
+                        inside, header = 0, b""
                 depth += (mark in b"[{") - (mark in b"]}")
                 if depth == 0:
                     rest = (part.lstrip() for part in chain((chunk[end:],), chunks))
                     if after := next(filter(None, rest), b""):
                         yield bad_record("not_json", f"{where}, after the array", after)
                     return
-                if depth == 1 and mark == b"[":
-                    start = end
             if len(held) <= max_bytes:
                 held = (held + chunk[start:])[: max_bytes + 1]
     except TruncatedError:
         pass
     yield bad_record("truncated", f"{where}, record {number + 1}", held)
+
+
+def split_objects(
+    chunks: Iterable[bytes], where: str, max_bytes: int
+) -> Iterator[tuple[int, bytes] | BadRecord]:
+    """Objects that follow each other, each on any number of lines; see :func:`split_arrays`."""
+    scanner = _Scanner()
+    number = depth = 0
+    held = b""
+    try:
+        for chunk in chunks:
+            start = 0
+            for end, mark in scanner.marks(chunk):
+                depth += (mark in b"[{") - (mark in b"]}")
+                if depth <= 0 and mark in b"]}":
+                    text = held if len(held) > max_bytes else held + chunk[start:end]
+                    held, start, depth = b"", end, 0
+                    number += 1
+                    if len(text) > max_bytes:
+                        yield bad_record("too_long", f"{where}, record {number}", text)
+                    else:
+                        yield number, text
+            if len(held) <= max_bytes:
+                held = (held + chunk[start:])[: max_bytes + 1]
+    except TruncatedError:
+        pass
+    if held.strip():
+        yield bad_record("truncated", f"{where}, record {number + 1}", held)
 
 
 class _Scanner:

@@ -22,4 +22,9 @@ def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
         yield Dialogue(conversation_id, "chitchat", conversation_id, with_roles(turns))
 
 
-READER = Reader(read, package="chitchat-dataset", licence="MIT")
+READER = Reader(
+    read,
+    reads="the 7,168 conversations of the package `chitchat-dataset`",
+    package="chitchat-dataset",
+    licence="MIT",
+)

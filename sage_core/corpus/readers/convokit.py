@@ -17,15 +17,17 @@ from zipfile import BadZipFile, ZipExtFile, ZipFile
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import bad_record, read_lines, split_lines, stream_chunks
+from sage_core.corpus.readers import parquet
 from sage_core.corpus.readers.fields import (
     FieldError,
     identifier,
     json_records,
     needed,
+    row_records,
     seconds,
     text,
 )
-from sage_core.corpus.readers.reader import Reader, Source
+from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.records import Post, Record
 from sage_core.storage import printable
 
@@ -42,13 +44,23 @@ def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     path = source.file
     if path.suffix.lower() == ".zip":
         yield from _read_zip(source, config.max_record_bytes)
+    elif parquet.knows(path):
+        rows = parquet.read_rows(path, source.name, ("id", "text"))
+        yield from row_records(rows, source.name, partial(_post, _corpus(source)))
     else:
         lines = read_lines(path, source.name, config.max_record_bytes)
         yield from json_records(lines, source.name, partial(_post, _corpus(source)))
 
 
+def recognise(source: Source, config: CorpusConfig) -> Recognised | None:
+    """Whether its first record is an utterance."""
+    if not isinstance(next(read(source, config), None), Post):
+        return None
+    return Recognised("ConvoKit's utterances, every path of replies a dialogue")
+
+
 def _corpus(source: Source) -> str:
-    if source.file.suffix.lower() == ".zip":
+    if source.file.name != UTTERANCES:
         return PurePath(source.name).with_suffix("").as_posix()
     folder = PurePath(source.name).parent
     # Of a corpus that is corpus.input itself only the folder has a name.
@@ -103,4 +115,11 @@ def _created(timestamp: object) -> int:
         return 0
 
 
-READER = Reader(read, knows, f"{UTTERANCES} or *.zip", posts=True)
+READER = Reader(
+    read,
+    knows,
+    f"{UTTERANCES} or *.zip",
+    posts=True,
+    reads="a ConvoKit corpus, as a folder, its zip, or a table of utterances in Parquet",
+    recognise=recognise,
+)

@@ -22,7 +22,7 @@ from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import bad_record, is_utf8, read_lines, uncompressed
 from sage_core.corpus.readers import parquet
 from sage_core.corpus.readers.fields import FieldError, identifier, needed, text
-from sage_core.corpus.readers.reader import Reader, Source
+from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.records import BadRecord, Record
 from sage_core.errors import DataError
 from sage_core.schema import Dialogue, with_roles
@@ -59,6 +59,14 @@ def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     rows = _rows(source.file, source.name, config.max_record_bytes)
     for conversation in _conversations(rows):
         yield conversation if isinstance(conversation, BadRecord) else _dialogue(conversation)
+
+
+def recognise(source: Source, config: CorpusConfig) -> Recognised | None:
+    """Whether its first conversation can be read."""
+    if not isinstance(next(read(source, config), None), Dialogue):
+        return None
+    columns = {"conversation": "conv_id", "role": "speaker_idx", "content": "utterance"}
+    return Recognised("EmpatheticDialogues, the first to speak is the user", columns)
 
 
 def read_situations(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -213,7 +221,7 @@ def _row(record: dict[str, Any], place: str, raw: bytes) -> _Row | _BadRow:
         )
     except FieldError as error:
         conv_id = record.get("conv_id") or place
-        return _BadRow(str(conv_id), bad_record(error.reason, place, raw))
+        return _BadRow(str(conv_id), bad_record(error.reason, place, raw, error.detail))
 
 
 def _whole(record: dict[str, Any], key: str) -> int:
@@ -227,4 +235,11 @@ def _unescaped(written: str) -> str:
     return written.replace("_comma_", ",").strip()
 
 
-READER = Reader(read, knows, "*.csv, compressed or not, or *.parquet", licence="CC-BY-NC-4.0")
+READER = Reader(
+    read,
+    knows,
+    "*.csv, compressed or not, or *.parquet",
+    reads="EmpatheticDialogues: the published CSV, or the hub's tables",
+    licence="CC-BY-NC-4.0",
+    recognise=recognise,
+)

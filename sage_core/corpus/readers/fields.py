@@ -6,13 +6,16 @@ from typing import Any
 from sage_core.corpus.lines import bad_record, parse_json
 from sage_core.corpus.records import BadRecord, Record
 
+_SHOWN = 60  # characters of a wrong value in a message
+
 
 class FieldError(Exception):
-    """A record is refused; ``reason`` is that of its :class:`BadRecord`."""
+    """A record is refused; ``reason`` and ``detail`` are those of its :class:`BadRecord`."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.detail = detail
 
 
 def json_records(
@@ -35,7 +38,7 @@ def json_records(
         try:
             yield make(record, number)
         except FieldError as error:
-            yield bad_record(error.reason, place, raw)
+            yield bad_record(error.reason, place, raw, error.detail)
 
 
 def row_records(
@@ -52,11 +55,12 @@ def row_records(
         try:
             yield make(record, number)
         except FieldError as error:
-            yield bad_record(error.reason, f"{where}, row {number}", repr(record).encode())
+            sample = repr(record).encode("utf-8", "replace")
+            yield bad_record(error.reason, f"{where}, row {number}", sample, error.detail)
 
 
-def text(record: dict[str, Any], key: str) -> str:
-    """A field that must be a text.
+def text(record: dict[str, Any], key: str, at: str = "") -> str:
+    """A field that must be a text. ``at``: where the record is within a larger one, for messages.
 
     Raises:
         FieldError: ``missing_field`` where it is missing or null, else ``wrong_type``.
@@ -64,7 +68,16 @@ def text(record: dict[str, Any], key: str) -> str:
     value = record.get(key)
     if isinstance(value, str):
         return value
-    raise FieldError("missing_field" if value is None else "wrong_type")
+    raise wrong(value, f"{at}{key}", "a text")
+
+
+def wrong(value: object, field: str, wanted: str) -> FieldError:
+    """The error of a field that is missing or null, or not of the type ``wanted``."""
+    if value is None:
+        return FieldError("missing_field", f"'{field}' is missing or null")
+    shown = repr(value)
+    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+    return FieldError("wrong_type", f"'{field}' is {shown}, not {wanted}")
 
 
 def identifier(record: dict[str, Any], *keys: str) -> str:
@@ -75,23 +88,24 @@ def identifier(record: dict[str, Any], *keys: str) -> str:
     Raises:
         FieldError: ``wrong_type`` for anything but a text or a whole number.
     """
-    values = (record.get(key) for key in keys)
-    value = next((each for each in values if each is not None and each == each), "")  # not NaN
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    key = next((key for key in keys if record.get(key) is not None), "")
+    value = record[key] if key else ""
+    if isinstance(value, float) and (value != value or value.is_integer()):
+        # A table's column of whole numbers with gaps comes as floats, a gap as NaN.
+        return "" if value != value else str(int(value))
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise FieldError("wrong_type")
+        raise wrong(value, key, "a text or a whole number")
     return str(value)
 
 
-def needed(value: str) -> str:
-    """``value``, which must not be empty.
+def needed(value: str, field: str = "") -> str:
+    """``value``, which must not be empty. ``field``: its name, for messages.
 
     Raises:
         FieldError: ``missing_field``.
     """
     if not value:
-        raise FieldError("missing_field")
+        raise FieldError("missing_field", f"'{field}' is missing or empty" if field else "")
     return value
 
 

@@ -1,99 +1,104 @@
 """Hugging Face data sets (reader ``hf``): on the hub, in a folder, or made by ``save_to_disk``.
 
-All splits are read, streamed or mapped into memory. The first of these columns that a split has
-holds its conversations: ``messages`` (``role``, ``content``), ``conversations`` (``from``,
-``value``), or ``dialog``, ``dialogue``, ``utterances`` or ``turns``, a list of alternating texts,
-of which the first is taken as the user's.
-``dialogue_id`` (or ``id``) and ``thread_id`` may stand beside. The source is the data set's name.
+The splits that ``corpus.splits`` names are read, or all, of the configuration that
+``corpus.configuration`` names; streamed or mapped into memory. The layout of each split is
+recognised as that of a file is (:mod:`sage_core.corpus.readers.messages`). The source is the data
+set's name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.readers import messages, sharegpt
-from sage_core.corpus.readers.conversations import conversation, dialogue
-from sage_core.corpus.readers.fields import FieldError, row_records
-from sage_core.corpus.readers.reader import Reader, Source
+from sage_core.corpus.readers.containers import Row
+from sage_core.corpus.readers.reader import Reader, Recognised, Source
+from sage_core.corpus.readers.recognition import (
+    SAMPLE,
+    layout_of,
+    read_layout,
+    recognised,
+    unknown_layout,
+)
 from sage_core.corpus.records import Record
 from sage_core.errors import DataError
-from sage_core.schema import Dialogue, with_roles
+from sage_core.schema import Dialogue
 
-_LAYOUTS = {layout.messages: layout for layout in (messages.LAYOUT, sharegpt.LAYOUT)}
-_TEXT_LISTS = ("dialog", "dialogue", "utterances", "turns")
 _SAVED = ("state.json", "dataset_dict.json")  # a Dataset's, a DatasetDict's
 
 
 def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
-    """The conversations of all splits, one split after the other.
+    """The conversations of the splits, one split after the other.
 
     Raises:
-        DataError: the data set cannot be loaded, or a split has none of the known columns.
+        DataError: the data set cannot be loaded, it has no such split, or the layout of one is not
+            known.
     """
-    for split, data in _splits(source.file).items():
+    for split, data in _splits(source.file, config).items():
         where = f"{source.name}/{split}"
         rows = _rows(data, where)
-        if (first := next(rows, None)) is None:
-            continue
-        make = _make(set(first[1]), where, config.max_record_bytes)
-        for record in row_records(chain((first,), rows), where, make):
+        head = list(islice(rows, SAMPLE))
+        if head and layout_of(head, where, config) is None:
+            raise DataError(f"'{where}': {unknown_layout(head[0])}")
+        for record in read_layout(chain(head, rows), where, config):
             if isinstance(record, Dialogue):
                 yield replace(record, source=source.name)
             else:
                 yield record
 
 
-def _splits(path: Path) -> dict[str, Any]:
+def recognise(source: Source, config: CorpusConfig) -> Recognised | None:
+    """The layout of the first split.
+
+    Raises:
+        DataError: the data set cannot be loaded, or it has no such split.
+    """
+    split, data = next(iter(_splits(source.file, config).items()))
+    where = f"{source.name}/{split}"
+    return recognised(_rows(data, where), where, config)
+
+
+def _splits(path: Path, config: CorpusConfig) -> dict[str, Any]:
+    found = _loaded(path, config.configuration)
+    if missing := [name for name in config.splits if name not in found]:
+        raise DataError(
+            f"corpus.splits: '{path}' has no split {', '.join(missing)}; it has {', '.join(found)}"
+        )
+    return {name: found[name] for name in config.splits or found}
+
+
+def _loaded(path: Path, configuration: str) -> dict[str, Any]:
     import datasets  # takes a second to import
 
     try:
         if not any((path / name).is_file() for name in _SAVED):
             name = str(path) if path.exists() else path.as_posix()
-            return dict(datasets.load_dataset(name, streaming=True))
+            return dict(datasets.load_dataset(name, configuration or None, streaming=True))
         saved = datasets.load_from_disk(str(path))
         return dict(saved) if isinstance(saved, dict) else {"all": saved}
     except Exception as error:  # anything: its own errors, httpx's, pyarrow's
         raise DataError(
             f"corpus.input = '{path}' is no data set that can be loaded ({error}); give the name "
-            "of one on the hub, a folder of its files, or a folder that save_to_disk made"
+            "of one on the hub, a folder of its files, or a folder that save_to_disk made, and in "
+            "corpus.configuration the name of its configuration where it has several"
         ) from error
 
 
-def _rows(data: Any, where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(data: Any, where: str) -> Iterator[Row]:
     try:
-        yield from enumerate(data, start=1)
+        for number, record in enumerate(data, start=1):
+            yield Row(number, f"{where}, row {number}", record)
     except Exception as error:  # anything: httpx's, pyarrow's, a decoder's
         raise DataError(f"'{where}' cannot be read to its end: {error}; start again") from error
 
 
-def _make(
-    columns: set[str], where: str, max_bytes: int
-) -> Callable[[dict[str, Any], int], Dialogue]:
-    known = (*_LAYOUTS, *_TEXT_LISTS)
-    column = next((name for name in known if name in columns), None)
-    if column is None:
-        raise DataError(
-            f"'{where}' has the columns {', '.join(sorted(columns))}; the reader 'hf' needs one of "
-            f"{', '.join(known)}"
-        )
-    if column in _LAYOUTS:
-        return partial(conversation, layout=_LAYOUTS[column], name=where, max_bytes=max_bytes)
-    return partial(_text_list, column=column, name=where, max_bytes=max_bytes)
-
-
-def _text_list(
-    record: dict[str, Any], number: int, column: str, name: str, max_bytes: int
-) -> Dialogue:
-    turns = record.get(column)
-    if turns is None:
-        raise FieldError("missing_field")
-    if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
-        raise FieldError("wrong_type")
-    return dialogue(record, number, with_roles(turns), name, max_bytes, has_roles=False)
-
-
-READER = Reader(read, whole=True)
+READER = Reader(
+    read,
+    files="a data set on the hub, or a folder of one",
+    reads="Hugging Face data sets in the same layouts, by name or local path, with their "
+    "configurations and splits",
+    whole=True,
+    recognise=recognise,
+)

@@ -1,49 +1,47 @@
-"""Chat messages: ``{"messages": [{"role": ..., "content": ...}, ...]}``.
+"""Conversations in the usual layouts (reader ``messages``, also called ``sharegpt``).
 
-JSON lines, or one JSON array in a file ``*.json``, compressed or not; or Parquet with such a
-column. ``dialogue_id`` (or ``id``) and ``thread_id`` may stand beside. ``role`` is ``user``,
-``assistant`` or ``system``, which is left out.
+JSON lines, an array, objects or ``{"data": [...]}`` under any suffix, compressed or not; Parquet;
+CSV and TSV. The layout is recognised from a file's first records (:mod:`recognition`), or named in
+``corpus.columns`` and ``corpus.roles``:
+
+- a list of messages under ``messages``, ``conversations``, ``conversation`` or alike, of ``role``
+  and ``content`` (OpenAI, WildChat, LMSYS), ``from`` and ``value`` (ShareGPT), or alike. System
+  messages, tools' turns and calls are left out; content may be a list of parts.
+- a list of alternating texts under ``dialog``, ``dialogue`` or ``utterances``;
+- rows of a conversation, a speaker and a text, those of a conversation next to each other;
+- ``instruction``, ``input``, ``output`` (Alpaca), ``prompt`` and ``completion`` or alike: an
+  exchange of two turns, for ``mixture.instructions``.
+
+A list may be written as JSON in a text. ``dialogue_id`` (or ``id``, ``conversation_id``,
+``conversation_hash``) and ``thread_id`` may stand beside.
 """
 
 from collections.abc import Iterator
-from functools import partial
-from pathlib import PurePath
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.readers import parquet
-from sage_core.corpus.readers.conversations import (
-    SYSTEM,
-    Layout,
-    conversation,
-    knows_json,
-    read_json,
-)
-from sage_core.corpus.readers.fields import row_records
-from sage_core.corpus.readers.reader import Reader, Source
+from sage_core.corpus.readers.containers import knows, read_rows
+from sage_core.corpus.readers.reader import Reader, Recognised, Source
+from sage_core.corpus.readers.recognition import read_layout, recognised
 from sage_core.corpus.records import Record
-
-LAYOUT = Layout(
-    messages="messages",
-    role="role",
-    content="content",
-    roles={"user": "user", "assistant": "assistant", "system": SYSTEM},
-)
-
-
-def knows(path: PurePath) -> bool:
-    """Whether a file of a folder may hold messages."""
-    return parquet.knows(path) or knows_json(path)
 
 
 def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     """The conversations of one file."""
-    if not parquet.knows(source.file):
-        return read_json(source, config, LAYOUT)
-    rows = parquet.read_rows(
-        source.file, source.name, ("messages",), ("dialogue_id", "id", "thread_id")
-    )
-    make = partial(conversation, layout=LAYOUT, name=source.name, max_bytes=config.max_record_bytes)
-    return row_records(rows, source.name, make)
+    rows = read_rows(source.file, source.name, config.max_record_bytes)
+    return read_layout(rows, source.name, config)
 
 
-READER = Reader(read, knows, "*.json, *.jsonl or *.ndjson, compressed or not, or *.parquet")
+def recognise(source: Source, config: CorpusConfig) -> Recognised | None:
+    """Its layout."""
+    rows = read_rows(source.file, source.name, config.max_record_bytes)
+    return recognised(rows, source.name, config)
+
+
+READER = Reader(
+    read,
+    knows,
+    "*.json, *.jsonl or *.ndjson, compressed or not, *.parquet, *.csv or *.tsv",
+    reads="conversations in the usual layouts: OpenAI messages, ShareGPT, WildChat and LMSYS, "
+    "lists of alternating texts, tables with a turn in each row, Alpaca, prompt and completion",
+    recognise=recognise,
+)

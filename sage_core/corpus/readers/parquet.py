@@ -19,9 +19,10 @@ def knows(path: PurePath) -> bool:
 
 
 def read_rows(
-    path: Path, where: str, needed: Sequence[str], optional: Sequence[str] = ()
+    path: Path, where: str, needed: Sequence[str] = (), optional: Sequence[str] | None = None
 ) -> Iterator[tuple[int, dict[str, Any]] | BadRecord]:
-    """The rows of ``path`` with their numbers, from 1, and those of the columns that are there.
+    """The rows of ``path`` with their numbers, from 1, and those of the columns that are there:
+    ``needed`` and ``optional``, or with None all.
 
     Bad records: ``missing_field`` for every row of a file without the columns ``needed``,
     ``not_utf8`` for a row, and ``truncated`` for what cannot be read of a damaged file.
@@ -36,7 +37,9 @@ def read_rows(
                 for number in range(1, file.metadata.num_rows + 1):
                     yield bad_record("missing_field", f"{where}, row {number}", columns)
                 return
-            wanted = [name for name in names if name in (*needed, *optional)]
+            wanted = None
+            if optional is not None:
+                wanted = [name for name in names if name in (*needed, *optional)]
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
                 for row in _values(batch):
                     number += 1
@@ -47,7 +50,8 @@ def read_rows(
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's
             raise
-        yield bad_record("truncated", f"{where}, row {number + 1}", str(error).encode())
+        sample = str(error).encode()
+        yield bad_record("truncated", f"{where}, row {number + 1}", sample, "no readable Parquet")
 
 
 def _values(batch: Any) -> list[dict[str, Any] | None]:

@@ -26,11 +26,14 @@ from typing import Any
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import COMPRESSED, read_lines
-from sage_core.corpus.readers.fields import FieldError, json_records, seconds, text
-from sage_core.corpus.readers.reader import Reader, Source
+from sage_core.corpus.readers import parquet
+from sage_core.corpus.readers.fields import FieldError, json_records, row_records, seconds, text
+from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.records import Post, Record, is_gone
 
 _SUFFIXES = (*COMPRESSED, ".ndjson", ".jsonl", ".json")
+_FIELDS = ("link_id", "parent_id", "body", "title", "selftext", "author", "created_utc",
+           "subreddit")  # fmt: skip
 _PREFIXED = re.compile(r"t\d_")
 # Without its semicolon it may be a part of an address.
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
@@ -40,13 +43,30 @@ _NO_WIDTH = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
 def knows(path: PurePath) -> bool:
     """Whether a file of a folder is a dump; the first dumps had no suffix."""
     suffix = path.suffix.lower()
-    return suffix in _SUFFIXES or (not suffix and path.name.startswith(("RC_", "RS_")))
+    return suffix in (*_SUFFIXES, ".parquet") or (
+        not suffix and path.name.startswith(("RC_", "RS_"))
+    )
 
 
 def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     """The posts of one dump, in its order."""
+    if parquet.knows(source.file):
+        rows = parquet.read_rows(source.file, source.name, ("id",), _FIELDS)
+        return row_records(rows, source.name, _of_table)
     lines = read_lines(source.file, source.name, config.max_record_bytes)
     return json_records(lines, source.name, _post)
+
+
+def recognise(source: Source, config: CorpusConfig) -> Recognised | None:
+    """Whether its first record is a post."""
+    if not isinstance(next(read(source, config), None), Post):
+        return None
+    return Recognised("Reddit's posts, every path of replies a dialogue")
+
+
+def _of_table(record: dict[str, Any], number: int) -> Post:
+    """A table has all columns in every row, so a field that is null is not there."""
+    return _post({name: value for name, value in record.items() if value is not None}, number)
 
 
 def _post(record: dict[str, Any], number: int) -> Post:
@@ -99,6 +119,9 @@ def _unescaped(escaped: str) -> str:
 READER = Reader(
     read,
     knows,
-    files="*.zst, *.bz2, *.xz, *.gz, *.ndjson, *.jsonl, *.json, RC_* or RS_*",
+    files="*.zst, *.bz2, *.xz, *.gz, *.ndjson, *.jsonl, *.json, *.parquet, RC_* or RS_*",
     posts=True,
+    reads="Reddit dumps `RC_*` and `RS_*`, as `.zst` (long windows too), `.bz2`, `.xz`, `.gz`, "
+    "plain, or Parquet",
+    recognise=recognise,
 )

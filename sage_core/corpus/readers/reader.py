@@ -1,7 +1,7 @@
 """What a reader is."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from sage_core.config.corpus import CorpusConfig
@@ -28,7 +28,28 @@ class Source:
         return self.path
 
 
+@dataclass(frozen=True)
+class Recognised:
+    """What a reader sees in the first records of a source.
+
+    Attributes:
+        layout: what they are, in words.
+        columns: what a field is for -> its name.
+        roles: a role or speaker as the records name it -> user, assistant, system (left out) or
+            unknown.
+    """
+
+    layout: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
+
+
 Read = Callable[[Source, CorpusConfig], Iterator[Record]]
+Recognise = Callable[[Source, CorpusConfig], Recognised | None]
+
+
+def _unseen(source: Source, config: CorpusConfig) -> Recognised | None:
+    return None
 
 
 def _any_file(path: PurePath) -> bool:
@@ -48,6 +69,9 @@ class Reader:
         whole: whether ``corpus.input`` is one source as it is, a folder or a name on a hub.
         package: the installed package that the data are in; there is no ``corpus.input`` then.
         licence: of a data set that has a reader of its own; of others the user names it.
+        reads: what it reads in words, for the documentation.
+        recognise: what it sees in the first records; None where they are not of its format. Of a
+            source with ``whole`` or ``package`` it is not asked for the reader to take.
     """
 
     read: Read
@@ -57,3 +81,5 @@ class Reader:
     whole: bool = False
     package: str = ""
     licence: str = ""
+    reads: str = ""
+    recognise: Recognise = _unseen

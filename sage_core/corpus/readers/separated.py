@@ -1,0 +1,96 @@
+"""Rows of CSV and TSV files, streamed, each as the object that its header makes it.
+
+Fields are quoted as spreadsheets do it: a quoted field may hold separators, line feeds and doubled
+quotes. The separator of a CSV file is the most frequent one of its header.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+from sage_core.corpus.lines import TruncatedError, bad_record, read_chunks, uncompressed
+from sage_core.corpus.records import BadRecord
+
+_SUFFIXES = (".csv", ".tsv", ".tab")
+
+
+def knows(path: PurePath) -> bool:
+    """Whether a file is a table of separated values by its name."""
+    return uncompressed(path).suffix.lower() in _SUFFIXES
+
+
+def read_rows(
+    path: Path, where: str, max_bytes: int
+) -> Iterator[tuple[int, dict[str, Any]] | BadRecord]:
+    """The rows of ``path`` with their numbers, from 1, without the header; blank ones are left out.
+
+    Bad records: ``not_utf8``, ``wrong_type`` for a row with more or fewer fields than the header,
+    ``too_long`` for a field over ``max_bytes``, and ``truncated`` for what is lost of a damaged
+    file.
+    """
+    csv.field_size_limit(max_bytes)
+    lines = _Lines(read_chunks(path))
+    header_line = next(lines, "")
+    separator = max("\t;,|", key=header_line.count)
+    header = [name.strip() for name in next(csv.reader([header_line], delimiter=separator), [])]
+    number = 0
+    rows = csv.reader(lines, delimiter=separator)
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:  # a field is too long: a quote that is never closed
+            number += 1
+            yield bad_record("too_long", f"{where}, row {number}", b"", str(error))
+            continue
+        if row is None:
+            break
+        if not any(row):
+            continue
+        number += 1
+        yield _row(row, header, number, f"{where}, row {number}")
+    if lines.truncated:
+        yield bad_record("truncated", f"{where}, row {number + 1}", b"", "the file is cut off")
+
+
+def _row(
+    row: list[str], header: list[str], number: int, place: str
+) -> tuple[int, dict[str, Any]] | BadRecord:
+    raw = ",".join(row).encode("utf-8", "surrogateescape")
+    if any("\udc80" <= each <= "\udcff" for field in row for each in field):
+        return bad_record("not_utf8", place, raw)
+    if len(row) != len(header):
+        problem = f"it has {len(row)} fields, the header {len(header)}: {', '.join(header)}"
+        return bad_record("wrong_type", place, raw, problem)
+    return number, dict(zip(header, row, strict=True))
+
+
+class _Lines:
+    """The lines of a file with their ends, which only a line feed makes; what is no UTF-8 stays as
+    surrogates."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self.truncated = False
+        self._lines = self._cut(chunks)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._lines
+
+    def __next__(self) -> str:
+        return next(self._lines)
+
+    def _cut(self, chunks: Iterable[bytes]) -> Iterator[str]:
+        rest = b""
+        try:
+            for chunk in chunks:
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (f"{_decoded(line)}\n" for line in lines)
+        except TruncatedError:
+            self.truncated = True
+            return
+        if rest:
+            yield _decoded(rest)
+
+
+def _decoded(line: bytes) -> str:
+    return line.removesuffix(b"\r").replace(b"\0", b"").decode("utf-8", "surrogateescape")
