@@ -155,6 +155,8 @@ def _show(seen: "Inspection") -> None:
         say(f"  {count} posts dropped: {reason}")
     for rule, count in seen.dropped.items():
         say(f"  {count} dialogues dropped by the rule '{rule}'")
+    for rule, count in seen.not_applied.items():
+        say(f"  {count} dialogues passed '{rule}', which does not apply to their language")
     say(f"  {seen.kept} dialogues kept, before duplicates are looked for")
 
 

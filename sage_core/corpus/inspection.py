@@ -1,6 +1,7 @@
 """A look at an input before anything is built: what is recognised, how the first dialogues would be
 read, and what would be lost and why."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -37,6 +38,7 @@ class Inspection:
         examples: the first dialogues as they are read.
         bad: records that cannot be read, by reason, with the first of each.
         dropped: dialogues that the rules of the settings drop, by rule.
+        not_applied: dialogues that passed a rule which is not about their language, by rule.
         kept: dialogues that stay.
     """
 
@@ -49,6 +51,7 @@ class Inspection:
     bad: dict[str, tuple[int, BadRecord]] = field(default_factory=dict)
     posts_dropped: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    not_applied: Counter[str] = field(default_factory=Counter)
     kept: int = 0
 
 
@@ -89,7 +92,7 @@ def inspect(config: CorpusConfig, limit: int) -> Inspection:
         if isinstance(dialogue, Dialogue):
             if len(seen.examples) < SHOWN:
                 seen.examples.append(dialogue)
-            outcome = screen(dialogue, rules, config)
+            outcome = screen(dialogue, rules, config, seen.not_applied)
         if isinstance(outcome, Rejection):
             seen.dropped[outcome.reason] = seen.dropped.get(outcome.reason, 0) + 1
         else:

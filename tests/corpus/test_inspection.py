@@ -155,3 +155,15 @@ def test_the_table_of_readers_is_current() -> None:
 def test_the_table_of_layouts_is_current() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert [name for name in FORMATS if f"- {name}\n" not in page] == []
+
+
+def test_a_rule_that_is_not_about_a_language_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "chinese.jsonl"
+    said = ["我今天很难过。", "发生了什么事？"]
+    messages = [
+        {"role": role, "content": text}
+        for role, text in zip(("user", "assistant"), said, strict=True)
+    ]
+    file.write_text(json.dumps({"messages": messages}, ensure_ascii=False), encoding="utf-8")
+    seen = inspect(CorpusConfig(reader="messages", input=file, rules=("sentiment",)), 0)
+    assert seen.not_applied["sentiment"] == 1

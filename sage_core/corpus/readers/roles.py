@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from sage_core.corpus.readers.fields import FieldError
-from sage_core.corpus.records import SYSTEM
+from sage_core.corpus.records import SYSTEM as SYSTEM  # the third of the roles
 
 USER, ASSISTANT = "user", "assistant"
 
