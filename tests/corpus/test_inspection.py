@@ -159,7 +159,7 @@ def test_the_table_of_layouts_is_current() -> None:
 
 def test_a_rule_that_is_not_about_a_language_is_named(tmp_path: Path) -> None:
     file = tmp_path / "chinese.jsonl"
-    said = ["我今天很难过。", "发生了什么事？"]
+    said = ["我今天很难过。", "发生了什么事\uff1f"]
     messages = [
         {"role": role, "content": text}
         for role, text in zip(("user", "assistant"), said, strict=True)
