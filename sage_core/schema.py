@@ -258,7 +258,12 @@ class TrainingDialogue:
 
 @dataclass(frozen=True)
 class Judgement:
-    """One judge's answer about one item in one order, mapped back from position to model."""
+    """One judge's answer about one item in one order, mapped back from position to model.
+
+    Attributes:
+        log_odds: log P(model_b) - log P(model_a) of the answers that name a model, in nats, where
+            the judge was asked for it; positive favours ``model_b``.
+    """
 
     item_id: str
     judge: str
@@ -267,6 +272,7 @@ class Judgement:
     order: Order
     verdict: Verdict
     raw: str
+    log_odds: float | None = None
 
 
 _ROLES = ("user", "assistant")
@@ -410,5 +416,6 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
             (name, pa.string())
             for name in ("item_id", "judge", "model_a", "model_b", "order", "verdict", "raw")
         ]
+        + [("log_odds", pa.float64())]
     ),
 }

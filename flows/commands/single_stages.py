@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from flows import pipeline
 from flows.commands.folders import check_new, new_folder
@@ -27,11 +28,19 @@ from sage_core.steps.base import Model
 from sage_core.steps.code import own_code
 from sage_core.steps.given import GivenTable, Unannotated
 from sage_core.steps.key import identity
-from sage_core.steps.names import JUDGEMENTS, PREFERENCES, SAC, TRAINING, TRAJECTORIES
+from sage_core.steps.names import CALIBRATION, JUDGEMENTS, PREFERENCES, SAC, TRAINING, TRAJECTORIES
 from sage_core.steps.search import engines_of, named_in, players_of, write_found
 from sage_core.steps.selected import DrawnPairs
 from sage_core.steps.speaking import turns
-from sage_core.storage import MANIFEST, ArtifactRef, digest, read_rows, write_json, write_rows
+from sage_core.storage import (
+    MANIFEST,
+    ArtifactRef,
+    digest,
+    read_json,
+    read_rows,
+    write_json,
+    write_rows,
+)
 from tasks import checkpoints
 from tasks.caching import make
 from tasks.home import store
@@ -40,6 +49,7 @@ from tasks.making import HomeContext
 from tasks.progress import console, progress
 
 if TYPE_CHECKING:
+    from sage_core.evaluation.calibration import Calibration
     from sage_core.search.comparison import StrategyRow
 
 STRATEGIES = "strategies.json"
@@ -138,9 +148,7 @@ def compare_strategies(
             [one.trajectory for one in some[:shared]] for some in (found[BASELINE], played)
         )
         judged = judge.judge_pair(BASELINE, each, first, second, engine, judging, config.seed)
-        (verdicts[each],) = summarise(
-            judged, bootstrap_samples=config.evaluation.bootstrap_samples, seed=config.seed
-        )
+        (verdicts[each],) = summarise(judged)
     rows = strategy_rows(found, verdicts, states=players.agent.states)
     write_json(output / STRATEGIES, [asdict(row) for row in rows])
     shutil.rmtree(context.work, ignore_errors=True)
@@ -163,6 +171,24 @@ def judge_run(
     target = _made(output) / JUDGEMENTS
     write_rows(target, judgements, Judgement)
     return target
+
+
+def judge_calibrate(config: PipelineConfig, output: Path) -> list["Calibration"]:
+    """The agreement of all configured judges with the people of ``evaluation.human``, written with
+    their verdicts."""
+    from sage_core.evaluation.calibration import Calibration  # imports scipy
+
+    for judging in config.evaluation.judges:
+        judge.question(judging.prompt)
+    check_new(output)
+    parts = pipeline.calibrate(config, pipeline.base_model(config))
+    folders = [store().folder(part) for part in parts]
+    records = [read_json(folder / CALIBRATION) for folder in folders]
+    with new_folder(output) as folder:
+        write_json(folder / CALIBRATION, records)
+        rows = [row for each in folders for row in read_rows(each / JUDGEMENTS, Judgement)]
+        write_rows(folder / JUDGEMENTS, rows, Judgement)
+    return TypeAdapter(list[Calibration]).validate_python(records)
 
 
 def models_to_play(config: PipelineConfig, agent: str, user: str) -> tuple[Model, Model]:

@@ -14,6 +14,7 @@ from sage_core.config.evaluation import JudgeConfig
 from sage_core.engines.base import Engine, Request
 from sage_core.engines.grammar import one_of
 from sage_core.errors import DataError
+from sage_core.evaluation.odds import log_odds
 from sage_core.evaluation.prompts import PROMPTS
 from sage_core.sac import utterance_of
 from sage_core.schema import Judgement, Message, Order, Trajectory, Verdict
@@ -73,6 +74,9 @@ def judge_pair(
         for first, second, order in cases
     ]
     answers = engine.generate(requests)
+    odds: list[float | None] = [None] * len(cases)
+    if config.soft:
+        odds = log_odds(engine, requests, [order for _, _, order in cases], _ANSWER)
     on_progress(len(requests))
     return [
         Judgement(
@@ -83,8 +87,9 @@ def judge_pair(
             order=order,
             verdict=parse_verdict(answer[0].text, order),
             raw=answer[0].text,
+            log_odds=each_odds,
         )
-        for (first, _, order), answer in zip(cases, answers, strict=True)
+        for (first, _, order), answer, each_odds in zip(cases, answers, odds, strict=True)
     ]
 
 
