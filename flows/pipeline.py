@@ -317,8 +317,8 @@ def improves(
     rollouts: Mapping[str, ArtifactRef],
     m0: Model,
 ) -> bool:
-    """Whether a judge sees ``after`` win against ``before``, beyond chance, corrected for the number
-    of judges."""
+    """Whether a judge sees ``after`` win against ``before``, beyond chance, corrected for the
+    number of judges."""
     from sage_core.evaluation import winrate  # imports scipy
 
     parts = judge_pairs(config, [(before, after)], rollouts, m0)

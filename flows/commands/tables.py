@@ -89,8 +89,8 @@ def win_rate_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
 def missing_orders(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The pairs with items that lack an order, and the first of these items, one line each."""
     return [
-        f"{pair['judge']}, {pair['model_a']} - {pair['model_b']}: {pair['missing']:,} items lack an "
-        f"order: {'; '.join(pair['lacking'])}"
+        f"{pair['judge']}, {pair['model_a']} - {pair['model_b']}: {pair['missing']:,} items lack "
+        f"an order: {'; '.join(pair['lacking'])}"
         f"{'; ...' if pair['missing'] > len(pair['lacking']) else ''}"
         for pair in pairs
         if pair["missing"]

@@ -99,8 +99,8 @@ def between_judges(pairs: Mapping[Pair, Items]) -> list[JudgeAgreement]:
 
 
 def krippendorff(pairs: Mapping[Pair, Items], seed: int = 0) -> Agreement:
-    """Krippendorff's alpha of all judges' outcomes, as nominal labels: items that a judge lacks do
-    no harm. The interval is a bootstrap of Krippendorff (2006); both are the package `evalica`'s."""
+    """Krippendorff's alpha of all judges' outcomes, as nominal labels; a judge may lack items. The
+    interval is Krippendorff's bootstrap (2006); both are the package ``evalica``'s."""
     rated = _outcomes(pairs).dropna(thresh=2)
     values = rated.to_numpy()
     if len(np.unique(values[~np.isnan(values)])) < 2:
@@ -134,8 +134,8 @@ def family_gaps(
 
 
 def _outcomes(pairs: Mapping[Pair, Items]) -> pd.DataFrame:
-    """Each item's outcome by judge: rows (a, b, item), columns judges, values 0, 1, 2 in the order of
-    the labels; NaN where a judge has none. Pairs are named as the first judge names them."""
+    """Each item's outcome by judge: rows (a, b, item), columns judges, values 0, 1, 2 in the order
+    of the labels; NaN where a judge has none. Pairs are named as the first judge names them."""
     named: dict[frozenset[str], tuple[str, str]] = {}
     columns: dict[str, dict[tuple[str, str, str], float]] = {}
     for (judge, a, b), items in pairs.items():
@@ -146,15 +146,9 @@ def _outcomes(pairs: Mapping[Pair, Items]) -> pd.DataFrame:
             if found != "unparsed":
                 code = _LABELS.index(found)
                 column[(*pair, item)] = float(code if pair == (a, b) else 2 - code)
-    index = (
-        pd.MultiIndex.from_tuples(
-            dict.fromkeys(key for column in columns.values() for key in column),
-            names=["a", "b", "item"],
-        )
-        if any(columns.values())
-        else pd.MultiIndex.from_arrays([[], [], []], names=["a", "b", "item"])
-    )
+    keys = list(dict.fromkeys(key for column in columns.values() for key in column))
+    sides = [list(side) for side in zip(*keys, strict=True)] or [[], [], []]
     return pd.DataFrame(
-        {judge: [column.get(key, np.nan) for key in index] for judge, column in columns.items()},
-        index=index,
+        {judge: [column.get(key, np.nan) for key in keys] for judge, column in columns.items()},
+        index=pd.MultiIndex.from_arrays(sides, names=["a", "b", "item"]),
     )

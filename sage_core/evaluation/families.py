@@ -1,4 +1,4 @@
-"""Which family of models an engine is of, so that a judge of the selector's own family is marked."""
+"""Which family of models an engine is of: a judge of the selector's own family is marked."""
 
 import re
 
@@ -9,8 +9,8 @@ _LETTERS = re.compile(r"[A-Za-z]+")
 
 
 def family_of_name(model: str) -> str:
-    """The first word of a model's own name in lower case: ``gpt`` of ``gpt-4o-mini``, ``mixtral`` of
-    ``mistralai/Mixtral-8x7B``; the whole name where it has no letters."""
+    """The first word of a model's own name in lower case: ``gpt`` of ``gpt-4o-mini``, ``mixtral``
+    of ``mistralai/Mixtral-8x7B``; the whole name where it has no letters."""
     name = model.rstrip("/").rpartition("/")[2]
     found = _LETTERS.search(name)
     return found[0].lower() if found else name

@@ -1,9 +1,9 @@
 """Preferences of people between two conversations, as data sets have them.
 
-Each layout is one function that makes items of a record; a file has the first one whose fields its
-first record has. To add one: a function, and its line in ``LAYOUTS``. What a layout cannot use, such
-as a label that it does not know, is counted by reason with the place of the first: no record is
-lost in silence.
+Each layout is one function that makes votes of a record; a file has the first layout whose fields
+its first record has. To add one: a function, and its line in ``LAYOUTS``. A record that a layout
+cannot use, for example since it does not know the label, is counted by reason, with the place of
+the first.
 """
 
 import json
@@ -78,7 +78,7 @@ class HumanPreferences:
     unused: dict[str, int]
 
 
-class UnusedRecord(Exception):  # noqa: N818: not an error of the program
+class UnusedRecordError(Exception):
     """A record that gives no vote, with the reason."""
 
 
@@ -100,7 +100,7 @@ def read_human(path: Path) -> HumanPreferences:
         layout = layout or layout_of(record, path)
         try:
             votes = LAYOUTS[layout].votes(record, number)
-        except UnusedRecord as reason:
+        except UnusedRecordError as reason:
             unused.setdefault(str(reason), []).append(where)
             continue
         for vote in votes:
@@ -224,7 +224,7 @@ def _chat(record: Mapping[str, Any], number: int) -> list[Vote]:
 class Layout:
     """The fields that tell a layout, and the votes of one of its records.
 
-    ``votes`` takes the record and its number, from 1, and raises :class:`UnusedRecord`.
+    ``votes`` takes the record and its number, from 1, and raises :class:`UnusedRecordError`.
     """
 
     fields: frozenset[str]
@@ -244,7 +244,7 @@ def _label(value: Any, known: Mapping[str, Verdict]) -> Verdict:
     text = str(value).strip()
     if text not in known:
         shown = json.dumps(value, ensure_ascii=False, default=str)[:40]
-        raise UnusedRecord(f"label {shown}, not {' or '.join(known)}")
+        raise UnusedRecordError(f"label {shown}, not {' or '.join(known)}")
     return known[text]
 
 
@@ -260,22 +260,22 @@ def _after(prompt: Any, reply: Any) -> Messages:
 def _exchange(prompt: Any, reply: Any) -> Messages:
     for name, value in (("prompt", prompt), ("reply", reply)):
         if not isinstance(value, str) or not value.strip():
-            raise UnusedRecord(f"a {name} that is no text or empty")
+            raise UnusedRecordError(f"a {name} that is no text or empty")
     return Message("user", prompt), Message("assistant", reply)
 
 
 def _conversation(messages: Any) -> Messages:
     """Messages of users and assistants; those of the system are left out."""
     if not isinstance(messages, list) or not messages:
-        raise UnusedRecord("a conversation without messages")
+        raise UnusedRecordError("a conversation without messages")
     found = []
     for message in messages:
         said = message if isinstance(message, dict) else {}
         role, content = said.get("role"), said.get("content")
         if not isinstance(content, str) or role not in ("system", "user", "assistant"):
-            raise UnusedRecord("a message without role (system, user, assistant) and content")
+            raise UnusedRecordError("a message without role (system, user, assistant) and content")
         if role != "system":
             found.append(Message(role, content))
     if not any(message.role == "assistant" for message in found):
-        raise UnusedRecord("a conversation without a reply")
+        raise UnusedRecordError("a conversation without a reply")
     return tuple(found)

@@ -11,14 +11,14 @@ things depart from the paper and its release:
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
@@ -88,10 +88,11 @@ def summarise(judgements: Iterable[Judgement]) -> list[PairSummary]:
     found = [_summary(pair, items) for pair, items in by_pair(judgements).items()]
     holm: dict[int, float] = {}
     for judge in {each.judge for each in found}:
-        holm |= _corrected(
-            found, "holm", [n for n, each in enumerate(found) if each.judge == judge]
-        )
-    fdr = _corrected(found, "fdr_bh", range(len(found)))
+        of_judge = [number for number, each in enumerate(found) if each.judge == judge]
+        holm |= _holm(_tested(found, of_judge))
+    tested = _tested(found, range(len(found)))
+    rates = stats.false_discovery_control(list(tested.values())) if tested else ()
+    fdr = dict(zip(tested, map(float, rates), strict=True))
     return [
         replace(each, p_holm=holm.get(number), p_fdr=fdr.get(number))
         for number, each in enumerate(found)
@@ -106,7 +107,7 @@ def improves(summaries: Sequence[PairSummary]) -> bool:
     needs no further correction: a round is only tested after all before it were significant
     (fixed-sequence testing, Maurer, Hothorn and Lehmacher, 1995).
     """
-    corrected = _corrected(summaries, "holm", range(len(summaries)))
+    corrected = _holm(_tested(summaries, range(len(summaries))))
     return any(
         p < SIGNIFICANCE and summaries[number].wins_b > summaries[number].wins_a
         for number, p in corrected.items()
@@ -217,15 +218,17 @@ def _needed(decided: int, n: int) -> int | None:
     return int(np.ceil(needed))
 
 
-def _corrected(
-    summaries: Sequence[PairSummary], method: str, numbers: Iterable[int]
-) -> dict[int, float]:
-    """The p-values of those summaries, by number, corrected for each other; none at ``n = 0``."""
-    tested = {n: p for n in numbers if (p := summaries[n].p_value) is not None}
-    if not tested:
-        return {}
-    adjusted = multipletests(list(tested.values()), method=method)[1]
-    return dict(zip(tested, map(float, adjusted), strict=True))
+def _tested(summaries: Sequence[PairSummary], numbers: Iterable[int]) -> dict[int, float]:
+    """The p-values of the summaries of those numbers; none at ``n = 0``."""
+    return {n: p for n in numbers if (p := summaries[n].p_value) is not None}
+
+
+def _holm(p_values: Mapping[int, float]) -> dict[int, float]:
+    """The p-values corrected for each other."""
+    if len(p_values) < 2:  # statsmodels collects all garbage at each call, which takes long
+        return dict(p_values)
+    adjusted = multipletests(list(p_values.values()), method="holm")[1]
+    return dict(zip(p_values, map(float, adjusted), strict=True))
 
 
 def _sign_test(wins_a: int, wins_b: int) -> float:
@@ -239,21 +242,24 @@ def _lowest(wins_a: int, ties: int, wins_b: int) -> float:
     """The lower end of the interval of (wins_b - wins_a) / n.
 
     The difference is the share of decided items times (2 s - 1), with s the share of these that
-    ``model_b`` wins. For s this takes the distribution whose quantile is Clopper and Pearson's lower
-    limit, Beta(wins_b, wins_a + 1), and for the share of decided items Jeffreys', Beta(decided +
-    1/2, ties + 1/2). The end is the 2.5% quantile of the product of the two. The product is below
-    zero exactly where s is below one half, so the end is above zero exactly where Clopper and
-    Pearson's limit is above one half: where the sign test's p is below 0.05.
+    ``model_b`` wins. For s this takes the distribution whose quantile is Clopper and Pearson's
+    lower limit, Beta(wins_b, wins_a + 1), and for the share of decided items Jeffreys',
+    Beta(decided + 1/2, ties + 1/2). The end is the 2.5% quantile of the product of the two, and no
+    further in than the difference found (Brown, Cai and DasGupta, 2001, extend Jeffreys' interval
+    so). The product is below zero exactly where s is below one half, so the end is above zero
+    exactly where Clopper and Pearson's limit is above one half: where the sign test's p is below
+    0.05.
     """
     tail = SIGNIFICANCE / 2
-    decided = stats.beta(wins_a + wins_b + 0.5, ties + 0.5)
+    decided = wins_a + wins_b
+    found = (wins_b - wins_a) / (decided + ties)
     if wins_b == 0:  # Clopper and Pearson's limit is 0
-        return -float(decided.ppf(1 - tail))
-    shares = decided.ppf(_QUANTILES)
+        return min(found, -float(special.betaincinv(decided + 0.5, ties + 0.5, 1 - tail)))
+    shares = special.betaincinv(decided + 0.5, ties + 0.5, _QUANTILES)
 
     def below(difference: float) -> float:
         """How probable a smaller difference is, less the tail's probability."""
-        won = stats.beta.cdf((1 + difference / shares) / 2, wins_b, wins_a + 1)
-        return float(_WEIGHTS @ won) - tail
+        half = np.clip((1 + difference / shares) / 2, 0, 1)
+        return float(_WEIGHTS @ special.betainc(wins_b, wins_a + 1, half)) - tail
 
-    return float(optimize.brentq(below, -1, 1)) + 0.0
+    return min(found, float(optimize.brentq(below, -1, 1))) + 0.0
