@@ -249,22 +249,36 @@ def _label(value: Any, known: Mapping[str, Verdict]) -> Verdict:
 
 
 def _after(prompt: Any, reply: Any) -> Messages:
-    """A conversation of a prompt and a reply, each a text or messages."""
-    before = _conversation(prompt) if isinstance(prompt, list) else ()
+    """A conversation of a prompt and a reply, each a text or messages; the reply's messages may
+    repeat the prompt."""
+    before = _messages(prompt) if isinstance(prompt, list) else ()
     if isinstance(reply, list):
         said = _conversation(reply)
         return said if said[: len(before)] == before else (*before, *said)
-    return (*before, *_exchange(prompt, reply)[-1:]) if before else _exchange(prompt, reply)
+    if before:
+        return (*before, Message("assistant", _text("reply", reply)))
+    return _exchange(prompt, reply)
 
 
 def _exchange(prompt: Any, reply: Any) -> Messages:
-    for name, value in (("prompt", prompt), ("reply", reply)):
-        if not isinstance(value, str) or not value.strip():
-            raise UnusedRecordError(f"a {name} that is no text or empty")
-    return Message("user", prompt), Message("assistant", reply)
+    return Message("user", _text("prompt", prompt)), Message("assistant", _text("reply", reply))
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UnusedRecordError(f"a {name} that is no text or empty")
+    return value
 
 
 def _conversation(messages: Any) -> Messages:
+    """Messages with a reply among them."""
+    found = _messages(messages)
+    if not any(message.role == "assistant" for message in found):
+        raise UnusedRecordError("a conversation without a reply")
+    return found
+
+
+def _messages(messages: Any) -> Messages:
     """Messages of users and assistants; those of the system are left out."""
     if not isinstance(messages, list) or not messages:
         raise UnusedRecordError("a conversation without messages")
@@ -276,6 +290,4 @@ def _conversation(messages: Any) -> Messages:
             raise UnusedRecordError("a message without role (system, user, assistant) and content")
         if role != "system":
             found.append(Message(role, content))
-    if not any(message.role == "assistant" for message in found):
-        raise UnusedRecordError("a conversation without a reply")
     return tuple(found)

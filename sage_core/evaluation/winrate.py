@@ -188,10 +188,16 @@ def _read_json_lines(path: Path) -> list[Judgement]:
     return rows
 
 
+def difference_interval(wins_a: int, ties: int, wins_b: int) -> tuple[float, float]:
+    """The 95% interval of (wins_b - wins_a) / n; n is 1 at least."""
+    return _lowest(wins_a, ties, wins_b), -_lowest(wins_b, ties, wins_a) + 0.0  # no negative zero
+
+
 def _summary(pair: Pair, items: Items) -> PairSummary:
     """A pair's summary, not corrected for others."""
     count: Counter[Verdict] = Counter(map(outcome, items.values()))
     a, ties, b = count["model_a"], count["tie"], count["model_b"]
+    low, high = difference_interval(a, ties, b) if a + ties + b else (None, None)
     without = lacking(items)
     named = tuple(f"{item} lacks {order}" for item, order in islice(without, _NAMED))
     return PairSummary(
@@ -203,8 +209,8 @@ def _summary(pair: Pair, items: Items) -> PairSummary:
         unparsed=count["unparsed"],
         p_value=_sign_test(a, b) if a + ties + b else None,
         p_holm=None,
-        ci_low=_lowest(a, ties, b) if a + ties + b else None,
-        ci_high=-_lowest(b, ties, a) + 0.0 if a + ties + b else None,  # no negative zero
+        ci_low=low,
+        ci_high=high,
         missing=len(named) + sum(1 for _ in without),
         lacking=named,
     )
