@@ -99,7 +99,7 @@ def missing_orders(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def ranking_table(rankings: Sequence["Ranking"], title: str) -> Table:
     """The scores of all models by judge, with what being shown first adds."""
-    models = list(dict.fromkeys(model for each in rankings for model in each.models))
+    models = list(dict.fromkeys(model for each in rankings for model in each.order))
     table = Table(
         Column("judge", overflow="fold"), *models, "shown first", "verdicts",
         title=title, box=box.SIMPLE_HEAD,

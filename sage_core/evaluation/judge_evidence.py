@@ -60,7 +60,9 @@ class JudgeEvidence:
     @property
     def judges(self) -> list[str]:
         """All judges, in order of appearance."""
-        told = (self.consistency, self.families, [each.judge for each in self.calibrations])
+        ranked = [each.judge for each in self.rankings]
+        calibrated = [each.judge for each in self.calibrations]
+        told = (ranked, calibrated, self.consistency, self.families)
         return list(dict.fromkeys(name for names in told for name in names))
 
     def own_family(self, judge: str) -> bool:

@@ -46,6 +46,7 @@ class Ranking:
     """The scores of one judge.
 
     Attributes:
+        order: the models, the reference first.
         models: log-odds of being preferred to ``reference``, which has 0, without position bias.
         first: what being shown first adds.
         styles: what each style adds, where they are controlled for.
@@ -54,6 +55,7 @@ class Ranking:
 
     judge: str
     reference: str
+    order: tuple[str, ...]
     models: dict[str, Score]
     first: Score
     verdicts: int
@@ -129,6 +131,7 @@ def _rank_one(
     return Ranking(
         judge=judge,
         reference=models[0],
+        order=tuple(models),
         models={models[0]: Score(0.0, 0.0, 0.0), **{each: scores[each] for each in models[1:]}},
         first=scores[_FIRST],
         verdicts=len(rows),
