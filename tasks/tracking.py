@@ -21,6 +21,7 @@ from mlflow.utils.time import get_current_time_millis
 from prefect.runtime import flow_run
 
 from sage_core.config.pipeline import PipelineConfig
+from sage_core.evaluation.judge_evidence import judged_figures
 from sage_core.evaluation.quality import key_figures as quality_figures
 from sage_core.evaluation.steering import key_figures
 from sage_core.evaluation.summary import lineage, read_steering
@@ -28,7 +29,7 @@ from sage_core.sac import utterance_of
 from sage_core.schema import Trajectory
 from sage_core.steps.key import identity
 from sage_core.steps.names import ANNOTATION, PROBE, REPORT, STEERING, TRAJECTORIES
-from sage_core.steps.reading import read_collapse, read_figures, read_quality
+from sage_core.steps.reading import read_collapse, read_figures, read_judges, read_quality
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.job import read_log
 from tasks import databases
@@ -211,6 +212,9 @@ class Tracker:
                 compared[pair["model_b"]][name] = pair["wins_b"] / pair["n"]
                 difference = (pair["wins_b"] - pair["wins_a"]) / pair["n"]
                 compared[pair["model_b"]][f"{name}.difference"] = difference
+        for name, values in judged_figures(read_judges(store().folder(figures))).items():
+            if name in compared:
+                compared[name] |= values
         for name, ref in steering.items():
             evidence = read_steering(read_json(store().folder(ref) / STEERING))
             compared[name] |= key_figures(evidence)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from flows import pipeline
 from flows.commands.folders import check_new, new_folder
@@ -19,6 +20,7 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError, DataError
 from sage_core.evaluation import judge
+from sage_core.schema import Judgement
 from sage_core.search.checks import check_search
 from sage_core.search.selectors.selector import files_of
 from sage_core.search.situations import situations
@@ -31,6 +33,7 @@ from sage_core.steps.key import identity
 from sage_core.steps.names import (
     ANNOTATION,
     ANSWERS,
+    CALIBRATION,
     JUDGEMENTS,
     PREFERENCES,
     SAC,
@@ -45,7 +48,9 @@ from sage_core.storage import (
     ArtifactRef,
     digest,
     read_json,
+    read_rows,
     write_json,
+    write_rows,
 )
 from tasks import checkpoints
 from tasks.caching import make
@@ -55,6 +60,7 @@ from tasks.making import HomeContext
 from tasks.progress import console, progress
 
 if TYPE_CHECKING:
+    from sage_core.evaluation.calibration import Calibration
     from sage_core.search.comparison import StrategyRow
 
 STRATEGIES = "strategies.json"
@@ -162,9 +168,7 @@ def compare_strategies(
         judged = judge.judge_pair(
             BASELINE, each, first, second, engine, judging, config.seed, tally=tally
         )
-        (verdicts[each],) = summarise(
-            judged, bootstrap_samples=config.evaluation.bootstrap_samples, seed=config.seed
-        )
+        (verdicts[each],) = summarise(judged)
     tally.check(judging.max_unread_share, judge.UNREAD)
     write_json(output / ANSWERS, tally.as_dict())
     rows = strategy_rows(found, verdicts, states=players.agent.states)
@@ -184,6 +188,24 @@ def judge_run(
     given = {name: as_given(path, TRAJECTORIES) for name, path in zip(names, rollouts, strict=True)}
     parts = pipeline.judge_pairs(config, [names], given, pipeline.base_model(config))
     return _copied(make(Judgements(parts=tuple(parts))), output) / JUDGEMENTS
+
+
+def judge_calibrate(config: PipelineConfig, output: Path) -> list["Calibration"]:
+    """The agreement of all configured judges with the people of ``evaluation.human``, written with
+    their verdicts."""
+    from sage_core.evaluation.calibration import Calibration  # imports scipy
+
+    for judging in config.evaluation.judges:
+        judge.question(judging.prompt)
+    check_new(output)
+    parts = pipeline.calibrate(config, pipeline.base_model(config))
+    folders = [store().folder(part) for part in parts]
+    records = [read_json(folder / CALIBRATION) for folder in folders]
+    with new_folder(output) as folder:
+        write_json(folder / CALIBRATION, records)
+        rows = [row for each in folders for row in read_rows(each / JUDGEMENTS, Judgement)]
+        write_rows(folder / JUDGEMENTS, rows, Judgement)
+    return TypeAdapter(list[Calibration]).validate_python(records)
 
 
 def models_to_play(config: PipelineConfig, agent: str, user: str) -> tuple[Model, Model]:

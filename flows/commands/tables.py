@@ -8,6 +8,9 @@ from rich import box
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
+    from sage_core.evaluation.calibration import Calibration
+    from sage_core.evaluation.length_control import LengthControlled
+    from sage_core.evaluation.ranking import Ranking
     from sage_core.search.comparison import StrategyRow
 
 
@@ -19,6 +22,13 @@ def with_interval(value: Mapping[str, Any], form: str) -> str:
     if value["ci_low"] is None:
         return text
     return f"{text} [{form.format(value['ci_low'])}, {form.format(value['ci_high'])}]"
+
+
+def p_text(value: float | None) -> str:
+    """A p-value with three decimals; none is shown as zero."""
+    if value is None:
+        return "-"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def strategy_table(rows: Sequence["StrategyRow"]) -> Table:
@@ -71,7 +81,71 @@ def win_rate_table(pairs: Sequence[Mapping[str, Any]]) -> Table:
             f"{pair['model_a']} - {pair['model_b']}",
             *(str(pair[key]) for key in ("n", "wins_a", "ties", "wins_b", "unparsed")),
             difference,
-            *("-" if pair[key] is None else f"{pair[key]:.2f}" for key in ("p_value", "p_holm")),
+            *(p_text(pair[key]) for key in ("p_value", "p_holm")),
+        )
+    return table
+
+
+def missing_orders(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The pairs with items that lack an order, and the first of these items, one line each."""
+    return [
+        f"{pair['judge']}, {pair['model_a']} - {pair['model_b']}: {pair['missing']:,} items lack "
+        f"an order: {'; '.join(pair['lacking'])}"
+        f"{'; ...' if pair['missing'] > len(pair['lacking']) else ''}"
+        for pair in pairs
+        if pair["missing"]
+    ]
+
+
+def ranking_table(rankings: Sequence["Ranking"], title: str) -> Table:
+    """The scores of all models by judge, with what being shown first adds."""
+    models = list(dict.fromkeys(model for each in rankings for model in each.order))
+    table = Table(
+        Column("judge", overflow="fold"), *models, "shown first", "verdicts",
+        title=title, box=box.SIMPLE_HEAD,
+    )  # fmt: skip
+    for each in rankings:
+        shown = [asdict(each.models[m]) if m in each.models else None for m in models]
+        table.add_row(
+            each.judge,
+            *("-" if score is None else with_interval(score, "{:+.2f}") for score in shown),
+            with_interval(asdict(each.first), "{:+.2f}"),
+            f"{each.verdicts:,}",
+        )
+    return table
+
+
+def length_table(lengths: Sequence["LengthControlled"]) -> Table:
+    """The share of items that goes to the second model, as judged and at equal lengths."""
+    table = Table(
+        "judge", "A - B", "n", "B as judged", "B at equal length",
+        title="Win rates at equal length", box=box.SIMPLE_HEAD,
+    )  # fmt: skip
+    for each in lengths:
+        controlled = {"value": each.controlled, "ci_low": each.ci_low, "ci_high": each.ci_high}
+        table.add_row(
+            each.judge, f"{each.model_a} - {each.model_b}", str(each.n), f"{each.rate:.0%}",
+            with_interval(controlled, "{:.0%}"),
+        )  # fmt: skip
+    return table
+
+
+def calibration_table(calibrations: Sequence["Calibration"]) -> Table:
+    """How far each judge agrees with people."""
+    table = Table(
+        Column("judge", overflow="fold"), "items", "unparsed", "same choice", "same of three",
+        "kappa", *calibrations[0].by_length, "two people",
+        title="Judges and people", box=box.SIMPLE_HEAD,
+    )  # fmt: skip
+    for each in calibrations:
+        table.add_row(
+            each.judge,
+            f"{each.items:,}",
+            f"{each.unparsed:,}",
+            *(with_interval(asdict(rate), "{:.0%}") for rate in (each.accuracy, each.same)),
+            with_interval(asdict(each.kappa), "{:.2f}"),
+            *(with_interval(asdict(rate), "{:.0%}") for rate in each.by_length.values()),
+            with_interval(asdict(each.people), "{:.0%}"),
         )
     return table
 

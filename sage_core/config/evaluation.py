@@ -1,13 +1,14 @@
 """Rollouts, judges and measures."""
 
-from typing import Annotated, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from sage_core.config.answers import AnswersSection
 from sage_core.config.conversation import SelfPlayConfig
 from sage_core.config.engine import EngineConfig, TransformersConfig
-from sage_core.config.section import NonNegative, Positive, Section
+from sage_core.config.section import NonNegative, Positive, Runtime, Section
 from sage_core.evaluation.prompts import PROMPTS
 
 
@@ -20,6 +21,14 @@ class JudgeConfig(AnswersSection):
         "open",
         description="'open': the judge's own sense of a good social chatbot, as in the paper; "
         "'companion': with the criteria of the paper's release.",
+    )
+    soft: bool = Field(
+        False,
+        description="Also ask for the probabilities of both answers, for a soft verdict; the "
+        "engine has to give them.",
+    )
+    family: Runtime[str] = Field(
+        "", description="Family of its model, such as 'gpt'; empty = by the model's name."
     )
 
 
@@ -46,6 +55,24 @@ class EvaluationConfig(Section):
     situations: NonNegative = Field(0, description="Held-out situations; 0 = all of the half.")
     selfplay: SelfPlayConfig = SelfPlayConfig(max_turns=16)
     judges: tuple[JudgeConfig, ...] = Field((JudgeConfig(name="m0"),), min_length=1)
+    pairs: Literal["paper", "all", "design"] = Field(
+        "paper",
+        description="Pairs of models that are judged: 'paper': those of its Table 1; 'all'; "
+        "'design': those that intervals of `interval_width` need.",
+    )
+    interval_width: float = Field(
+        0.2,
+        gt=0,
+        le=2,
+        description="Widest 95% interval of the difference of wins over items between two models, "
+        "with pairs = 'design'.",
+    )
+    human: Path | None = Field(
+        None,
+        description="Preferences of people that the judges are compared with: MT-bench, LLMBar, "
+        "PandaLM, or chosen and rejected replies; empty = none.",
+    )
+    human_items: NonNegative = Field(200, description="Of these, how many are judged; 0 = all.")
     quality: QualityConfig = QualityConfig()
     bootstrap_samples: Positive = 10_000
 

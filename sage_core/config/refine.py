@@ -38,8 +38,8 @@ class RefineConfig(Section):
 
     stop: Literal["rounds", "saturation"] = Field(
         "rounds",
-        description="'rounds': after that many; 'saturation': once no judge's interval of a model "
-        "against the one before lies above zero.",
+        description="'rounds': after that many; 'saturation': once no judge prefers a model to the "
+        "one before with p below 0.05, corrected for the number of judges.",
     )
     rounds: Positive = 2
     max_rounds: Positive = Field(6, description="Rounds at most, with stop = 'saturation'.")

@@ -20,6 +20,7 @@ from sage_core.conversation import of_turns, quoted
 from sage_core.engines.base import Engine, Request
 from sage_core.engines.grammar import one_of
 from sage_core.errors import DataError
+from sage_core.evaluation.odds import log_odds
 from sage_core.evaluation.prompts import PROMPTS
 from sage_core.schema import Judgement, Message, Order, Trajectory, Verdict
 
@@ -89,6 +90,9 @@ def judge_pair(
     if tally is not None:
         ids = [request.request_id for request in requests]
         tally.add_readings(f"judge {config.name}", ids, readings)
+    odds: list[float | None] = [None] * len(cases)
+    if config.soft:
+        odds = log_odds(engine, requests, [order for _, _, order in cases], _ANSWER)
     on_progress(len(requests))
     return [
         Judgement(
@@ -100,8 +104,9 @@ def judge_pair(
             verdict=verdict_of(reading.value, order),
             raw=reading.said,
             outcome=reading.outcome,
+            log_odds=each_odds,
         )
-        for (first, _, order), reading in zip(cases, readings, strict=True)
+        for (first, _, order), reading, each_odds in zip(cases, readings, odds, strict=True)
     ]
 
 

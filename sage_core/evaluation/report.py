@@ -22,10 +22,11 @@ from matplotlib.figure import Figure
 
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
+from sage_core.evaluation.judge_evidence import JudgeEvidence
 from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
 from sage_core.evaluation.quality import MEASURES, Quality
 from sage_core.evaluation.steering import DoseResponse, SteeringEvidence
-from sage_core.evaluation.winrate import PairSummary
+from sage_core.evaluation.winrate import PairSummary, verdict
 from sage_core.packaged import page_template
 from sage_core.sac import parse
 from sage_core.schema import ENDINGS, SearchNode, Trajectory
@@ -33,7 +34,6 @@ from sage_core.search.figures import SearchFigures
 from sage_core.search.tree_display import steps
 from sage_core.states import EMPTY, FIELDS, NAMED, SINGLE
 
-SIGNIFICANCE = 0.05
 _COLOURS = ("#8a94a6", "#d98c3f", "#3b7dd8", "#2a9d8f", "#8e5bb5", "#c4476a")
 _INK, _FAINT = "#27303f", "#d9dee7"
 _TINTS = ("transparent", "#fbf3f6", "#f4f8f4", "#f3f5fb", "#fbf8f0")  # of a state's fields
@@ -79,6 +79,7 @@ class ReportData:
         lineage: model -> one line on how it was made.
         losses: model -> (optimiser step, training loss), in order of step.
         position_bias: judge -> share of decided verdicts that named the model shown first.
+        judges: how far the judges can be believed.
         grammar_probe: 'with grammar', 'without grammar' -> share of malformed replies.
         dialogues: per situation, model -> the dialogue it led.
         searches: figures of each round's search.
@@ -99,6 +100,7 @@ class ReportData:
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     summaries: tuple[PairSummary, ...] = ()
     position_bias: dict[str, Rate] = field(default_factory=dict)
+    judges: JudgeEvidence | None = None
     grammar_probe: dict[str, Rate] = field(default_factory=dict)
     dialogues: tuple[dict[str, Trajectory], ...] = ()
     searches: tuple[SearchFigures, ...] = ()
@@ -129,16 +131,6 @@ def _render(template: Template, data: ReportData) -> str:
         endings=ENDINGS,
         search_steps=steps(data.search_tree),
     )
-
-
-def verdict(summary: PairSummary) -> str:
-    """A pair's result in words: a difference counts where Holm's p is below ``SIGNIFICANCE``."""
-    if summary.p_holm is None:
-        return "nothing to compare"
-    if summary.p_holm >= SIGNIFICANCE:
-        return "no difference shown"
-    better = summary.model_b if summary.wins_b > summary.wins_a else summary.model_a
-    return f"{better} better"
 
 
 def _share(value: float) -> str:

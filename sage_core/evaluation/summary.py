@@ -10,6 +10,7 @@ from sage_core.config.model import EMBEDDED_MODEL
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
+from sage_core.evaluation.judge_evidence import JudgeEvidence
 from sage_core.evaluation.metrics import ModelMetrics, Rate
 from sage_core.evaluation.quality import Quality
 from sage_core.evaluation.report import CollapseReport, ReportData
@@ -40,6 +41,7 @@ def report_data(
     losses: dict[str, list[tuple[int, float]]],
     rollouts: Mapping[str, Sequence[Trajectory]],
     win_rates: Mapping[str, Any],
+    judges: JudgeEvidence,
     metrics: Sequence[Any],
     quality: Quality | None,
     steering: Any,
@@ -57,6 +59,7 @@ def report_data(
         losses=losses,
         summaries=tuple(TypeAdapter(list[PairSummary]).validate_python(win_rates["pairs"])),
         position_bias=rates.validate_python(win_rates["position_bias"]),
+        judges=judges,
         grammar_probe=rates.validate_python(probe),
         dialogues=_side_by_side(rollouts),
         searches=tuple(searches),

@@ -16,8 +16,9 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.search import SelectorConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError
-from sage_core.evaluation import judge
 from sage_core.evaluation.embedding import TF_IDF
+from sage_core.evaluation.human import read_human
+from sage_core.evaluation.tournament import judged_pairs
 from sage_core.planning.context import Placeholders, Run
 from sage_core.planning.costs import Costs, StagePlan, Use
 from sage_core.planning.counting import CountingEngine, Text
@@ -261,7 +262,7 @@ class _Planner:
     def judging(self, played: dict[str, ArtifactRef]) -> list[StagePlan]:
         found = []
         for settings in self.config.evaluation.judges:
-            for pair in judge.model_pairs(self.models):
+            for pair in judged_pairs(self.config.evaluation, self.models, self.held_out):
                 step = configured.judge_pair(self.config, settings, pair, played, self.m0)
                 (engine,) = self.store.run(step, 1).engines
                 use = self._use(f"judge {settings.name}", settings.engine, engine, self.held_out)
@@ -271,6 +272,28 @@ class _Planner:
                         f"{self.held_out:,} situations in 2 orders", 2 * self.held_out,
                     )
                 )  # fmt: skip
+        return found + self._calibrating()
+
+    def _calibrating(self) -> list[StagePlan]:
+        """Judges against the preferences of people, if there are any."""
+        human = self.config.evaluation.human
+        if human is None:
+            return []
+        items = min(self.config.evaluation.human_items or 10**9, len(read_human(human).items))
+        one = self.config.model_copy(
+            update={"evaluation": self.config.evaluation.model_copy(update={"human_items": 1})}
+        )
+        found = []
+        for settings in self.config.evaluation.judges:
+            step = configured.calibrate_judge(one, settings, human, "", self.m0)
+            (engine,) = self.store.run(step, 1).engines
+            use = self._use(f"judge {settings.name}", settings.engine, engine, items)
+            found.append(
+                self.costs.generation(
+                    "calibrate-judge", settings.name, [use],
+                    f"{items:,} items of people in 2 orders", 2 * items,
+                )
+            )  # fmt: skip
         return found
 
     def steering(self) -> StagePlan:

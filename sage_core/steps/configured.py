@@ -4,12 +4,15 @@ The pipeline makes these steps, single stages make them of files, a plan runs th
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from sage_core.config.evaluation import JudgeConfig
 from sage_core.config.pipeline import PipelineConfig
+from sage_core.evaluation.families import judge_families, selector_family
 from sage_core.schema import Split
 from sage_core.steps.annotation import AnnotateShard, SituationScores
 from sage_core.steps.base import Model
+from sage_core.steps.calibration import CalibrateJudge
 from sage_core.steps.chain_text import ChainText
 from sage_core.steps.collapse import CollapseMetrics
 from sage_core.steps.dpo import Dpo
@@ -224,13 +227,32 @@ def judge_pair(
     )
 
 
+def calibrate_judge(
+    config: PipelineConfig, settings: JudgeConfig, human: Path, source: str, m0: Model
+) -> CalibrateJudge:
+    return CalibrateJudge(
+        path=human,
+        source=source,
+        items=config.evaluation.human_items,
+        judge=m0,
+        settings=settings,
+        model=config.model,
+        seed=config.seed,
+    )
+
+
 def figures(
-    config: PipelineConfig, judgements: ArtifactRef, rollouts: dict[str, ArtifactRef]
+    config: PipelineConfig,
+    judgements: ArtifactRef,
+    rollouts: dict[str, ArtifactRef],
+    calibrations: Sequence[ArtifactRef] = (),
 ) -> Figures:
     return Figures(
         judgements=judgements,
         rollouts=rollouts,
-        bootstrap_samples=config.evaluation.bootstrap_samples,
+        calibrations=tuple(calibrations),
+        families=judge_families(config),
+        selector=selector_family(config),
         seed=config.seed,
     )
 

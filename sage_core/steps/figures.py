@@ -3,27 +3,38 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from sage_core.schema import Trajectory
 from sage_core.steps.base import Context, Step, writes_states
-from sage_core.steps.names import JUDGEMENTS, METRICS, TRAJECTORIES, WIN_RATES
-from sage_core.storage import ArtifactRef, read_rows, write_json
+from sage_core.steps.names import CALIBRATION, JUDGEMENTS, JUDGES, METRICS, TRAJECTORIES, WIN_RATES
+from sage_core.storage import ArtifactRef, read_json, read_rows, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures(Step):
-    """The win-rate table and each model's figures, as JSON."""
+    """The win-rate table, what is known of the judges, and each model's figures, as JSON.
+
+    Attributes:
+        families: judge -> the family of its model; ``selector``: that of the selector.
+        calibrations: of the judges, against people.
+    """
 
     name = "figures"
     judgements: ArtifactRef
     rollouts: dict[str, ArtifactRef]
-    bootstrap_samples: int
+    calibrations: tuple[ArtifactRef, ...]
+    families: dict[str, str]
+    selector: str
     seed: int
 
     def run(self, folder: Path, context: Context) -> None:
-        from sage_core.evaluation import metrics, winrate  # import scipy
+        from sage_core.evaluation import judge_evidence, metrics, winrate  # import scipy
+        from sage_core.evaluation.calibration import Calibration
+        from sage_core.evaluation.styles import styles_of
 
         rows = winrate.read_judgements(context.folder(self.judgements) / JUDGEMENTS)
-        table = winrate.summarise(rows, bootstrap_samples=self.bootstrap_samples, seed=self.seed)
+        table = winrate.summarise(rows)
         bias = winrate.position_bias(rows)
         write_json(
             folder / WIN_RATES,
@@ -32,12 +43,26 @@ class Figures(Step):
                 "position_bias": {name: asdict(rate) for name, rate in bias.items()},
             },
         )
-        models = [
-            metrics.model_metrics(
-                name,
-                read_rows(context.folder(ref) / TRAJECTORIES, Trajectory),
-                states=writes_states(name),
-            )
+        rollouts = {
+            name: read_rows(context.folder(ref) / TRAJECTORIES, Trajectory)
             for name, ref in self.rollouts.items()
+        }
+        calibrations = [
+            TypeAdapter(Calibration).validate_python(read_json(context.folder(ref) / CALIBRATION))
+            for ref in self.calibrations
+        ]
+        evidence = judge_evidence.judge_evidence(
+            rows,
+            table,
+            {name: styles_of(played) for name, played in rollouts.items()},
+            families=self.families,
+            selector=self.selector,
+            calibrations=calibrations,
+            seed=self.seed,
+        )
+        write_json(folder / JUDGES, asdict(evidence))
+        models = [
+            metrics.model_metrics(name, played, states=writes_states(name))
+            for name, played in rollouts.items()
         ]
         write_json(folder / METRICS, [asdict(model) for model in models])

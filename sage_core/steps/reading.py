@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from sage_core.schema import SearchNode
 from sage_core.steps.names import (
     COLLAPSE,
+    JUDGES,
     MEASUREMENTS,
     METRICS,
     QUALITY,
@@ -17,6 +18,7 @@ from sage_core.steps.names import (
 from sage_core.storage import read_json, read_rows
 
 if TYPE_CHECKING:
+    from sage_core.evaluation.judge_evidence import JudgeEvidence
     from sage_core.evaluation.quality import Measurements, Quality
 
 
@@ -24,6 +26,13 @@ def read_figures(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The win rates (with position bias) and the models' figures, as
     :class:`~sage_core.steps.figures.Figures` wrote them."""
     return read_json(folder / WIN_RATES), read_json(folder / METRICS)
+
+
+def read_judges(folder: Path) -> "JudgeEvidence":
+    """What is known of the judges, as :class:`~sage_core.steps.figures.Figures` wrote it."""
+    from sage_core.evaluation.judge_evidence import read_evidence  # imports scipy
+
+    return read_evidence(read_json(folder / JUDGES))
 
 
 def read_collapse(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,13 @@ from sage_core.corpus.records import DIALOGUES, FUNNEL
 from sage_core.schema import Showing, Trajectory
 from sage_core.steps.base import Context, Step
 from sage_core.steps.names import ANNOTATION, PROBE, REPORT, SHOWINGS, STEERING, TRAJECTORIES
-from sage_core.steps.reading import first_tree, read_collapse, read_figures, read_quality
+from sage_core.steps.reading import (
+    first_tree,
+    read_collapse,
+    read_figures,
+    read_judges,
+    read_quality,
+)
 from sage_core.storage import ArtifactRef, read_json, read_rows
 from sage_core.training.job import read_losses
 
@@ -65,6 +71,7 @@ class Report(Step):
             losses={name: read_losses(at(ref)) for name, ref in self.checkpoints.items()},
             rollouts={name: trajectories_of(ref) for name, ref in self.rollouts.items()},
             win_rates=win_rates,
+            judges=read_judges(at(self.figures)),
             metrics=metrics,
             quality=read_quality(at(self.quality)),
             steering=read_json(at(self.steering) / STEERING) if self.steering else None,

@@ -397,13 +397,17 @@ def test_a_pair_without_items_and_a_model_without_replies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wins_a", "wins_b", "p_holm", "expected"),
+    ("wins_a", "wins_b", "p_value", "p_holm", "expected"),
     [
-        (10, 30, 0.049, "m1 better"),
-        (30, 10, 0.049, "m0 better"),
-        (10, 30, 0.05, "no difference shown"),
-        (0, 0, None, "nothing to compare"),
+        (10, 30, 0.01, 0.049, "m1 better"),
+        (30, 10, 0.01, 0.049, "m0 better"),
+        (10, 30, 0.01, 0.05, "m1 ahead, but not among all pairs"),
+        (10, 30, 0.05, 0.05, "no difference shown"),
+        (0, 0, None, None, "nothing to compare"),
     ],
 )
-def test_verdict(wins_a: int, wins_b: int, p_holm: float | None, expected: str) -> None:
-    assert verdict(replace(GOOD, wins_a=wins_a, wins_b=wins_b, p_holm=p_holm)) == expected
+def test_verdict(
+    wins_a: int, wins_b: int, p_value: float | None, p_holm: float | None, expected: str
+) -> None:
+    pair = replace(GOOD, wins_a=wins_a, wins_b=wins_b, p_value=p_value, p_holm=p_holm)
+    assert verdict(pair) == expected

@@ -8,7 +8,6 @@ import pytest
 
 from flows import pipeline as module
 from sage_core.config.pipeline import PipelineConfig
-from sage_core.evaluation.winrate import PairSummary, improves
 from sage_core.steps.base import Step
 from sage_core.steps.dpo import Dpo
 from sage_core.steps.joined import Trajectories
@@ -110,22 +109,3 @@ def test_a_collapsed_model_warns_or_stops(
     found = run(monkeypatch, refine, collapsed="m2")
     assert (found["models"], found["dpo"]) == (models, parent)
     assert found["parents"]["dpo"] == parent
-
-
-@pytest.mark.parametrize(
-    ("intervals", "expected"),
-    [
-        ([(0.01, 0.3)], True),
-        ([(0.0, 0.3)], False),
-        ([(-0.1, 0.1)], False),
-        ([(-0.3, -0.1)], False),
-        ([(None, None)], False),
-        ([(-0.1, 0.1), (0.1, 0.2)], True),
-        ([], False),
-    ],
-)
-def test_improves(intervals: list[tuple[float | None, float | None]], expected: bool) -> None:
-    pairs = [
-        PairSummary("j", "m1", "m2", 9, 0, 9, 0, 0, 1.0, 1.0, low, high) for low, high in intervals
-    ]
-    assert improves(pairs) is expected
