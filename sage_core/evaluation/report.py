@@ -1,9 +1,10 @@
 """The HTML report: one page that says what was made, what came out, and how sure that is.
 
 The page stands alone: no script, no network, no file beside it, so that it can be mailed, archived
-as an artefact and read years later. Charts of counts are plain HTML bars inside their tables;
-those with axes are inline SVG by Matplotlib. The same data give the same bytes. All text of models
-and people is escaped: it is untrusted.
+as an artefact and read years later. The answer comes first, made from the figures by stated rules
+(:mod:`sage_core.evaluation.answer`); figures refer to the rows that they are computed from. Charts
+of counts are plain HTML bars inside their tables; those with axes are inline SVG by Matplotlib. The
+same data give the same bytes. All text of models and people is escaped: it is untrusted.
 """
 
 import re
@@ -22,8 +23,11 @@ from matplotlib.figure import Figure
 
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
+from sage_core.evaluation.answer import Answer, answer, verdict
 from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
 from sage_core.evaluation.quality import MEASURES, Quality
+from sage_core.evaluation.reasons import Reason, reasons
+from sage_core.evaluation.rows import SHOWN, Rows, judged_name
 from sage_core.evaluation.steering import DoseResponse, SteeringEvidence
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.packaged import page_template
@@ -33,7 +37,6 @@ from sage_core.search.figures import SearchFigures
 from sage_core.search.tree_display import steps
 from sage_core.states import EMPTY, FIELDS, NAMED, SINGLE
 
-SIGNIFICANCE = 0.05
 _COLOURS = ("#8a94a6", "#d98c3f", "#3b7dd8", "#2a9d8f", "#8e5bb5", "#c4476a")
 _INK, _FAINT = "#27303f", "#d9dee7"
 _TINTS = ("transparent", "#fbf3f6", "#f4f8f4", "#f3f5fb", "#fbf8f0")  # of a state's fields
@@ -86,6 +89,7 @@ class ReportData:
         quality: what is measured without a judge.
         collapse: model -> what the collapse gates said of it.
         steering: how far a model can be steered, if that was measured.
+        rows: the tables behind the figures.
         config_yaml: the whole configuration, as YAML.
     """
 
@@ -106,6 +110,7 @@ class ReportData:
     quality: Quality | None = None
     collapse: dict[str, CollapseReport] = field(default_factory=dict)
     steering: SteeringEvidence | None = None
+    rows: tuple[Rows, ...] = ()
     config_yaml: str = ""
 
 
@@ -120,8 +125,15 @@ def render_steering(data: ReportData) -> str:
 
 
 def _render(template: Template, data: ReportData) -> str:
+    found = answer(data.summaries, data.quality)
     return template.render(
         data=data,
+        answer=found,
+        reasons=_reasons(data, found),
+        rows={each.name: each for each in data.rows},
+        replies=[f"replies-{model.model}" for model in data.models],
+        shown=SHOWN,
+        judged_name=judged_name,
         figures=_figures(data),
         differences=sum(verdict(summary).endswith("better") for summary in data.summaries),
         top=TOP_SHARES,
@@ -131,14 +143,13 @@ def _render(template: Template, data: ReportData) -> str:
     )
 
 
-def verdict(summary: PairSummary) -> str:
-    """A pair's result in words: a difference counts where Holm's p is below ``SIGNIFICANCE``."""
-    if summary.p_holm is None:
-        return "nothing to compare"
-    if summary.p_holm >= SIGNIFICANCE:
-        return "no difference shown"
-    better = summary.model_b if summary.wins_b > summary.wins_a else summary.model_a
-    return f"{better} better"
+def _reasons(data: ReportData, found: Answer | None) -> list[Reason]:
+    if found is None:
+        return []
+    collapsed = {model: each.collapsed for model, each in data.collapse.items()}
+    return reasons(
+        found.headline, data.summaries, data.position_bias, data.models, data.quality, collapsed
+    )
 
 
 def _share(value: float) -> str:

@@ -393,7 +393,9 @@ GIVEN = {
         "collapse: collapse-metrics [m1, m2, m3]; "
         "checkpoints: sft [raw, m1, m2, m3], dpo; "
         "rollouts: trajectories rollout [m0, raw, m1, m2, m3, dpo]; "
-        "figures: figures; quality: quality; steering: steering-evidence m1",
+        "judgements: judgements; figures: figures; "
+        "measured: measurements [m0, raw, m1, m2, m3, dpo]; "
+        "quality: quality; steering: steering-evidence m1",
     },
     "searched": {
         "search-shard X": "agent: sft X; user: sft m1; situations: situations search",
