@@ -8,7 +8,7 @@ same data give the same bytes. All text of models and people is escaped: it is u
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from itertools import cycle
@@ -116,12 +116,12 @@ class ReportData:
 
 def render_report(data: ReportData) -> str:
     """The report as one HTML page, in UTF-8 when written."""
-    return _render(page_template("report.html.jinja", _FILTERS, _SHARED), data)
+    return _render(page_template("report.html.jinja", FILTERS, SHARED), data)
 
 
 def render_steering(data: ReportData) -> str:
     """A page of its own on ``data.steering``, with all replies under forced values."""
-    return _render(page_template("steering_report.html.jinja", _FILTERS, _SHARED), data)
+    return _render(page_template("steering_report.html.jinja", FILTERS, SHARED), data)
 
 
 def _render(template: Template, data: ReportData) -> str:
@@ -166,14 +166,14 @@ def _shares() -> str:
     return f"{', '.join(names)} and {last}".capitalize()
 
 
-_FILTERS: dict[str, Callable[..., object]] = {
+FILTERS: Mapping[str, Callable[..., object]] = {
     "chain": parse,
     "field": NAMED.__getitem__,
     "share": _share,
     "p": _p,
     "verdict": verdict,
 }
-_SHARED = {
+SHARED: Mapping[str, object] = {
     "fields": FIELDS,
     "single": SINGLE,
     "empty": EMPTY,

@@ -103,6 +103,7 @@ class Report(Step):
                 "judgements": asdict(self.judgements),
                 "figures": asdict(self.figures),
                 "quality": asdict(self.quality),
+                "measured": [asdict(ref) for ref in self.measured],
                 "rollouts": {name: asdict(ref) for name, ref in self.rollouts.items()},
             },
         )
