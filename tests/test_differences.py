@@ -25,9 +25,9 @@ def test_each_setting_that_differs_has_its_value_in_each_run() -> None:
 
 
 def test_settings_that_cannot_change_a_result_are_marked_and_in_no_name() -> None:
-    changed = load_config("demo", ["training.micro_batch_size=1", "seed=7"])
+    changed = load_config("demo", ["model.batch_size=3", "seed=7"])
     found = {each.key: each.runtime for each in differences([load_config("demo"), changed])}
-    assert found == {"training.micro_batch_size": True, "seed": False}
+    assert found == {"seed": False, "model.batch_size": True}
     assert run_name(changed) == "demo: seed=7"
 
 
@@ -47,8 +47,8 @@ def test_settings_in_lists_of_sections_are_compared_one_by_one() -> None:
     [
         (["seed=1", "search.candidates=9"], "demo: seed=1, search.candidates=9"),
         (
-            ["seed=1", "search.candidates=9", "refine.rounds=2", "lora.rank=4", "sft.epochs=9"],
-            "demo: seed=1, lora.rank=4, sft.epochs=9, 2 more",
+            ["seed=1", "search.candidates=9", "refine.rounds=4", "lora.rank=4", "sft.epochs=9"],
+            "demo: seed=1, lora.rank=4, sft.epochs=9.0, 2 more",
         ),
         (["name=mine", "seed=3"], "demo: seed=3"),
     ],
