@@ -40,6 +40,11 @@ class RecordedRun:
     def config(self) -> PipelineConfig:
         return validate_config(self.record["config"])
 
+    @property
+    def models(self) -> list[str]:
+        """Its models, in the order of their making."""
+        return list(self.record["models"])
+
     def artifact(self, name: str) -> Path:
         """The folder of one of its artefacts, such as ``figures``."""
         return self.store.folder(ArtifactRef(**self.record[name]))

@@ -74,7 +74,7 @@ def compare(
     if as_json:
         print_json(tables.as_dict(result))
         return
-    out.print(*tables.all_tables(result))
+    out.print(*tables.all_tables(result), sep="\n")
     if page:
         out.print(f"page: {page}", soft_wrap=True, highlight=False)
 

@@ -33,7 +33,7 @@ def listed(run: "RecordedRun") -> dict[str, Any]:
         "run": run.folder.name,
         "made": time.strftime("%Y-%m-%d %H:%M", time.localtime(made)),
         "settings": run_name(run.config),
-        "models": list(run.record["rollouts"]),
+        "models": run.models,
     }
 
 

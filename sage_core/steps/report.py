@@ -99,7 +99,7 @@ class Report(Step):
             folder / RUN,
             {
                 "config": self.config.model_dump(mode="json"),
-                "parents": self.parents,
+                "models": list(self.rollouts),
                 "judgements": asdict(self.judgements),
                 "figures": asdict(self.figures),
                 "quality": asdict(self.quality),

@@ -320,7 +320,7 @@ def run(monkeypatch: pytest.MonkeyPatch, home: Path, **changes: Any) -> Recorder
         write_json(folder / FUNNEL, [{"step": "read", "kept": len(rows), "dropped": 0}])
 
     def build_corpus(settings: object) -> ArtifactRef:
-        ref = store().build("corpus/0", corpus, {})
+        ref = store().build("corpus/0", corpus, {"stage": "corpus", "label": ""})
         recorder.names[ref] = "corpus"
         return ref
 
