@@ -80,7 +80,7 @@ def _table(judges: Sequence[str]) -> dict[str, Any]:
     rates = [f"win_rate.{judge}.vs_m1" for judge in judges]
     return {
         "searchFilter": "tags.`sage.model` LIKE '%'",
-        "orderByKey": "attributes.start_time",
+        "orderByKey": "attributes.run_name",  # by start, MLflow folds them under their parent
         "orderByAsc": True,
         "selectedColumns": [f"metrics.`{name}`" for name in (*CHARTED, *rates)],
     }

@@ -118,7 +118,12 @@ def _log_dataset(
     dataset = found[0] if found else datasets.create_dataset(name=name, experiment_id=experiment)
     records: list[dict[str, Any]] = [
         {
-            "inputs": {"model": model, "situation": each.situation, "run": run},
+            "inputs": {
+                "model": model,
+                "situation": each.situation,
+                "situation_id": each.situation_id,  # rows with equal inputs are one row
+                "run": run,
+            },
             "outputs": {"messages": _messages(each)},
             "expectations": {"emotion": each.emotion},
             "tags": {"situation": each.situation_id},
