@@ -7,12 +7,14 @@ default view instead.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _TAG = "mlflow.sharedViewState."
 _CHARTS, _TABLE = "sage-charts", "sage-models"
 _SECTION = "sage"
+_NOTE = "mlflow.note.content"
+_NOTE_BEGINS = "[Charts by iteration]"
 CHARTED = (
     "reply_words",
     "question_rate",
@@ -26,19 +28,27 @@ CHARTED = (
 """Metrics of the charts and of the table, as :class:`tasks.tracking.Tracker` names them."""
 
 
-def experiment_tags(experiment: str, judges: Sequence[str]) -> dict[str, str]:
-    """The tags that keep the views with the experiment of this id; ``judges``: those whose win
-    rates are columns of the table."""
+def experiment_tags(
+    experiment: str, judges: Sequence[str], there: Mapping[str, str]
+) -> dict[str, str]:
+    """The tags that keep the views with an experiment.
+
+    Args:
+        experiment: its id.
+        judges: whose win rates are columns of the table.
+        there: the tags that it has. A description that somebody wrote stays.
+    """
     page = f"#/experiments/{experiment}"
     note = (
-        f"[Charts by iteration]({page}/runs?viewStateShareKey={_CHARTS}&compareRunsMode=CHART): "
+        f"{_NOTE_BEGINS}({page}/runs?viewStateShareKey={_CHARTS}&compareRunsMode=CHART): "
         "m0 and raw are step 0, m1 is 1, m2 is 2, and so on. "
         f"[Table by model]({page}/runs?viewStateShareKey={_TABLE}): one run for each model. "
         f"[Sample dialogues]({page}/traces): read, filter and annotate them; as rows under "
         f"[Datasets]({page}/datasets). Each pipeline run has the report among its artefacts."
     )
+    own = not there.get(_NOTE) or there[_NOTE].startswith(_NOTE_BEGINS)
     return {
-        "mlflow.note.content": note,
+        **({_NOTE: note} if own else {}),
         f"{_TAG}{_CHARTS}": json.dumps(_charts()),
         f"{_TAG}{_TABLE}": json.dumps(_table(judges)),
     }

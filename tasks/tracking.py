@@ -146,7 +146,8 @@ class Tracker:
         )
         self._client.log_batch(self.run_id, params=_params(_flat(config.model_dump(mode="json"))))
         judges = [judge.name for judge in config.evaluation.judges]
-        for name, value in experiment_tags(self._experiment, judges).items():
+        there = self._client.get_experiment(self._experiment).tags
+        for name, value in experiment_tags(self._experiment, judges, there).items():
             self._client.set_experiment_tag(self._experiment, name, value)
 
     def base(self, base: ArtifactRef) -> None:

@@ -7,7 +7,7 @@ difference between two runs can come from the person too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from string import ascii_uppercase
 
 from sage_core.config.differences import Setting, differences
@@ -93,7 +93,7 @@ class Comparison:
     changes: dict[str, dict[str, dict[str, Difference]]]
     pairs: tuple[tuple[str, str], ...]
     across: tuple[PairSummary, ...] = ()
-    findings: tuple[Finding, ...] = field(default=())
+    findings: tuple[Finding, ...] = ()
 
     def summary(self, run: FinishedRun, judge: str, pair: tuple[str, str]) -> PairSummary | None:
         """What a run's judge says of a pair."""

@@ -20,7 +20,7 @@ from sage_core.errors import ArtifactError
 from sage_core.schema import Trajectory, TrajectoryTurn
 from tasks import databases, tracking
 from tasks.home import held, mlflow_database
-from tasks.mlflow_views import CHARTED
+from tasks.mlflow_views import CHARTED, experiment_tags
 from tasks.tracked_dialogues import log_dialogues
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +159,14 @@ def test_a_run_is_named_by_what_differs_and_its_views_are_kept(
     assert [each["metricKey"] for each in charts["compareRunCharts"]] == list(CHARTED)
     found = client.search_runs([run.info.experiment_id], charts["searchFilter"])
     assert [each.info.run_id for each in found] == [tracker.run_id]
+
+
+def test_a_description_that_somebody_wrote_stays() -> None:
+    ours = experiment_tags("1", ["x"], {})
+    assert experiment_tags("1", ["x"], ours) == ours
+    tags = experiment_tags("1", ["x"], {"mlflow.note.content": "Ask Ann first."})
+    assert "mlflow.note.content" not in tags
+    assert len(tags) == 2
 
 
 def dialogue(number: int, reply: str) -> Trajectory:
