@@ -94,7 +94,7 @@ def finished_run(home: Path, words: int, *, seed: int = 0, situations: int = 6) 
     ]
 
     def figures(folder: Path) -> None:
-        pairs = [asdict(row) for row in summarise(verdicts, bootstrap_samples=200)]
+        pairs = [asdict(row) for row in summarise(verdicts)]
         write_json(folder / WIN_RATES, {"pairs": pairs, "position_bias": {}})
         write_json(folder / METRICS, [])
 

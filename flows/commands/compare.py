@@ -116,5 +116,4 @@ def _judge(
             for ref in made
             for row in read_rows(home.store().folder(ref) / JUDGEMENTS, Judgement)
         ]
-    samples = config.evaluation.bootstrap_samples
-    return summarise(judged, bootstrap_samples=samples, seed=config.seed)
+    return summarise(judged)

@@ -1,7 +1,7 @@
 """The answer of a run in sentences, made from its figures by these rules.
 
-*Who wins.* A judge prefers a model where :func:`verdict` says so: Holm's p is below
-:data:`SIGNIFICANCE`. Judges without an item that counts are not asked. The sentence says how many
+*Who wins.* A judge prefers a model where Holm's p is below
+:data:`~sage_core.evaluation.winrate.SIGNIFICANCE`. Judges without an item that counts are not asked. The sentence says how many
 judges prefer which model; none is counted as half.
 
 *What else changed.* Said of models that were compared with m1 on the same situations: a measure of
@@ -19,9 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sage_core.evaluation.quality import BASELINE, MEASURES, Difference, Figure, Quality
-from sage_core.evaluation.winrate import PairSummary
+from sage_core.evaluation.winrate import SIGNIFICANCE, PairSummary
 
-SIGNIFICANCE = 0.05
 TOLD = {
     "reply_words": "reply length",
     "question_rate": "questions",
@@ -70,14 +69,6 @@ class Answer:
 
     headline: Finding
     others: tuple[Finding, ...]
-
-
-def verdict(summary: PairSummary) -> str:
-    """A pair's result in words: a difference counts where Holm's p is below ``SIGNIFICANCE``."""
-    if summary.p_holm is None:
-        return "nothing to compare"
-    better = preferred(summary)
-    return f"{better} better" if better else "no difference shown"
 
 
 def answer(summaries: Sequence[PairSummary], quality: Quality | None) -> Answer | None:

@@ -23,13 +23,13 @@ from matplotlib.figure import Figure
 
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
-from sage_core.evaluation.answer import Answer, answer, verdict
+from sage_core.evaluation.answer import Answer, answer
 from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
 from sage_core.evaluation.quality import MEASURES, Quality
 from sage_core.evaluation.reasons import Reason, reasons
 from sage_core.evaluation.rows import SHOWN, Rows, judged_name
 from sage_core.evaluation.steering import DoseResponse, SteeringEvidence
-from sage_core.evaluation.winrate import PairSummary
+from sage_core.evaluation.winrate import PairSummary, verdict
 from sage_core.packaged import page_template
 from sage_core.sac import parse
 from sage_core.schema import ENDINGS, SearchNode, Trajectory

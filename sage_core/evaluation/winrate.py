@@ -25,6 +25,7 @@ from sage_core.evaluation.metrics import CONFIDENCE, Rate
 from sage_core.schema import Judgement, Order, Verdict
 from sage_core.storage import first_problem, read_rows
 
+SIGNIFICANCE = 0.05
 _PARQUET_MAGIC = b"PAR1"  # the first four bytes of every Parquet file
 _LINE = TypeAdapter(Judgement)
 _BOOTSTRAP_CELLS = 1_000_000  # items times resamples drawn at once: 8 MB
@@ -118,6 +119,16 @@ def summarise(
 def improves(summaries: Iterable[PairSummary]) -> bool:
     """Whether any judge's interval lies above zero: ``model_b`` wins more, beyond chance."""
     return any(summary.ci_low is not None and summary.ci_low > 0 for summary in summaries)
+
+
+def verdict(summary: PairSummary) -> str:
+    """A pair's result in words: a difference counts where Holm's p is below ``SIGNIFICANCE``."""
+    if summary.p_holm is None:
+        return "nothing to compare"
+    if summary.p_holm >= SIGNIFICANCE:
+        return "no difference shown"
+    better = summary.model_b if summary.wins_b > summary.wins_a else summary.model_a
+    return f"{better} better"
 
 
 def position_bias(judgements: Iterable[Judgement]) -> dict[str, Rate]:

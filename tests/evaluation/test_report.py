@@ -10,7 +10,6 @@ import pytest
 
 from sage_core.corpus.build import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
-from sage_core.evaluation.answer import verdict
 from sage_core.evaluation.metrics import Mean, ModelMetrics, Rate, model_metrics
 from sage_core.evaluation.quality import Measurements, Quality, compare
 from sage_core.evaluation.report import ReportData, render_report, render_steering
@@ -26,7 +25,7 @@ from sage_core.evaluation.steering import (
     SteeringEvidence,
 )
 from sage_core.evaluation.variance import Decided
-from sage_core.evaluation.winrate import PairSummary
+from sage_core.evaluation.winrate import PairSummary, verdict
 from sage_core.schema import (
     Candidate,
     Judgement,
