@@ -1,8 +1,8 @@
 """The answer of a run in sentences, made from its figures by these rules.
 
 *Who wins.* A judge prefers a model where Holm's p is below
-:data:`~sage_core.evaluation.winrate.SIGNIFICANCE`. Judges without an item that counts are not asked. The sentence says how many
-judges prefer which model; none is counted as half.
+:data:`~sage_core.evaluation.winrate.SIGNIFICANCE`. Judges without an item that counts are not
+asked. The sentence says how many judges prefer which model.
 
 *What else changed.* Said of models that were compared with m1 on the same situations: a measure of
 :data:`TOLD` has changed where the 95% interval of its paired difference excludes zero. The number
