@@ -139,7 +139,9 @@ def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
             collapse=collapse,
             checkpoints=checkpoints,
             rollouts=rollouts,
+            judgements=judgements,
             figures=figures,
+            measured=tuple(measured.values()),
             quality=quality,
             steering=steering,
         )

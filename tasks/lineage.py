@@ -5,13 +5,17 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from sage_core.storage import MANIFEST, ArtifactRef, read_json
+from sage_core.storage import MANIFEST, ArtifactRef, ArtifactStore, read_json
 from tasks.home import store
 
 
-def ancestry(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+def ancestry(
+    folder: Path, kept_in: ArtifactStore | None = None
+) -> list[tuple[Path, dict[str, Any]]]:
     """The folders and manifests of all that an artefact was made from, and last its own; each once,
-    after its own parents. What was removed to save room, or has no manifest, is left out."""
+    after its own parents. What was removed to save room, or has no manifest, is left out.
+    ``kept_in``: the store that they are in, by default the home's."""
+    kept_in = kept_in or store()
     records: dict[Path, dict[str, Any]] = {}
     parents: dict[Path, list[Path]] = {}
     open_ = [folder]
@@ -21,7 +25,7 @@ def ancestry(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
             continue
         records[found] = read_json(found / MANIFEST)
         parents[found] = [
-            store().folder(ArtifactRef(**parent))
+            kept_in.folder(ArtifactRef(**parent))
             for refs in records[found].get("parents", {}).values()
             for parent in refs
         ]

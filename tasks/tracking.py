@@ -1,4 +1,5 @@
-"""MLflow: one parent run per pipeline run, one child run per model. The only importer of mlflow.
+"""MLflow: one parent run per pipeline run, one child run per model. With
+:mod:`tasks.tracked_dialogues` the only importer of mlflow.
 
 Everything logged is read from finished artefacts, so a run whose stages all came from the cache
 is tracked like one that made them. A run that was killed is taken up again by the next one with
@@ -7,7 +8,7 @@ the same configuration. The checkpoint of a model is logged once, however many r
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 from prefect.runtime import flow_run
 
+from sage_core.config.differences import run_name
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.evaluation.judge_evidence import judged_figures
 from sage_core.evaluation.quality import key_figures as quality_figures
@@ -34,6 +36,8 @@ from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.job import read_log
 from tasks import databases
 from tasks.home import home_id, mlflow_database, sage_home, store
+from tasks.mlflow_views import experiment_tags
+from tasks.tracked_dialogues import log_dialogues
 
 _PARENT = "mlflow.parentRunId"
 _HASH = "sage.sha256"
@@ -41,6 +45,7 @@ _CONFIG_HASH = "sage.config_hash"
 _SERIES_HASH = "sage.series_hash"
 _ROUNDS = "sage.rounds"
 _HOME = "sage.home"
+_REPORT = "sage.report"  # the report's key, by which `sage compare` finds the run
 _SAMPLE_DIALOGUES = 8
 
 
@@ -131,7 +136,7 @@ class Tracker:
         self._steps: dict[str, int] = {}
         config_hash = digest(config.model_dump(mode="json"))
         self.run_id = self._unfinished(config_hash) or self._start(
-            flow_run.get_name() or config.name,
+            run_name(config),
             {
                 _CONFIG_HASH: config_hash,
                 _SERIES_HASH: _series_hash(config),
@@ -141,6 +146,10 @@ class Tracker:
             },
         )
         self._client.log_batch(self.run_id, params=_params(_flat(config.model_dump(mode="json"))))
+        judges = [judge.name for judge in config.evaluation.judges]
+        there = self._client.get_experiment(self._experiment).tags
+        for name, value in experiment_tags(self._experiment, judges, there).items():
+            self._client.set_experiment_tag(self._experiment, name, value)
 
     def base(self, base: ArtifactRef) -> None:
         """Log m0: an external model, since its weights are not ours to copy."""
@@ -228,8 +237,18 @@ class Tracker:
             if name != "raw":  # the curve of the parent run is that of m0, m1, m2, ..., dpo
                 self._client.log_batch(self.run_id, metrics=metrics)
         self._client.log_artifact(self.run_id, str(store().folder(report) / REPORT))
+        self._client.set_tag(self.run_id, _REPORT, Path(report.path).name)
         self._log_table(pd.DataFrame(win_rates["pairs"]), "win_rates.json")
-        self._log_table(self._sample_dialogues(rollouts), "dialogues.json")
+        by_model = [{"model": name, **values} for name, values in compared.items()]
+        self._log_table(pd.DataFrame(by_model), "models.json")
+        sample = {
+            name: read_rows(store().folder(ref) / TRAJECTORIES, Trajectory)[:_SAMPLE_DIALOGUES]
+            for name, ref in rollouts.items()
+        }
+        self._log_table(_sample_dialogues(sample), "dialogues.json")
+        log_dialogues(
+            self._experiment, self.run_id, self._children, sample, f"{self._config.name} dialogues"
+        )
 
     def collapse(self, name: str, collapse: ArtifactRef) -> None:
         """Log the figures of the collapse gates, and how many did not pass, by iteration."""
@@ -363,25 +382,21 @@ class Tracker:
     def _log_table(self, table: pd.DataFrame, name: str) -> None:
         self._client.log_table(self.run_id, table, artifact_file=name)
 
-    def _sample_dialogues(self, rollouts: Mapping[str, ArtifactRef]) -> pd.DataFrame:
-        rows: list[dict[str, Any]] = []
-        for model, ref in rollouts.items():
-            path = store().folder(ref) / TRAJECTORIES
-            for trajectory in read_rows(path, Trajectory)[:_SAMPLE_DIALOGUES]:
-                rows += [
-                    {
-                        "situation": trajectory.situation_id,
-                        "model": model,
-                        "turn": number,
-                        "role": turn.role,
-                        "utterance": utterance_of(turn.content)
-                        if turn.role == "assistant"
-                        else turn.content,
-                        "content": turn.content,
-                    }
-                    for number, turn in enumerate(trajectory.turns)
-                ]
-        return pd.DataFrame(rows)
+
+def _sample_dialogues(dialogues: Mapping[str, Sequence[Trajectory]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "situation": each.situation_id,
+            "model": model,
+            "turn": number,
+            "role": turn.role,
+            "utterance": utterance_of(turn.content) if turn.role == "assistant" else turn.content,
+            "content": turn.content,
+        }
+        for model, trajectories in dialogues.items()
+        for each in trajectories
+        for number, turn in enumerate(each.turns)
+    )
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

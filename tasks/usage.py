@@ -2,8 +2,10 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from sage_core.errors import ConfigError
+from sage_core.storage import ArtifactStore
 from tasks.home import store
 from tasks.lineage import ancestry, newest
 
@@ -18,7 +20,7 @@ class Used:
 
 
 def last_run() -> dict[tuple[str, str], Used]:
-    """By stage and label, shards added up, of the newest report and of all that it was made from.
+    """:func:`of_run` of the home's newest report.
 
     Raises:
         ConfigError: the home has no finished run.
@@ -29,8 +31,13 @@ def last_run() -> dict[tuple[str, str], Used]:
             f"'{store().root.parent}' has no finished run to compare with; run `sage run` first, "
             "or set SAGE_HOME"
         )
+    return of_run(report)
+
+
+def of_run(report: Path) -> dict[tuple[str, str], Used]:
+    """By stage and label, shards added up, of a report and of all that it was made from."""
     totals: dict[tuple[str, str], Used] = {}
-    for _, record in ancestry(report):
+    for _, record in ancestry(report, ArtifactStore(report.parents[1])):
         cost = record.get("cost", {"seconds": 0.0, "engines": {}})
         key = record["stage"], re.sub(r" ?\d+/\d+$", "", record["label"])
         before = totals.get(key, Used())

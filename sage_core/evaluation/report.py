@@ -1,13 +1,14 @@
 """The HTML report: one page that says what was made, what came out, and how sure that is.
 
 The page stands alone: no script, no network, no file beside it, so that it can be mailed, archived
-as an artefact and read years later. Charts of counts are plain HTML bars inside their tables;
-those with axes are inline SVG by Matplotlib. The same data give the same bytes. All text of models
-and people is escaped: it is untrusted.
+as an artefact and read years later. The answer comes first, made from the figures by stated rules
+(:mod:`sage_core.evaluation.answer`); figures refer to the rows that they are computed from. Charts
+of counts are plain HTML bars inside their tables; those with axes are inline SVG by Matplotlib. The
+same data give the same bytes. All text of models and people is escaped: it is untrusted.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from itertools import cycle
@@ -22,9 +23,12 @@ from matplotlib.figure import Figure
 
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
+from sage_core.evaluation.answer import Answer, answer
 from sage_core.evaluation.judge_evidence import JudgeEvidence
 from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
 from sage_core.evaluation.quality import MEASURES, Quality
+from sage_core.evaluation.reasons import Reason, reasons
+from sage_core.evaluation.rows import SHOWN, Rows, judged_name
 from sage_core.evaluation.steering import DoseResponse, SteeringEvidence
 from sage_core.evaluation.winrate import PairSummary, verdict
 from sage_core.packaged import page_template
@@ -87,6 +91,7 @@ class ReportData:
         quality: what is measured without a judge.
         collapse: model -> what the collapse gates said of it.
         steering: how far a model can be steered, if that was measured.
+        rows: the tables behind the figures.
         config_yaml: the whole configuration, as YAML.
     """
 
@@ -108,28 +113,45 @@ class ReportData:
     quality: Quality | None = None
     collapse: dict[str, CollapseReport] = field(default_factory=dict)
     steering: SteeringEvidence | None = None
+    rows: tuple[Rows, ...] = ()
     config_yaml: str = ""
 
 
 def render_report(data: ReportData) -> str:
     """The report as one HTML page, in UTF-8 when written."""
-    return _render(page_template("report.html.jinja", _FILTERS, _SHARED), data)
+    return _render(page_template("report.html.jinja", FILTERS, SHARED), data)
 
 
 def render_steering(data: ReportData) -> str:
     """A page of its own on ``data.steering``, with all replies under forced values."""
-    return _render(page_template("steering_report.html.jinja", _FILTERS, _SHARED), data)
+    return _render(page_template("steering_report.html.jinja", FILTERS, SHARED), data)
 
 
 def _render(template: Template, data: ReportData) -> str:
+    found = answer(data.summaries, data.quality)
     return template.render(
         data=data,
+        answer=found,
+        reasons=_reasons(data, found),
+        rows={each.name: each for each in data.rows},
+        replies=[f"replies-{model.model}" for model in data.models],
+        shown=SHOWN,
+        judged_name=judged_name,
         figures=_figures(data),
         differences=sum(verdict(summary).endswith("better") for summary in data.summaries),
         top=TOP_SHARES,
         measures=MEASURES,
         endings=ENDINGS,
         search_steps=steps(data.search_tree),
+    )
+
+
+def _reasons(data: ReportData, found: Answer | None) -> list[Reason]:
+    if found is None:
+        return []
+    collapsed = {model: each.collapsed for model, each in data.collapse.items()}
+    return reasons(
+        found.headline, data.summaries, data.position_bias, data.models, data.quality, collapsed
     )
 
 
@@ -147,14 +169,14 @@ def _shares() -> str:
     return f"{', '.join(names)} and {last}".capitalize()
 
 
-_FILTERS: dict[str, Callable[..., object]] = {
+FILTERS: Mapping[str, Callable[..., object]] = {
     "chain": parse,
     "field": NAMED.__getitem__,
     "share": _share,
     "p": _p,
     "verdict": verdict,
 }
-_SHARED = {
+SHARED: Mapping[str, object] = {
     "fields": FIELDS,
     "single": SINGLE,
     "empty": EMPTY,

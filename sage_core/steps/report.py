@@ -1,6 +1,6 @@
 """The report."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,23 +9,35 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES, FUNNEL
 from sage_core.schema import Showing, Trajectory
 from sage_core.steps.base import Context, Step
-from sage_core.steps.names import ANNOTATION, PROBE, REPORT, SHOWINGS, STEERING, TRAJECTORIES
+from sage_core.steps.names import (
+    ANNOTATION,
+    JUDGEMENTS,
+    PROBE,
+    REPORT,
+    RUN,
+    SHOWINGS,
+    STEERING,
+    TRAJECTORIES,
+)
 from sage_core.steps.reading import (
     first_tree,
     read_collapse,
     read_figures,
     read_judges,
+    read_measurements,
     read_quality,
 )
-from sage_core.storage import ArtifactRef, read_json, read_rows
+from sage_core.storage import ArtifactRef, read_json, read_rows, write_json
 from sage_core.training.job import read_losses
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Step):
-    """The self-contained HTML report.
+    """The self-contained HTML report, and the run as JSON: its settings, and where its figures and
+    conversations are, from which runs are compared.
 
     Attributes:
+        measured: each model's measurements, in the order of ``rollouts``.
         searches: by the model that searched.
         parents: model -> the model that it was trained from.
     """
@@ -41,12 +53,15 @@ class Report(Step):
     collapse: dict[str, ArtifactRef]
     checkpoints: dict[str, ArtifactRef]
     rollouts: dict[str, ArtifactRef]
+    judgements: ArtifactRef
     figures: ArtifactRef
+    measured: tuple[ArtifactRef, ...]
     quality: ArtifactRef
     steering: ArtifactRef | None
 
     def run(self, folder: Path, context: Context) -> None:
-        from sage_core.evaluation import report, summary  # import matplotlib and scipy
+        from sage_core.evaluation import report, rows, summary  # import matplotlib and scipy
+        from sage_core.evaluation.winrate import read_judgements
         from sage_core.search.figures import search_figures
 
         at = context.folder
@@ -55,6 +70,8 @@ class Report(Step):
             return read_rows(at(ref) / TRAJECTORIES, Trajectory)
 
         win_rates, metrics = read_figures(at(self.figures))
+        searched = {name: trajectories_of(ref) for name, ref in self.searches.items()}
+        rollouts = {name: trajectories_of(ref) for name, ref in self.rollouts.items()}
         data = summary.report_data(
             self.config,
             funnel=read_json(at(self.corpus) / FUNNEL),
@@ -62,18 +79,33 @@ class Report(Step):
             annotation=read_json(at(self.annotated) / ANNOTATION),
             probe=read_json(at(self.probe) / PROBE),
             searches=[
-                search_figures(name, trajectories_of(ref), read_rows(at(ref) / SHOWINGS, Showing))
+                search_figures(name, searched[name], read_rows(at(ref) / SHOWINGS, Showing))
                 for name, ref in self.searches.items()
             ],
             search_tree=first_tree(at(next(iter(self.searches.values())))),
             parents=self.parents,
             collapse={name: read_collapse(at(ref)) for name, ref in self.collapse.items()},
             losses={name: read_losses(at(ref)) for name, ref in self.checkpoints.items()},
-            rollouts={name: trajectories_of(ref) for name, ref in self.rollouts.items()},
+            rollouts=rollouts,
             win_rates=win_rates,
             judges=read_judges(at(self.figures)),
             metrics=metrics,
             quality=read_quality(at(self.quality)),
             steering=read_json(at(self.steering) / STEERING) if self.steering else None,
         )
+        judgements = read_judgements(at(self.judgements) / JUDGEMENTS)
+        measured = [read_measurements(at(ref)) for ref in self.measured]
+        data = replace(data, rows=rows.of_run(data, judgements, rollouts, measured, searched))
         (folder / REPORT).write_text(report.render_report(data), encoding="utf-8")
+        write_json(
+            folder / RUN,
+            {
+                "config": self.config.model_dump(mode="json"),
+                "models": list(self.rollouts),
+                "judgements": asdict(self.judgements),
+                "figures": asdict(self.figures),
+                "quality": asdict(self.quality),
+                "measured": [asdict(ref) for ref in self.measured],
+                "rollouts": {name: asdict(ref) for name, ref in self.rollouts.items()},
+            },
+        )

@@ -12,7 +12,8 @@ from sage_core.corpus.build import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
 from sage_core.evaluation.metrics import Mean, ModelMetrics, Rate, model_metrics
 from sage_core.evaluation.quality import Measurements, Quality, compare
-from sage_core.evaluation.report import ReportData, render_report, render_steering, verdict
+from sage_core.evaluation.report import ReportData, render_report, render_steering
+from sage_core.evaluation.rows import of_run
 from sage_core.evaluation.steering import (
     ActionEffect,
     Contrast,
@@ -24,8 +25,16 @@ from sage_core.evaluation.steering import (
     SteeringEvidence,
 )
 from sage_core.evaluation.variance import Decided
-from sage_core.evaluation.winrate import PairSummary
-from sage_core.schema import Candidate, NodeKind, SearchNode, Showing, Trajectory, TrajectoryTurn
+from sage_core.evaluation.winrate import PairSummary, verdict
+from sage_core.schema import (
+    Candidate,
+    Judgement,
+    NodeKind,
+    SearchNode,
+    Showing,
+    Trajectory,
+    TrajectoryTurn,
+)
 from sage_core.search.figures import search_figures
 from sage_core.search.tree_display import as_text, steps
 from sage_core.states import SINGLE
@@ -89,7 +98,7 @@ def full() -> ReportData:
     m0 = ModelMetrics(
         "m0", Mean.of([80, 90]), Rate.of(1, 2), 0.9, Rate.of(0, 0), *({} for _ in SINGLE)
     )
-    return ReportData(
+    data = ReportData(
         title="Report of a test",
         facts={"Base model": "tiny-model", "Seed": "17"},
         notes=("The judge is small.",),
@@ -118,12 +127,22 @@ def full() -> ReportData:
         steering=steered(),
         config_yaml="seed: 17\n",
     )
+    verdicts = [
+        Judgement("s", "the judge", "m0", "m1", order, verdict, "")
+        for order, verdict in (("ab", "model_a"), ("ba", "tie"))
+    ]
+    rollouts = {"m0": [trajectory("I see.")], "m1": [said]}
+    return replace(data, rows=of_run(data, verdicts, rollouts, found(), {"m1": [said]}))
 
 
 def measured(model: str = "m2") -> Quality:
     """m1 found in 1 of 4 situations and m2 in all; m2's replies are likelier in each."""
+    return compare(found(model), 1000, 0)
+
+
+def found(model: str = "m2") -> list[Measurements]:
     names = [f"s{number}" for number in range(4)]
-    found = [
+    return [
         Measurements(
             name, "all-MiniLM-L6-v2", 12, notes,
             {
@@ -135,7 +154,6 @@ def measured(model: str = "m2") -> Quality:
             ("m1", names[:1], -4.0, {}), (model, names, -3.0, {"no_first_reply": 2})
         )
     ]  # fmt: skip
-    return compare(found, 1000, 0)
 
 
 def steered(evil: str = "playful") -> SteeringEvidence:
@@ -183,6 +201,11 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.text = ""
         self.feed(html)
+
+    @property
+    def anchors(self) -> set[str]:
+        """The places in the page that it refers to."""
+        return {each[1:] for each in self.references if each.startswith("#")}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in VOID:
@@ -349,7 +372,7 @@ def test_the_page_of_steering_alone() -> None:
     assert page.open == []
     assert page.tags["svg"] == 1
     assert set(page.ids.values()) == {1}
-    assert {reference[1:] for reference in page.references} <= set(page.ids)
+    assert page.anchors <= set(page.ids)
     text = words(html)
     assert "Table 3" in text
     assert "Table 5" in text
@@ -364,7 +387,10 @@ def test_the_page_stands_alone(render: Callable[[ReportData], str]) -> None:
     page = Page(html)
     assert page.open == []
     assert page.references
-    assert all(reference.startswith("#") for reference in page.references)
+    assert all(
+        reference.startswith(("#", "data:text/csv;charset=utf-8;base64,"))
+        for reference in page.references
+    )
     assert not re.search(r"https?://|@import|<link|<script", html)
 
 
@@ -372,7 +398,7 @@ def test_every_id_is_unique_and_every_reference_has_one() -> None:
     page = Page(render_report(full()))
     assert page.tags["svg"] == 5
     assert set(page.ids.values()) == {1}
-    assert {reference[1:] for reference in page.references} <= set(page.ids)
+    assert page.anchors <= set(page.ids)
 
 
 def test_same_data_same_bytes() -> None:

@@ -55,7 +55,7 @@ from sage_core.steps.base import Model, Step
 from sage_core.steps.reading import read_figures, read_measurements
 from sage_core.storage import ArtifactRef, write_json, write_rows
 from sage_core.training.job import TRAINING_LOG, Job
-from tasks import caching, engines, making
+from tasks import caching, engines, making, runs
 from tasks.home import store
 
 SEED = 7
@@ -322,7 +322,7 @@ def run(monkeypatch: pytest.MonkeyPatch, home: Path, **changes: Any) -> Recorder
         write_json(folder / FUNNEL, [{"step": "read", "kept": len(rows), "dropped": 0}])
 
     def build_corpus(settings: object) -> ArtifactRef:
-        ref = store().build("corpus/0", corpus, {})
+        ref = store().build("corpus/0", corpus, {"stage": "corpus", "label": ""})
         recorder.names[ref] = "corpus"
         return ref
 
@@ -395,7 +395,9 @@ GIVEN = {
         "collapse: collapse-metrics [m1, m2, m3]; "
         "checkpoints: sft [raw, m1, m2, m3], dpo; "
         "rollouts: trajectories rollout [m0, raw, m1, m2, m3, dpo]; "
-        "figures: figures; quality: quality; steering: steering-evidence m1",
+        "judgements: judgements; figures: figures; "
+        "measured: measurements [m0, raw, m1, m2, m3, dpo]; "
+        "quality: quality; steering: steering-evidence m1",
     },
     "searched": {
         "search-shard X": "agent: sft X; user: sft m1; situations: situations search",
@@ -505,6 +507,15 @@ def test_states_are_measured_of_models_that_write_them(found: Recorder) -> None:
     assert tuple(measured) == MODELS["chains"]
     shown = [each["model"] for each in metrics if each["emotion_accuracy"]["n"]]
     assert tuple(shown) == MODELS["chains"]
+
+
+def test_a_finished_run_can_be_read_back(found: Recorder) -> None:
+    run = runs.read(runs.find("last"), "A")
+    assert tuple(each.model for each in run.quality.models) == MODELS["all"]
+    assert tuple(each.model for each in run.measured) == MODELS["all"]
+    assert run.config == found.settings
+    assert {(each.model_a, each.model_b) for each in run.summaries} == set(PAIRS)
+    assert {"sft", "dpo", "judge-pair", "report"} <= run.costs.keys()
 
 
 def test_other_settings_change_only_what_they_name(

@@ -8,15 +8,20 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
 from sage_core.config.loading import load_config
 from sage_core.errors import ArtifactError
+from sage_core.schema import Trajectory, TrajectoryTurn
 from tasks import databases, tracking
 from tasks.home import held, mlflow_database
+from tasks.mlflow_views import CHARTED, experiment_tags
+from tasks.tracked_dialogues import log_dialogues
 
 ROOT = Path(__file__).parents[2]
 MAKE = "from tasks import tracking\nprint('go', flush=True)\ntracking.prepare_database()"
@@ -129,3 +134,91 @@ def test_only_a_run_of_the_same_home_is_taken_up_again(
     with held():
         assert tracking.Tracker(config).run_id == first
     assert not mlflow_database().exists()
+
+
+@pytest.fixture
+def tracker(home: Path, made: Path) -> Iterator[tracking.Tracker]:
+    shutil.copy(made, home / "mlflow.db")
+    with held():
+        yield tracking.Tracker(load_config("demo", ["seed=3"]))
+
+
+def test_a_run_is_named_by_what_differs_and_its_views_are_kept(
+    tracker: tracking.Tracker,
+) -> None:
+    client = mlflow.MlflowClient()
+    run = client.get_run(tracker.run_id)
+    assert run.info.run_name == "demo: seed=3"
+    tags = client.get_experiment(run.info.experiment_id).tags
+    views = {key: json.loads(value) for key, value in tags.items() if "sharedViewState" in key}
+    assert len(views) == 2
+    for key, view in views.items():
+        assert f"viewStateShareKey={key.rpartition('.')[2]}" in tags["mlflow.note.content"]
+        client.search_runs([run.info.experiment_id], view["searchFilter"])  # MLflow reads it
+    charts = next(view for view in views.values() if "compareRunCharts" in view)
+    assert [each["metricKey"] for each in charts["compareRunCharts"]] == list(CHARTED)
+    found = client.search_runs([run.info.experiment_id], charts["searchFilter"])
+    assert [each.info.run_id for each in found] == [tracker.run_id]
+
+
+def test_a_description_that_somebody_wrote_stays() -> None:
+    ours = experiment_tags("1", ["x"], {})
+    assert experiment_tags("1", ["x"], ours) == ours
+    tags = experiment_tags("1", ["x"], {"mlflow.note.content": "Ask Ann first."})
+    assert "mlflow.note.content" not in tags
+    assert len(tags) == 2
+
+
+def dialogue(number: int, reply: str) -> Trajectory:
+    said = (
+        "{u_motivation: venting, u_emotion: sad, u_topic: [cat]} "
+        f"{{a_motivation: sympathy, a_emotion: caring, a_topic: []}} {reply}"
+    )
+    turns = (TrajectoryTurn("user", "My cat!", ()), TrajectoryTurn("assistant", said, ()))
+    return Trajectory(f"t{number}", f"s{number}", "My cat!", "sad", turns)
+
+
+def test_dialogues_are_traces_and_rows_once_and_can_be_annotated(
+    tracker: tracking.Tracker,
+) -> None:
+    client = mlflow.MlflowClient()
+    experiment = client.get_run(tracker.run_id).info.experiment_id
+    runs = {
+        model: client.create_run(experiment, run_name=model).info.run_id for model in ("m0", "m1")
+    }
+    dialogues = {
+        model: [dialogue(number, f"{model}, {number}") for number in (1, 2)] for model in runs
+    }
+    for _ in range(2):  # as after a run that was killed
+        log_dialogues(experiment, tracker.run_id, runs, dialogues, "dialogues")
+    traces = client.search_traces(
+        locations=[experiment], filter_string="tags.`sage.model` = 'm1'", include_spans=True
+    )
+    assert sorted(trace.info.tags["sage.situation"] for trace in traces) == ["s1", "s2"]
+    trace = next(each for each in traces if each.info.tags["sage.situation"] == "s1")
+    assert trace.info.trace_metadata["mlflow.sourceRun"] == runs["m1"]
+    root, reply = trace.data.spans
+    assert [each["content"] for each in root.outputs["messages"]] == ["My cat!", "m1, 1"]
+    assert reply.inputs["messages"] == [{"role": "user", "content": "My cat!"}]
+    assert reply.get_attribute("sees")["emotion"] == "sad"
+
+    mlflow.log_feedback(trace_id=trace.info.trace_id, name="warm", value=True)
+    (assessment,) = client.get_trace(trace.info.trace_id).info.assessments
+    assert (assessment.name, assessment.value) == ("warm", True)
+
+    (dataset,) = mlflow.genai.datasets.search_datasets(experiment_ids=[experiment])
+    rows = dataset.to_df()
+    assert len(rows) == 4
+    assert {row["model"] for row in rows["inputs"]} == {"m0", "m1"}
+    assert all(row == {"emotion": "sad"} for row in rows["expectations"])
+
+
+def test_a_store_that_takes_no_traces_costs_a_warning(
+    tracker: tracking.Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**arguments: object) -> None:
+        raise MlflowException("no traces here")
+
+    monkeypatch.setattr(mlflow, "search_traces", refuse)
+    with pytest.warns(UserWarning, match="no traces here"):
+        log_dialogues("1", tracker.run_id, {}, {}, "dialogues")
