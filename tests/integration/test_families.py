@@ -1,0 +1,113 @@
+"""The tiny preset from start to end on small random models of four families, each under its own
+template; and what cannot be used is refused before any work."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import ROOT, SAGE, environment, run_tiny
+from tokenizers_of_families import real_tokenizer, trl_template
+
+from benchmarks.small_models import small_model
+from sage_core.engines.loading import embedded_gguf
+
+pytestmark = pytest.mark.integration
+
+# Random replies end by chance only; a short limit keeps them short.
+SIZES = (
+    "search.selfplay.sampling.max_new_tokens=8",
+    "evaluation.selfplay.sampling.max_new_tokens=8",
+    "steering_report.max_new_tokens=8",
+)
+
+
+def _smollm2() -> Any:
+    from transformers import AutoTokenizer
+
+    gguf = embedded_gguf()
+    assert gguf is not None
+    return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+
+
+def _phi3(folder: Path) -> Any:
+    """Phi-3's tokenizer is Llama-2's with marks of its own."""
+    tokenizer = real_tokenizer("llama2", folder)
+    tokenizer.add_special_tokens(
+        {
+            "additional_special_tokens": ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
+        }
+    )
+    tokenizer.chat_template = trl_template("phi3")
+    return tokenizer
+
+
+def _lfm2() -> Any:
+    tokenizer = _smollm2()
+    tokenizer.add_special_tokens({"bos_token": "<|startoftext|>"})
+    tokenizer.chat_template = trl_template("lfm2")
+    return tokenizer
+
+
+def _tokenizer(family: str, folder: Path) -> Any:
+    match family:
+        case "qwen3" | "gemma3":
+            return real_tokenizer(family, folder)
+        case "phi3":
+            return _phi3(folder)
+        case _:
+            return _lfm2()
+
+
+MODEL_TYPES = {"qwen3": "qwen3", "gemma3": "gemma3_text", "phi3": "phi3", "lfm2": "lfm2"}
+
+
+@pytest.fixture
+def fetched(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.config.cache.mkdir("tokenizers")  # type: ignore[union-attr]
+    return folder
+
+
+def save(family: str, fetched: Path, base: Path) -> Path:
+    tokenizer = _tokenizer(family, fetched)
+    model = small_model(MODEL_TYPES[family], len(tokenizer))
+    model.config.bos_token_id = tokenizer.bos_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.max_position_embeddings = 2048
+    model.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    return base
+
+
+@pytest.mark.parametrize("family", MODEL_TYPES)
+def test_the_whole_method_runs_on(family: str, fetched: Path, tmp_path: Path) -> None:
+    base = save(family, fetched, tmp_path / "base")
+    result = run_tiny(tmp_path / "home", f"model.base={base}", *SIZES)
+    assert {"sft raw", "sft m3", "dpo", "report"} <= set(result["made"])
+
+
+def test_a_template_that_loses_a_role_is_refused_before_any_work(
+    fetched: Path, tmp_path: Path
+) -> None:
+    base = save("lfm2", fetched, tmp_path / "base")
+    template = base / "chat_template.jinja"
+    template.write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
+    began = time.monotonic()
+    done = subprocess.run(
+        [*SAGE, "run", "--preset", "tiny", "--set", f"model.base={base}"],
+        cwd=ROOT,
+        env=environment(tmp_path / "home"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0
+    assert "template" in done.stderr
+    assert time.monotonic() - began < 120
+    made = list((tmp_path / "home").rglob("manifest.json"))
+    assert not [path for path in made if "corpus" in json.loads(path.read_text())["stage"]]
