@@ -112,11 +112,14 @@ def check_share(config: CorpusConfig, read: int, quarantine: Quarantine) -> None
     unreadable = bad - sum(quarantine.reasons[reason] for reason in OF_NO_USE)
     if unreadable <= config.max_bad_share * read and (bad < read or config.max_bad_share == 1):
         return
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in quarantine.reasons.most_common())
-    sample = min(quarantine.samples, key=lambda each: each.reason in OF_NO_USE)
+    found = Counter(
+        {r: n for r, n in quarantine.reasons.items() if unreadable == 0 or r not in OF_NO_USE}
+    )
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in found.most_common())
+    sample = next(each for each in quarantine.samples if each.reason in found)
     raise DataError(
-        f"{bad} of {read} records of '{config.input}' cannot be read ({reasons}), more than "
-        f"corpus.max_bad_share = {config.max_bad_share:g}; the first is {sample}. "
+        f"{found.total()} of {read} records of '{config.input}' cannot be read ({reasons}), more "
+        f"than corpus.max_bad_share = {config.max_bad_share:g}; the first is {sample}. "
         f"Check corpus.reader, now '{config.reader}', corpus.columns and corpus.roles "
         "(`sage corpus inspect` shows what was recognised), fix the input, or raise the limit"
     )

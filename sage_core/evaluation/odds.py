@@ -26,7 +26,7 @@ def log_odds(
     letters = [replace(each, messages=_messages(each, asked), constraint=None) for each in requests]
     scores = answered(lambda some: engine.choose(some, [_LETTERS] * len(some)), letters)
     return [
-        None if isinstance(both, ItemError) else _odds(*both, order)
+        None if isinstance(both, ItemError) else _odds(both[0], both[1], order)
         for both, order in zip(scores, orders, strict=True)
     ]
 

@@ -75,7 +75,7 @@ def test_the_data_card_names_it(nltk_data: Path, tmp_path: Path) -> None:
 
     def card(**settings: object) -> str:
         config = CorpusConfig.model_validate(settings)
-        write(tmp_path, config, load_funnel(tmp_path), {}, {})
+        write(tmp_path, config, load_funnel(tmp_path), {}, {}, [])
         return (tmp_path / "data_card.md").read_text("utf-8")
 
     line = "Sentiment: VADER with the lexicon of `vaderSentiment`, SHA-256 `" + installed().sha256

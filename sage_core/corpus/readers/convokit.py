@@ -60,7 +60,7 @@ def recognise(source: Source, config: CorpusConfig) -> Recognised | None:
 
 
 def _corpus(source: Source) -> str:
-    if source.file.name != UTTERANCES:
+    if source.file.suffix.lower() in (".zip", ".parquet"):
         return PurePath(source.name).with_suffix("").as_posix()
     folder = PurePath(source.name).parent
     # Of a corpus that is corpus.input itself only the folder has a name.

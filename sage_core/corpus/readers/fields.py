@@ -88,11 +88,12 @@ def identifier(record: dict[str, Any], *keys: str) -> str:
     Raises:
         FieldError: ``wrong_type`` for anything but a text or a whole number.
     """
-    key = next((key for key in keys if record.get(key) is not None), "")
+    # A table's column of whole numbers with gaps comes as floats, a gap as NaN.
+    there = (key for key in keys if record.get(key) is not None and record[key] == record[key])
+    key = next(there, "")
     value = record[key] if key else ""
-    if isinstance(value, float) and (value != value or value.is_integer()):
-        # A table's column of whole numbers with gaps comes as floats, a gap as NaN.
-        return "" if value != value else str(int(value))
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise wrong(value, key, "a text or a whole number")
     return str(value)
