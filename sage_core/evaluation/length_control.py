@@ -9,12 +9,12 @@ own setting ``length_controlled_minimal``.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import statsmodels.api as sm
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import GroupKFold
@@ -97,7 +97,7 @@ def _controlled(
     return rate, float(low), float(high)
 
 
-def controlled_rate(preferred: Sequence[float], longer: Sequence[float]) -> float:
+def controlled_rate(preferred: ArrayLike, longer: ArrayLike) -> float:
     """AlpacaEval 2's length-controlled win rate, without difficulties.
 
     Args:
