@@ -250,11 +250,11 @@ def main(repeats: int = REPEATS) -> None:
     benchmark = Benchmark(
         "judges-simulation",
         note=f"Shares of {repeats:,} (unless said) simulated studies of {SITUATIONS} situations "
-        f"(win rates: n items, {REPEATS:,} studies) in which a 95% interval holds what was planted. Below "
-        f"{FEW} items the exact sign test is conservative, and so is the interval that agrees "
-        "with it. A share of 95% has a standard error of 0.7 points; targets allow for two. The "
-        "baseline of win rates is the percentile bootstrap, that of soft verdicts the paper's "
-        "rule.",
+        f"(win rates: n items, {REPEATS:,} studies) in which a 95% interval holds what was "
+        f"planted. Below {FEW} items the exact sign test is conservative, and so is the interval "
+        "that agrees with it. A share of 95% has a standard error of 0.7 points; targets allow for "
+        "two. The baseline of win rates is the percentile bootstrap, that of soft verdicts the "
+        "paper's rule.",
     )
     parts: tuple[Callable[[], None], ...] = (
         lambda: win_rates(benchmark, np.random.default_rng(1)),
