@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 from sage_core.corpus.readers.containers import read_rows
 from sage_core.corpus.records import BadRecord
 from sage_core.errors import DataError

@@ -159,7 +159,7 @@ def test_a_judge_against_people() -> None:
     ]
     verdicts: list[Verdict] = ["model_a", "model_b", "model_a", "tie", "model_b", "unparsed"]
     rows = [
-        Judgement(each.item_id, "j", *SIDES, order, verdict, "", 1.0)
+        Judgement(each.item_id, "j", *SIDES, order, verdict, "", log_odds=1.0)
         for each, verdict in zip(items, verdicts, strict=True)
         for order in ("ab", "ba")
     ]
