@@ -12,16 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from sage_core.corpus.readers.containers import read_json_rows
+from sage_core.corpus.readers.containers import read_rows
 from sage_core.corpus.records import BadRecord
 from sage_core.errors import DataError
 from sage_core.schema import Message, Trajectory, TrajectoryTurn, Verdict
 
 _RECORD_BYTES = 16 * 2**20
-_PARQUET_MAGIC = b"PAR1"
 _TURNED: dict[Verdict, Verdict] = {"model_a": "model_b", "model_b": "model_a"}
 
 Messages = tuple[Message, ...]
@@ -82,7 +78,8 @@ class UnusedRecordError(Exception):
 
 
 def read_human(path: Path) -> HumanPreferences:
-    """The preferences in a file: JSON lines, a JSON array, or Parquet.
+    """The preferences in a file: JSON, Parquet or CSV
+    (:mod:`sage_core.corpus.readers.containers`).
 
     Raises:
         DataError: the file is missing or unreadable, or has no layout that is known, or no record
@@ -149,23 +146,10 @@ def _trajectory(item_id: str, messages: Messages) -> Trajectory:
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
     """Each record with its place; blank lines are none."""
-    try:
-        with path.open("rb") as stream:
-            parquet = stream.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
-        if parquet:
-            for number, row in enumerate(pq.read_table(path).to_pylist()):
-                yield f"row {number}", row
-            return
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"'{path}' cannot be read as human preferences: {error}; give JSON lines, a JSON array "
-            "or Parquet"
-        ) from None
-    for each in read_json_rows(path, path.name, _RECORD_BYTES):
-        place, found = (
-            (each.where, each) if isinstance(each, BadRecord) else (each.place, each.record)
-        )
-        yield place.removeprefix(f"{path.name}, "), found
+    if not path.is_file():
+        raise DataError(f"'{path}' cannot be read as human preferences: it is no file; check it")
+    for row in read_rows(path, path.name, _RECORD_BYTES):
+        yield (row.where, row) if isinstance(row, BadRecord) else (row.place, row.record)
 
 
 def _arena(record: Mapping[str, Any], number: int) -> list[Vote]:

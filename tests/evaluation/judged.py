@@ -50,7 +50,9 @@ def simulated(
                 odds += position if first == "ba" else -position
                 won = rng.random() < 1 / (1 + np.exp(-odds))
                 verdict = "model_b" if won else "model_a"
-                rows.append(Judgement(str(item), "j", a, b, first, verdict, "", float(odds)))
+                rows.append(
+                    Judgement(str(item), "j", a, b, first, verdict, "", log_odds=float(odds))
+                )
     if lengths is None:
         return rows
     styles = {

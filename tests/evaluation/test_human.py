@@ -109,9 +109,9 @@ def test_other_labels_and_bad_records_are_counted_and_named(tmp_path: Path) -> N
     assert human.records == 5
     assert sum(human.unused.values()) + sum(len(each.votes) for each in human.items) == 5
     assert human.unused == {
-        'label "tie (bothbad)", not model_a or model_b or tie (first: line 2)': 1,
-        "label null, not model_a or model_b or tie (first: line 3)": 1,
-        "not_json (first: line 5)": 1,
+        'label "tie (bothbad)", not model_a or model_b or tie (first: human.jsonl, line 2)': 1,
+        "label null, not model_a or model_b or tie (first: human.jsonl, line 3)": 1,
+        "not_json (first: human.jsonl, line 5)": 1,
     }
 
 

@@ -131,7 +131,9 @@ def test_the_gap_between_families_by_pair() -> None:
 def test_a_soft_verdict_takes_position_bias_off() -> None:
     """Log-odds of 0.2 for m1, and 3 for what is shown first: the paper's rule sees ties only."""
     rows = [
-        Judgement(str(item), "j", "m0", "m1", order, verdict, "", 0.2 + shift + 0.01 * item)
+        Judgement(
+            str(item), "j", "m0", "m1", order, verdict, "", log_odds=0.2 + shift + 0.01 * item
+        )
         for item in range(5)
         for order, verdict, shift in (("ab", "model_a", -3.0), ("ba", "model_b", 3.0))
     ]  # type: ignore[arg-type]
