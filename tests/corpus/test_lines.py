@@ -229,6 +229,23 @@ def test_what_is_no_json_object(line: bytes, reason: str) -> None:
     assert record.sample == line.decode("utf-8", "replace")[:SAMPLE_CHARACTERS]
 
 
+@pytest.mark.parametrize("cut", range(1, 24))
+def test_a_plain_dump_that_breaks_off(tmp_path: Path, cut: int) -> None:
+    """Wherever it does, the last line is a lost part and no mistake in the file; with all of its
+    line, or its own end of line, it is what it is."""
+    line = '{"a": "ä{b", "c": [1.5]}'.encode()
+    path = tmp_path / "RC_x"
+    path.write_bytes(line + b"\n" + line[:cut])
+    first, last = read_lines(path, "x", 1000)
+    assert first == (1, line)
+    assert isinstance(last, BadRecord)
+    assert (last.reason, last.where) == ("truncated", "x, line 2")
+    assert "the file ends within an object" in last.detail
+    for whole in (line, line[:cut] + b"\n", b"x" + line[:cut]):
+        path.write_bytes(line + b"\n" + whole)
+        assert [*read_lines(path, "x", 1000)][1] == (2, whole.rstrip(b"\n"))
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
