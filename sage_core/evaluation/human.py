@@ -15,8 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sage_core.corpus.lines import parse_json, read_chunks, read_lines
-from sage_core.corpus.readers.arrays import holds_array, split_array
+from sage_core.corpus.readers.containers import read_json_rows
 from sage_core.corpus.records import BadRecord
 from sage_core.errors import DataError
 from sage_core.schema import Message, Trajectory, TrajectoryTurn, Verdict
@@ -162,19 +161,12 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
             f"'{path}' cannot be read as human preferences: {error}; give JSON lines, a JSON array "
             "or Parquet"
         ) from None
-    array = holds_array(path)
-    unit = "record" if array else "line"
-    read = (
-        split_array(read_chunks(path), path.name, _RECORD_BYTES)
-        if array
-        else read_lines(path, path.name, _RECORD_BYTES)
-    )
-    for each in read:
+    for each in read_json_rows(path, path.name, _RECORD_BYTES):
+        here = f"{path.name}, "
         if isinstance(each, BadRecord):
-            yield each.where, each
+            yield each.where.removeprefix(here), each
         else:
-            number, raw = each
-            yield f"{unit} {number}", parse_json(raw, f"{path.name}, {unit} {number}")
+            yield each.place.removeprefix(here), each.record
 
 
 def _arena(record: Mapping[str, Any], number: int) -> list[Vote]:
