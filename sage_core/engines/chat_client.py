@@ -28,7 +28,7 @@ def no_scores(who: str) -> str:
     return (
         f"{who} returned no log-probabilities (logprobs, top_logprobs): set search.selector.engine "
         "to a server and model that return them, or search.selector.name=reward_model, which asks "
-        "no server"
+        "no server; a judge needs them with evaluation.judges.soft=true only"
     )
 
 
