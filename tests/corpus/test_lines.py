@@ -174,7 +174,10 @@ def test_the_limit_itself_is_kept(tmp_path: Path) -> None:
     ]
 
 
-@given(st.lists(st.binary(max_size=12)), st.integers(1, 8), st.integers(1, 8), st.booleans())
+some_line = st.binary(max_size=12).filter(lambda line: b"{" not in line)  # begins no object
+
+
+@given(st.lists(some_line), st.integers(1, 8), st.integers(1, 8), st.booleans())
 def test_chunks_may_end_anywhere(
     lines: list[bytes], size: int, limit: int, truncated: bool
 ) -> None:
