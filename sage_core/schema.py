@@ -267,10 +267,10 @@ class Judgement:
 
     Attributes:
         raw: what the judge wrote, or why there is no answer.
-        outcome: what became of the request (:data:`sage_core.answers.outcomes.OUTCOMES`); '' in
-            tables that do not say.
         log_odds: log P(model_b) - log P(model_a) of the answers that name a model, in nats, where
             the judge was asked for it; positive favours ``model_b``.
+        outcome: what became of the request (:data:`sage_core.answers.outcomes.OUTCOMES`); '' in
+            tables that do not say.
     """
 
     item_id: str
@@ -280,8 +280,8 @@ class Judgement:
     order: Order
     verdict: Verdict
     raw: str
-    outcome: str = ""
     log_odds: float | None = None
+    outcome: str = ""
 
 
 _ROLES = ("user", "assistant")

@@ -40,7 +40,9 @@ class Server:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if is_trial(body) and not server.tries_too:
-                    tried = completion(*["{}"] * body.get("n", 1))
+                    scores = [{"token": "A", "logprob": 0, "top_logprobs": []}]
+                    told = {"logprobs": {"content": scores}} if body.get("logprobs") else {}
+                    tried = completion(*["{}"] * body.get("n", 1), **told)
                     none = dict.fromkeys(("prompt_tokens", "completion_tokens"), 0)
                     self._send(200, {**tried, "usage": none})
                     return

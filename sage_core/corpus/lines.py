@@ -9,7 +9,7 @@ line feed.
 import bz2
 import lzma
 import zlib
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, utf_8_decode
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from io import BufferedReader
@@ -61,7 +61,8 @@ def read_lines(path: Path, where: str, max_bytes: int) -> Iterator[tuple[int, by
     """The lines of ``path`` with their numbers, from 1; blank ones are left out.
 
     ``where`` names the file in bad records: ``too_long`` for a line over ``max_bytes``, which is
-    never held whole, and at the end ``truncated`` for what is lost of a damaged file.
+    never held whole, and at the end ``truncated`` for what is lost of a damaged file, or
+    for a last line that breaks off within a JSON object.
     """
     return split_lines(read_chunks(path), where, max_bytes)
 
@@ -88,8 +89,23 @@ def split_lines(
         return
     if len(rest) > max_bytes:
         yield bad_record("too_long", f"{where}, line {number + 1}", rest)
+    elif _is_begun(rest):
+        detail = "the file ends within an object, as a download that stopped early does"
+        yield bad_record("truncated", f"{where}, line {number + 1}", rest, detail)
     elif rest and not rest.isspace():
         yield number + 1, rest
+
+
+def _is_begun(line: bytes) -> bool:
+    """Whether a line is the beginning of an object, as its end would make it one."""
+    if not line.lstrip().startswith(b"{"):
+        return False
+    text, _ = utf_8_decode(line, "replace")  # without the bytes of a character that is cut
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return error.pos >= len(text)
+    return False
 
 
 def parse_json(line: bytes, where: str) -> dict[str, Any] | BadRecord:

@@ -13,6 +13,7 @@ from sage_core.engines.messages import Messages, asking_for_json, without_system
 from sage_core.engines.parameters import Parameters, first_tried, settled
 from sage_core.engines.special_tokens import spaced
 from sage_core.engines.spoken import Shape, Spoken, small
+from sage_core.errors import EngineError
 from sage_core.execution import noter
 from sage_core.storage import digest
 
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 SEEDS = 2**31
+
+
+def no_scores(who: str) -> str:
+    """What to do about a server that gives no log-probabilities."""
+    return (
+        f"{who} returned no log-probabilities (logprobs, top_logprobs): set search.selector.engine "
+        "to a server and model that return them, or search.selector.name=reward_model, which asks "
+        "no server; a judge needs them with evaluation.judges.soft=true only"
+    )
 
 
 class ChatClient(ServerClient):
@@ -124,9 +134,13 @@ class ChatClient(ServerClient):
             EngineError: the server refuses them, or does not answer.
         """
         self.check()
-        self._spoken.settle(
-            Shape.of(request, scored=scored), small(request), partial(self._try, request, scored)
-        )
+        ask = partial(self._try, request, scored)
+        try:
+            self._spoken.settle(Shape.of(request, scored=scored), small(request), ask)
+        except EngineError as error:
+            if scored and "logprob" in str(error):
+                raise EngineError(f"{error}; {no_scores(self._who)}") from None
+            raise
         return self._spoken.changes
 
     def _settle(self, request: Request, *, scored: bool) -> None:

@@ -25,7 +25,7 @@ from sage_core.engines.base import (
     require,
     shortened,
 )
-from sage_core.engines.chat_client import SEEDS, ChatClient
+from sage_core.engines.chat_client import SEEDS, ChatClient, no_scores
 from sage_core.engines.failures import finish_of
 from sage_core.engines.first_token import option_scores
 from sage_core.engines.grammar import led
@@ -249,10 +249,7 @@ class OpenAIEngine(ChatClient):
     ) -> list[float | None]:
         tokens = answer.choices[0].first_tokens if answer.choices else None
         if not tokens:
-            raise EngineError(
-                f"{self._who} returned no log-probabilities; use a model that returns "
-                "top_logprobs, or another engine for this role"
-            )
+            raise EngineError(no_scores(self._who))
         scores = option_scores(tokens, options)
         for option, score in zip(options, scores, strict=True):
             if score is None and len(option.strip()) > 1:

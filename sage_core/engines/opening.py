@@ -35,6 +35,18 @@ def check(settings: EngineConfig) -> None:
         import_module(settings.checked_by).check(settings)
 
 
+def check_scoring(settings: EngineConfig) -> None:
+    """Check, by one small request, that a server of these settings gives the probabilities of first
+    tokens; one that does not answer now is not waited for.
+
+    Raises:
+        SageError: it does not.
+    """
+    module = import_module(settings.checked_by) if settings.checked_by else None
+    if hasattr(module, "check_scoring"):
+        module.check_scoring(settings)
+
+
 def examine(settings: EngineConfig, roles: Sequence[str]) -> Check:
     """What ``sage doctor`` says of the engine of these roles."""
     if not settings.checked_by:

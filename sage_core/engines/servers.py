@@ -48,13 +48,22 @@ def check(settings: OpenAIConfig) -> None:
     engine_of(settings).check()
 
 
+def check_scoring(settings: OpenAIConfig) -> None:
+    """See :mod:`sage_core.engines.opening`. vLLM scores whole prompts, in another request.
+
+    Raises:
+        EngineError, ConfigError: as :meth:`OpenAIEngine.settle`.
+    """
+    if settings.server != "vllm":
+        _impatient(settings).settle(sample(scored=True, schema=False), scored=True)
+
+
 def examine(settings: OpenAIConfig, roles: Sequence[str]) -> Check:
     """Whether there is a key, and how the server takes what the roles send, by small requests."""
     what = f"{', '.join(roles)}: {settings.model}"
-    patient = {"timeout_s": min(settings.timeout_s, _PROBE_S), "max_retries": 0}
     scored = "selector" in roles
     try:
-        engine = engine_of(settings.model_copy(update=patient))
+        engine = _impatient(settings)
         asked = sample(scored=scored, schema="annotator" in roles)
         changes = engine.settle(asked, scored=scored)
     except EngineError as error:
@@ -66,3 +75,8 @@ def examine(settings: OpenAIConfig, roles: Sequence[str]) -> Check:
         return Check(what, False, silence, fix)
     found = "; ".join(f"{name}: {how}" for name, how in sorted(changes.items()))
     return Check(what, True, f"{settings.where} answers" + (f"; {found}" if found else ""))
+
+
+def _impatient(settings: OpenAIConfig) -> OpenAIEngine:
+    limits = {"timeout_s": min(settings.timeout_s, _PROBE_S), "max_retries": 0}
+    return engine_of(settings.model_copy(update=limits))

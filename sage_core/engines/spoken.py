@@ -116,6 +116,8 @@ class Spoken:
                     self.now, self.changes = before
                     raise EngineError(str(error)) from None  # whatever is asked
                 else:
+                    if "top_logprobs" in shape.names and not _is_scored(answer):
+                        raise EngineError("logprobs is ignored")
                     ignored = _ignored(shape, self.now, request, answer)
                     if not ignored or not self._change(ignored, "it is ignored"):
                         self._tried.add(shape)
@@ -187,6 +189,10 @@ def _ignored(shape: Shape, sent: Parameters, request: Request, answer: Answer) -
         if ended and not any(map(_is_object, ended)):
             return "structured_output"
     return None
+
+
+def _is_scored(answer: Answer) -> bool:
+    return any(choice.first_tokens for choice in answer.choices)
 
 
 def _is_object(text: str) -> bool:

@@ -159,6 +159,31 @@ def test_a_table_of_people(tmp_path: Path) -> None:
     assert "corpus.roles" in bad.detail
 
 
+@pytest.mark.parametrize(
+    ("row", "reason", "kept"),
+    [
+        ('2,user,"never closed', "truncated", ["1"]),
+        ('2,user,"he "said" it"', "wrong_type", ["1", "4"]),  # may be of 2 or of 3
+        ("2,user,a,b", "wrong_type", ["1", "4"]),
+        ("3,user", "wrong_type", ["1", "4"]),
+    ],
+)
+def test_a_bad_row_costs_each_conversation_that_it_may_be_of(
+    tmp_path: Path, row: str, reason: str, kept: list[str]
+) -> None:
+    turns = [f"{number},{role},x" for number in (1, 2) for role in ("user", "assistant")]
+    after = [f"{number},{role},x" for number in (3, 4) for role in ("user", "assistant")]
+    path = tmp_path / "a.csv"
+    text = "\n".join(["conversation_id,role,content", *turns, row, *after])
+    path.write_text(text, encoding="utf-8")
+    records = read_all("messages", path)
+    assert [each.dialogue_id for each in records if isinstance(each, Dialogue)] == kept
+    bad = [each for each in records if isinstance(each, BadRecord)]
+    assert {each.reason for each in bad} == {reason}
+    assert bad[0].where == "a.csv, row 5"
+    assert all("a.csv, row 5" in f"{each.where} {each.detail}" for each in bad)
+
+
 def test_rows_of_a_conversation(tmp_path: Path) -> None:
     rows = ["1,user,a", "1,agent,b", "2,user,c", "2,narrator", "2,agent,d", "3,user,e", "1,user,f"]
     path = tmp_path / "a.csv"
@@ -219,6 +244,21 @@ def test_a_speaker_may_be_left_out(tmp_path: Path) -> None:
     path.write_text(json.dumps(chat), encoding="utf-8")
     (dialogue,) = read_all("discord", path, roles={"Bob": "assistant", "Spam": "system"})
     assert said(dialogue) == TALK
+
+
+def test_a_slack_export_whose_users_cannot_be_read(tmp_path: Path) -> None:
+    """The file is named, and the field of a message that is wrong."""
+    (tmp_path / "general").mkdir()
+    day = [{"type": "message", "user": "U1", "text": "Hi", "ts": "soon"}]
+    (tmp_path / "general" / "2024-01-01.json").write_text(json.dumps(day))
+    (tmp_path / "users.json").write_text("{broken")
+    roles = {"U1": "assistant"}
+    with pytest.raises(DataError, match=r"users\.json.* is no array of users"):
+        read_all("slack", tmp_path, roles=roles)
+    (tmp_path / "users.json").write_text("[]")
+    (bad,) = read_all("slack", tmp_path, roles=roles)
+    assert isinstance(bad, BadRecord)
+    assert "'ts' is 'soon', not a time in seconds" in bad.detail
 
 
 def test_a_slack_zip_and_its_threads(tmp_path: Path) -> None:

@@ -174,7 +174,10 @@ def test_the_limit_itself_is_kept(tmp_path: Path) -> None:
     ]
 
 
-@given(st.lists(st.binary(max_size=12)), st.integers(1, 8), st.integers(1, 8), st.booleans())
+some_line = st.binary(max_size=12).filter(lambda line: b"{" not in line)  # begins no object
+
+
+@given(st.lists(some_line), st.integers(1, 8), st.integers(1, 8), st.booleans())
 def test_chunks_may_end_anywhere(
     lines: list[bytes], size: int, limit: int, truncated: bool
 ) -> None:
@@ -227,6 +230,23 @@ def test_what_is_no_json_object(line: bytes, reason: str) -> None:
     assert isinstance(record, BadRecord)
     assert (record.reason, record.where) == (reason, "x, line 1")
     assert record.sample == line.decode("utf-8", "replace")[:SAMPLE_CHARACTERS]
+
+
+@pytest.mark.parametrize("cut", range(1, 24))
+def test_a_plain_dump_that_breaks_off(tmp_path: Path, cut: int) -> None:
+    """Wherever it does, the last line is a lost part and no mistake in the file; with all of its
+    line, or its own end of line, it is what it is."""
+    line = '{"a": "ä{b", "c": [1.5]}'.encode()
+    path = tmp_path / "RC_x"
+    path.write_bytes(line + b"\n" + line[:cut])
+    first, last = read_lines(path, "x", 1000)
+    assert first == (1, line)
+    assert isinstance(last, BadRecord)
+    assert (last.reason, last.where) == ("truncated", "x, line 2")
+    assert "the file ends within an object" in last.detail
+    for whole in (line, line[:cut] + b"\n", b"x" + line[:cut]):
+        path.write_bytes(line + b"\n" + whole)
+        assert [*read_lines(path, "x", 1000)][1] == (2, whole.rstrip(b"\n"))
 
 
 json_values = st.recursive(

@@ -101,7 +101,7 @@ def test_fields_of_a_dump(
     post = read_one(tmp_path, record)
     assert isinstance(post, Post)
     found = getattr(post, field)
-    assert (found.removeprefix(f"{tmp_path.name}/") if field.endswith("_id") else found) == value
+    assert (found.removeprefix("x/") if field.endswith("_id") else found) == value
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,28 @@ def test_fields_of_an_utterance(
     post = read_one(tmp_path, changed(UTTERANCE, **changes), "convokit")
     assert isinstance(post, Post)
     found = getattr(post, field)
-    assert (found.removeprefix(f"{tmp_path.name}/") if field.endswith("_id") else found) == value
+    assert (found.removeprefix("x/") if field.endswith("_id") else found) == value
+
+
+@pytest.mark.parametrize(
+    ("reader", "record", "words"),
+    [
+        ("pushshift", changed(COMMENT, author=5), "'author' is 5, not a text"),
+        ("pushshift", changed(COMMENT, created_utc="soon"), "'created_utc' is 'soon', not a time"),
+        ("pushshift", changed(COMMENT, created_utc=[1]), "'created_utc' is [1], not a time"),
+        ("pushshift", changed(COMMENT, created_utc=2**63), f"'created_utc' is {2**63}, not a time"),
+        ("pushshift", changed(COMMENT, body=["x"]), "'body' is ['x'], not a text"),
+        ("convokit", changed(UTTERANCE, speaker=MISSING), "'speaker' and 'user' are missing"),
+        ("convokit", changed(UTTERANCE, root=MISSING), "'root' or 'conversation_id' is missing"),
+        ("convokit", changed(UTTERANCE, text=3), "'text' is 3, not a text"),
+    ],
+)
+def test_the_wrong_field_of_a_post_is_named(
+    tmp_path: Path, reader: str, record: dict[str, Any], words: str
+) -> None:
+    bad = read_one(tmp_path, record, reader)
+    assert isinstance(bad, BadRecord)
+    assert words in bad.detail
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from openai_server import PLAIN, Server, asked, completion, echo, is_trial
 
 from sage_core.config.engine import OpenAIConfig
+from sage_core.config.search import SearchConfig, SelectorConfig
 from sage_core.engines.answers import AnswerStore
 from sage_core.engines.base import Request
 from sage_core.engines.grammar import json_schema
@@ -17,6 +18,7 @@ from sage_core.engines.servers import examine
 from sage_core.errors import ContextError, EngineError
 from sage_core.execution import noting
 from sage_core.schema import Message
+from sage_core.search.checks import check_search
 
 Body = dict[str, Any]
 SCHEMA = json_schema({"emotion": {"type": "string"}})
@@ -174,6 +176,43 @@ def test_fewer_top_logprobs_are_asked_for_where_there_is_a_limit(server: Server)
     server.tries_too, server.answer = True, answer
     assert server.engine().choose([asked("r")], [["A", "B"]]) == [[-0.1, -2.5]]
     assert [body["top_logprobs"] for body in server.bodies] == [20, 8, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (400, {"error": {"message": "logprobs is not supported by this model"}}),
+        (422, extra("logprobs")),
+        (400, {"error": "Unrecognized request argument supplied: top_logprobs"}),
+        (403, openai("You are not allowed to request logprobs from this model")),
+        (200, completion("A")),
+        (200, completion("A", logprobs={"content": None})),
+    ],
+)
+def test_a_selector_without_probabilities_is_refused_before_a_run(
+    server: Server, status: int, said: Any
+) -> None:
+    """By one small request for each way to ask, and with the settings that help; so does the
+    doctor."""
+    server.tries_too = True
+    server.answer = lambda body: (status, said) if "logprobs" in body else echo(body)
+    engine = OpenAIConfig(model="m", base_url=server.base_url)
+    search = SearchConfig(selector=SelectorConfig(engine=engine))
+    with pytest.raises(EngineError, match=r"logprobs.*set search\.selector\.engine.*\.name"):
+        check_search(search)
+    assert all(map(is_trial, server.bodies))
+    check = examine(engine, ["selector"])
+    assert not check.ok
+    assert "search.selector.engine" in check.found
+
+
+def test_a_selector_that_can_be_asked_passes_and_a_silent_server_is_not_waited_for(
+    server: Server,
+) -> None:
+    engine = OpenAIConfig(model="m", base_url=server.base_url)
+    check_search(SearchConfig(selector=SelectorConfig(engine=engine)))
+    server._http.server_close()
+    check_search(SearchConfig(selector=SelectorConfig(engine=engine)))
 
 
 def test_what_is_taken_and_not_heeded_is_noticed(server: Server) -> None:

@@ -87,12 +87,13 @@ def _read_zip(source: Source, max_bytes: int) -> Iterator[Record]:
 
 
 def _post(corpus: str, record: dict[str, Any], number: int) -> Post:
-    name = needed(identifier(record, "id"))
+    name = needed(identifier(record, "id"), "id")
     parent = identifier(record, "reply_to", "reply-to")
+    root = needed(identifier(record, "root", "conversation_id"), "root' or 'conversation_id")
     return Post(
         post_id=f"{corpus}/{name}",
         parent_id=f"{corpus}/{parent}" if parent not in ("", name) else "",
-        thread_id=f"{corpus}/{needed(identifier(record, 'root', 'conversation_id'))}",
+        thread_id=f"{corpus}/{root}",
         author=_author(record),
         created=_created(record.get("timestamp")),
         source=corpus,
@@ -102,7 +103,7 @@ def _post(corpus: str, record: dict[str, Any], number: int) -> Post:
 
 def _author(record: dict[str, Any]) -> str:
     if "speaker" not in record and "user" not in record:
-        raise FieldError("missing_field")
+        raise FieldError("missing_field", "'speaker' and 'user' are missing")
     speaker = record.get("speaker", record.get("user"))
     author = identifier(speaker if isinstance(speaker, dict) else {"id": speaker}, "id")
     return "" if author == "[deleted]" else author
@@ -110,7 +111,7 @@ def _author(record: dict[str, Any]) -> str:
 
 def _created(timestamp: object) -> int:
     try:
-        return seconds(timestamp)
+        return seconds(timestamp, "timestamp")
     except FieldError:
         return 0
 

@@ -21,7 +21,7 @@ from typing import Any
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import bad_record, is_utf8, read_lines, uncompressed
 from sage_core.corpus.readers import parquet
-from sage_core.corpus.readers.fields import FieldError, identifier, needed, text
+from sage_core.corpus.readers.fields import FieldError, identifier, needed, text, wrong
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.records import BadRecord, Record
 from sage_core.errors import DataError
@@ -212,10 +212,10 @@ def _parquet_rows(path: Path, where: str) -> Iterator[_Row | _BadRow]:
 def _row(record: dict[str, Any], place: str, raw: bytes) -> _Row | _BadRow:
     try:
         return _Row(
-            conv_id=needed(text(record, "conv_id")),
+            conv_id=needed(text(record, "conv_id"), "conv_id"),
             emotion=text(record, "context"),
             situation=_unescaped(text(record, "prompt")),
-            speaker=needed(identifier(record, "speaker_idx")),
+            speaker=needed(identifier(record, "speaker_idx"), "speaker_idx"),
             utterance=_unescaped(text(record, "utterance")),
             index=_whole(record, "utterance_idx"),
         )
@@ -226,9 +226,9 @@ def _row(record: dict[str, Any], place: str, raw: bytes) -> _Row | _BadRow:
 
 def _whole(record: dict[str, Any], key: str) -> int:
     try:
-        return int(needed(identifier(record, key)))
+        return int(needed(identifier(record, key), key))
     except ValueError:
-        raise FieldError("wrong_type") from None
+        raise wrong(record[key], key, "a whole number") from None
 
 
 def _unescaped(written: str) -> str:

@@ -99,19 +99,20 @@ def identifier(record: dict[str, Any], *keys: str) -> str:
     return str(value)
 
 
-def needed(value: str, field: str = "") -> str:
+def needed(value: str, field: str) -> str:
     """``value``, which must not be empty. ``field``: its name, for messages.
 
     Raises:
         FieldError: ``missing_field``.
     """
     if not value:
-        raise FieldError("missing_field", f"'{field}' is missing or empty" if field else "")
+        raise FieldError("missing_field", f"'{field}' is missing or empty")
     return value
 
 
-def seconds(value: object) -> int:
-    """Whole seconds of a number or of a text that holds one; null is 0.
+def seconds(value: object, field: str) -> int:
+    """Whole seconds of a number or of a text that holds one; null is 0. ``field``: its name, for
+    messages.
 
     Raises:
         FieldError: ``wrong_type``, also for what does not fit 64 bits.
@@ -124,9 +125,9 @@ def seconds(value: object) -> int:
         try:
             whole = int(float(value))
         except (ValueError, OverflowError):  # no number; infinite
-            raise FieldError("wrong_type") from None
+            raise wrong(value, field, "a time in seconds") from None
     else:
-        raise FieldError("wrong_type")
+        raise wrong(value, field, "a time in seconds")
     if not -(2**63) <= whole < 2**63:
-        raise FieldError("wrong_type")
+        raise wrong(value, field, "a time in seconds")
     return whole

@@ -129,7 +129,8 @@ class Exchange(Shape):
 
 
 class TurnRows(Shape):
-    """Rows of a conversation stand together. One bad row refuses it whole, as one record.
+    """Rows of a conversation stand together. One bad row refuses it whole, as one record; one
+    between two conversations may be of either, and refuses both.
 
     Where no speaker has a known role, they are people, and the first to speak is taken as the user;
     with a role for one of them in the settings, all others are users.
@@ -148,13 +149,16 @@ class TurnRows(Shape):
         """The rows of each conversation, with the first bad one among them."""
         good: list[Row] = []
         bad: BadRecord | None = None
+        before: BadRecord | None = None  # the row before is bad
         for row in rows:
             if isinstance(row, BadRecord):
+                before = row
                 bad = bad or row
                 continue
             if good and self._conversation(row) != self._conversation(good[0]):
                 yield good, bad
-                good, bad = [], None
+                good, bad = [], before and row.refused(before.reason, _may_be_first(before))
+            before = None
             good.append(row)
         if good or bad:
             yield good, bad
@@ -210,3 +214,7 @@ class TurnRows(Shape):
             )
         people.sort(key=lambda name: roles.get(name) != USER)  # stable: else the first is the user
         return {**roles, **dict(zip(people, (USER, ASSISTANT), strict=False))}
+
+
+def _may_be_first(bad: BadRecord) -> str:
+    return f"its first row may be {bad.where}, which cannot be read: {bad.detail or bad.reason}"

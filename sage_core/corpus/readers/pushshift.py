@@ -27,7 +27,7 @@ from typing import Any
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import COMPRESSED, read_lines
 from sage_core.corpus.readers import parquet
-from sage_core.corpus.readers.fields import FieldError, json_records, row_records, seconds, text
+from sage_core.corpus.readers.fields import json_records, row_records, seconds, text, wrong
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.records import Post, Record, is_gone
 
@@ -72,7 +72,7 @@ def _of_table(record: dict[str, Any], number: int) -> Post:
 def _post(record: dict[str, Any], number: int) -> Post:
     author = record.get("author") or ""
     if not isinstance(author, str):
-        raise FieldError("wrong_type")
+        raise wrong(author, "author", "a text")
     if "body" in record:
         post_id = _prefixed("t1_", text(record, "id"))
         thread_id = _prefixed("t3_", text(record, "link_id"))
@@ -92,7 +92,7 @@ def _post(record: dict[str, Any], number: int) -> Post:
         parent_id=parent_id,
         thread_id=thread_id,
         author="" if author == "[deleted]" else author,
-        created=seconds(record.get("created_utc")),
+        created=seconds(record.get("created_utc"), "created_utc"),
         source=f"r/{text(record, 'subreddit')}",
         text=said,
     )

@@ -25,9 +25,9 @@ def read_rows(
 ) -> Iterator[tuple[int, dict[str, Any]] | BadRecord]:
     """The rows of ``path`` with their numbers, from 1, without the header; blank ones are left out.
 
-    Bad records: ``not_utf8``, ``wrong_type`` for a row with more or fewer fields than the header,
-    ``too_long`` for a field over ``max_bytes``, and ``truncated`` for what is lost of a damaged
-    file.
+    Bad records: ``not_utf8``, ``wrong_type`` for a row with more or fewer fields than the header or
+    with a quote that is not doubled, ``too_long`` for a field over ``max_bytes``, and ``truncated``
+    for what is lost of a damaged file.
     """
     csv.field_size_limit(max_bytes)
     lines = _Lines(read_chunks(path))
@@ -35,13 +35,14 @@ def read_rows(
     separator = max("\t;,|", key=header_line.count)
     header = [name.strip() for name in next(csv.reader([header_line], delimiter=separator), [])]
     number = 0
-    rows = csv.reader(lines, delimiter=separator)
+    rows = csv.reader(lines, delimiter=separator, strict=True)
     while True:
         try:
             row = next(rows, None)
-        except csv.Error as error:  # a field is too long: a quote that is never closed
+        except csv.Error as error:
             number += 1
-            yield bad_record("too_long", f"{where}, row {number}", b"", str(error))
+            reason, detail = _refused(error)
+            yield bad_record(reason, f"{where}, row {number}", b"", detail)
             continue
         if row is None:
             break
@@ -51,6 +52,15 @@ def read_rows(
         yield _row(row, header, number, f"{where}, row {number}")
     if lines.truncated:
         yield bad_record("truncated", f"{where}, row {number + 1}", b"", "the file is cut off")
+
+
+def _refused(error: csv.Error) -> tuple[str, str]:
+    """Reason and detail of what the standard library refuses."""
+    if "field limit" in str(error):
+        return "too_long", f"{error}: a quote is never closed, or corpus.max_record_bytes too small"
+    if "unexpected end" in str(error):
+        return "truncated", "a quote is never closed: the file is cut off, or a quote not doubled"
+    return "wrong_type", f"{error}: a quote within a quoted field has to be doubled"
 
 
 def _row(

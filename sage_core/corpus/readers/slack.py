@@ -121,8 +121,14 @@ def _names(root: Folder) -> dict[str, str]:
     file = root / "users.json"
     if not file.exists():
         return {}
+    try:
+        users = orjson.loads(file.read_bytes())
+    except orjson.JSONDecodeError:
+        users = None
+    if not isinstance(users, list) or not all(isinstance(user, dict) for user in users):
+        raise DataError(f"'{file}' is no array of users; export again, or delete it to read ids")
     found = {}
-    for user in orjson.loads(file.read_bytes()):
+    for user in users:
         profile = user.get("profile") or {}
         name = profile.get("display_name") or profile.get("real_name") or user.get("name")
         found[str(user.get("id"))] = str(name or user.get("id"))
@@ -143,7 +149,7 @@ def _said(message: dict[str, Any], names: dict[str, str], channel: str) -> tuple
     written = _LINK.sub(r"\g<shown>", written)
     for escaped, plain in (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
         written = written.replace(escaped, plain)
-    time = seconds(message.get("ts"))
+    time = seconds(message.get("ts"), "ts")
     return thread, Said(names.get(speaker, speaker), time, written, f"{channel} {thread}".strip())
 
 

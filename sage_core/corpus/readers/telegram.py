@@ -43,7 +43,7 @@ def _said(message: dict[str, Any], chat: str) -> Said | None:
 
 def _time(message: dict[str, Any]) -> float:
     if "date_unixtime" in message:
-        return seconds(message["date_unixtime"])
+        return seconds(message["date_unixtime"], "date_unixtime")
     written = text(message, "date")
     try:
         return datetime.fromisoformat(written).timestamp()

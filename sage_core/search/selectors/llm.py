@@ -222,4 +222,4 @@ def _check(settings: SelectorConfig, options: int) -> None:
     check_options(options + settings.none_is_good)
 
 
-SELECTOR = SelectorKind(_made, check=_check)
+SELECTOR = SelectorKind(_made, check=_check, scores_letters=True)

@@ -85,11 +85,14 @@ class SelectorKind:
         check: raises a ``ConfigError`` for settings that cannot work, before anything starts;
             ``options`` are the most candidates of a ballot.
         files: the hash of the files that it reads, part of the key of a search; '' for none.
+        scores_letters: whether it needs the probabilities of first tokens, which some servers do
+            not give.
     """
 
     make: Callable[[Inputs], Selector]
     check: Callable[[SelectorConfig, int], None] = _nothing_to_check
     files: Callable[[SelectorConfig], str] = _no_files
+    scores_letters: bool = False
 
 
 def kind_of(settings: SelectorConfig) -> SelectorKind:
