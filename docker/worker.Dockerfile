@@ -27,6 +27,7 @@ ENV SAGE_HOME=/data \
     PREFECT_HOME=/data/prefect \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem \
+    PREFECT_RESULTS_DEFAULT_SERIALIZER=json \
     MLFLOW_DISABLE_TELEMETRY=true \
     DO_NOT_TRACK=true
 VOLUME /data
