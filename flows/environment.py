@@ -32,7 +32,6 @@ def prepare(*, quiet: bool) -> None:
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # Prefect's own default is pickle
-        "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "GIT_PYTHON_REFRESH": "quiet",

@@ -38,6 +38,7 @@ from tasks import databases
 from tasks.home import home_id, mlflow_database, sage_home, store
 from tasks.mlflow_views import experiment_tags
 from tasks.tracked_dialogues import log_dialogues
+from tasks.watching import watching
 
 _PARENT = "mlflow.parentRunId"
 _HASH = "sage.sha256"
@@ -93,7 +94,8 @@ def track(config: PipelineConfig) -> Iterator["Tracker"]:
     """Track one pipeline run; the parent run ends as FINISHED, or as FAILED after an error."""
     tracker = Tracker(config)
     try:
-        yield tracker
+        with watching(tracker.run_id):
+            yield tracker
     except BaseException:
         tracker.finish("FAILED")
         raise
