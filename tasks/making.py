@@ -18,6 +18,7 @@ from sage_core.steps.code import own_code
 from sage_core.storage import ArtifactRef
 from tasks.engines import accounting, engine_of
 from tasks.home import sage_home, store
+from tasks.memory import peaks
 from tasks.progress import progress
 
 
@@ -79,10 +80,15 @@ def build(step: Step, label: str) -> ArtifactRef:
 
     def write(folder: Path) -> None:
         began = time.monotonic()
-        with accounting() as usage, noting() as notes:
+        with accounting() as usage, noting() as notes, peaks() as memory:
             step.run(folder, context)
         # Beside the files and not among them: times differ, and artefacts must not.
-        manifest["cost"] = {"seconds": round(time.monotonic() - began, 3), "engines": usage}
+        manifest["cost"] = {
+            "seconds": round(time.monotonic() - began, 3),
+            "engines": usage,
+            "usd": sum(engine["usd"] for engine in usage.values()),
+            "memory": memory,
+        }
         if notes:
             manifest["execution"] = notes
 

@@ -34,10 +34,11 @@ from sage_core.steps.names import ANNOTATION, PROBE, REPORT, STEERING, TRAJECTOR
 from sage_core.steps.reading import read_collapse, read_figures, read_judges, read_quality
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.job import read_log
-from tasks import databases
+from tasks import databases, notices
 from tasks.home import home_id, mlflow_database, sage_home, store
 from tasks.mlflow_views import experiment_tags
 from tasks.tracked_dialogues import log_dialogues
+from tasks.watching import watching
 
 _PARENT = "mlflow.parentRunId"
 _HASH = "sage.sha256"
@@ -93,7 +94,8 @@ def track(config: PipelineConfig) -> Iterator["Tracker"]:
     """Track one pipeline run; the parent run ends as FINISHED, or as FAILED after an error."""
     tracker = Tracker(config)
     try:
-        yield tracker
+        with watching(tracker.run_id):
+            yield tracker
     except BaseException:
         tracker.finish("FAILED")
         raise
@@ -261,6 +263,8 @@ class Tracker:
         ]
         for run_id in (self._children[name], self.run_id):
             self._client.log_batch(run_id, metrics=metrics)
+        if found["collapsed"]:
+            notices.notice(notices.COLLAPSED, self._config.name, name, found["collapsed"])
 
     def finish(self, status: str) -> None:
         """End the parent run and the child runs that are still open."""

@@ -77,7 +77,7 @@ def test_the_library_imports_nothing_above_it() -> None:
 
 
 def test_tracking_is_the_only_importer_of_mlflow() -> None:
-    files = ("tasks/tracked_dialogues.py", "tasks/tracking.py")
+    files = ("tasks/tracked_dialogues.py", "tasks/tracking.py", "tasks/watching.py")
     assert importers("tasks", "mlflow") == {file: {"mlflow"} for file in files}
     assert importers("flows", "mlflow") == {}
 

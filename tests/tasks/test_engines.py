@@ -14,8 +14,13 @@ from tasks.engines import accounting, engine_of
 from tasks.making import HomeContext
 
 
-def made(home: Path, model: str) -> OpenAIEngine:
-    settings = OpenAIConfig(model=model, base_url="http://127.0.0.1:9/v1")
+def made(home: Path, model: str, usd: float = 0.0) -> OpenAIEngine:
+    settings = OpenAIConfig(
+        model=model,
+        base_url="http://127.0.0.1:9/v1",
+        usd_per_million_prompt_tokens=usd,
+        usd_per_million_completion_tokens=4 * usd,
+    )
     engine = engine_of(settings, home, ModelConfig(), None)
     assert isinstance(engine, OpenAIEngine)
     return engine
@@ -34,11 +39,24 @@ def test_usage_is_summed_by_engine_and_belongs_to_the_block(
         made(tmp_path, "c")
     assert inner == {
         "openai:a": {
-            "requests": 2, "prompt_tokens": 30, "completion_tokens": 7, "seconds": 0.75
+            "requests": 2, "prompt_tokens": 30, "completion_tokens": 7, "seconds": 0.75,
+            "usd": 0.0,
         },
-        "openai:b": {"requests": 2, "prompt_tokens": 5, "completion_tokens": 5, "seconds": 1.0},
+        "openai:b": {
+            "requests": 2, "prompt_tokens": 5, "completion_tokens": 5, "seconds": 1.0, "usd": 0.0
+        },
     }  # fmt: skip
     assert list(outer) == ["openai:c"]
+
+
+def test_tokens_are_priced_by_the_settings_of_their_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 USD a million read, 8 written: 500,000 and 250,000 tokens are 1 + 2 USD."""
+    monkeypatch.setenv("SAGE_HOME", str(tmp_path))
+    with accounting() as used:
+        made(tmp_path, "paid", usd=2.0).usage = Usage(1, 500_000, 250_000, 1.0)
+    assert used["openai:paid"]["usd"] == 3.0
 
 
 def test_a_step_asks_the_engines_that_it_names_alone(

@@ -222,3 +222,71 @@ def test_a_store_that_takes_no_traces_costs_a_warning(
     monkeypatch.setattr(mlflow, "search_traces", refuse)
     with pytest.warns(UserWarning, match="no traces here"):
         log_dialogues("1", tracker.run_id, {}, {}, "dialogues")
+
+
+def wait_for_load(run_id: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        metrics = mlflow.MlflowClient().get_run(run_id).data.metrics
+        if "system/cpu_utilization_percentage" in metrics:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the load of the machine was not logged")
+
+
+def test_a_run_shows_what_its_stages_took(
+    home: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made or found, after an error too; the load of the machine beside them."""
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "1")
+    from sage_core.storage import ArtifactRef
+    from tasks import caching
+    from tasks.home import store
+
+    shutil.copy(made, home / "mlflow.db")
+    cost = {
+        "seconds": 2.0,
+        "engines": {"a": {"prompt_tokens": 100, "completion_tokens": 30}},
+        "usd": 0.5,
+        "memory": {"peak_memory_gb": 3.0},
+    }
+    refs = [
+        store().build(
+            f"search-shard/{number}",
+            lambda folder: (folder / "file").touch(),
+            {"stage": "search-shard", "label": "", "cost": cost},
+        )
+        for number in range(2)
+    ]
+
+    def report(ref: ArtifactRef, hit: bool) -> None:
+        for listener in caching._listeners:
+            listener("search-shard", caching.Cached(ref, hit))
+
+    runs = []
+
+    def failing_run() -> None:
+        with tracking.track(load_config("tiny")) as tracker:
+            runs.append(tracker.run_id)
+            report(refs[0], hit=True)
+            report(refs[1], hit=False)
+            report(refs[1], hit=True)  # asked for twice
+            wait_for_load(tracker.run_id)
+            raise ValueError("the stage after")
+
+    with pytest.raises(ValueError, match="the stage after"):
+        failing_run()
+    run = mlflow.MlflowClient().get_run(runs[0])
+    assert run.info.status == "FAILED"
+    logged = run.data.metrics
+    stage = {name: logged[f"cost.search-shard.{name}"] for name in (
+        "artefacts", "seconds", "tokens_read", "tokens_written", "tokens_per_s", "usd",
+        "peak_memory_gb",
+    )}  # fmt: skip
+    assert stage == {
+        "artefacts": 2, "seconds": 4, "tokens_read": 200, "tokens_written": 60,
+        "tokens_per_s": 15, "usd": 1, "peak_memory_gb": 3,
+    }  # fmt: skip
+    assert logged["cost.total.seconds"] == 4
+    assert logged["cost.total.artefacts_made"] == 1

@@ -26,7 +26,7 @@ def check_reward_model(folder: Path) -> None:
         )
     from transformers import AutoConfig
 
-    outputs = AutoConfig.from_pretrained(folder).num_labels
+    outputs = AutoConfig.from_pretrained(folder, trust_remote_code=False).num_labels
     if outputs != 1:
         raise ConfigError(
             f"search.selector.reward_model = '{folder}' has {outputs} outputs; a reward model has "
@@ -73,8 +73,10 @@ def release() -> None:
 def _reward_model(folder: Path, device: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(
+        folder, use_safetensors=True, trust_remote_code=False
+    )
     return tokenizer, model.to(device).eval()
 
 
