@@ -291,7 +291,7 @@ def compare(
     return gate.decide(
         config.retrain,
         number,
-        winrate.summarise(judgements, bootstrap_samples=1000, seed=config.seed),
+        winrate.summarise(judgements),
         config.judge_that_counts,
         registry.benchmarks(champion.version, version),
         read_collapse(store().folder(collapse))["collapsed"],
