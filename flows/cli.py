@@ -13,7 +13,10 @@ from flows.commands.compare import compare
 from flows.commands.deploy import deploy
 from flows.commands.doctor import doctor
 from flows.commands.export import export
+from flows.commands.gc import gc
 from flows.commands.plan import plan
+from flows.commands.promote import promote, rollback
+from flows.commands.retrain import retrain
 from flows.commands.run import run
 from flows.commands.search import search
 from flows.commands.ui import ui
@@ -24,7 +27,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="State-action augmented dialogue models: train, search, judge, compare.",
 )
-for command in (run, plan, doctor, annotate, search, compare, chat, export, ui, deploy):
+COMMANDS = (
+    run, plan, doctor, annotate, search, compare, chat, export,
+    ui, deploy, retrain, promote, rollback, gc,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 for name, group in (("corpus", corpus), ("train", train), ("judge", judge), ("steer", steer)):
     app.add_typer(group.app, name=name)

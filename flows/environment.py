@@ -32,20 +32,27 @@ def prepare(*, quiet: bool) -> None:
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # Prefect's own default is pickle
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "sage_core",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "DO_NOT_TRACK": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
     if quiet:
-        defaults["PREFECT_LOGGING_LEVEL"] = "CRITICAL"  # errors are shown by the command line
+        # Errors are shown by the command line. The log in Prefect's UI keeps its level.
+        defaults["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
         defaults["TRANSFORMERS_VERBOSITY"] = "error"
         defaults["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
         defaults["TQDM_DISABLE"] = "1"  # the stages have bars of their own
         defaults["MLFLOW_LOGGING_LEVEL"] = "WARNING"
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        warned = logging.StreamHandler()
+        warned.setLevel(logging.WARNING)
+        logging.getLogger("sage_core").addHandler(warned)
         # Deprecations between our dependencies are not the reader's business.
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=UserWarning)

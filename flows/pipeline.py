@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import flow, get_run_logger
 
+from flows import described
 from flows.corpus import build_corpus
 from flows.runners import Runner, held_by_flow, task_runner
 from sage_core import annotation, preflight
+from sage_core.config.differences import run_name
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.evaluation.embedding import scorer_name
@@ -44,10 +46,19 @@ if TYPE_CHECKING:
 @flow(name="sage-pipeline", task_runner=task_runner(Runner.threads))
 def pipeline(config: PipelineConfig) -> dict[str, Any]:
     """m0 → raw, m1 → m2 → m3 → … → dpo, judged pair by pair; returns the artefacts' references."""
+    return tracked(config)
+
+
+def tracked(config: PipelineConfig) -> dict[str, Any]:
+    """:func:`run_method`, with the home held, tracked in MLflow and described in Prefect; call it
+    within a flow."""
     from tasks.tracking import track  # imports MLflow, which single stages do not need
 
     preflight.check(config)
-    with held_by_flow(), track(config) as tracker:
+    title = run_name(config)
+    described.name_run(title, described.tags(config))
+    with held_by_flow(), track(config, title) as tracker:
+        described.link_mlflow(tracker.experiment_id, tracker.run_id)
         forget_remade()
         return run_method(config, tracker)
 
@@ -225,11 +236,11 @@ def refine(
 
 
 def prefer(
-    config: PipelineConfig, searched: Sequence[ArtifactRef], parent: Model
+    config: PipelineConfig, searched: Sequence[ArtifactRef], parent: Model, label: str = ""
 ) -> tuple[ArtifactRef, Model]:
     """Chosen against rejected candidates of all rounds, and the model that learned from them."""
-    pairs = make(configured.preferences(config, searched))
-    return pairs, prefer_chosen(config, pairs, parent)
+    pairs = make(configured.preferences(config, searched), label)
+    return pairs, prefer_chosen(config, pairs, parent, label)
 
 
 def prefer_chosen(

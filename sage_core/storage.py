@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -27,7 +28,16 @@ from sage_core.errors import ArtifactError, DataError
 from sage_core.schema import ARROW_SCHEMAS
 
 MANIFEST = "manifest.json"
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+)
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust's errors end
 Row = TypeVar("Row")
 
 
@@ -78,8 +88,8 @@ class ArtifactStore:
                 shutil.move(final, building / ".replaced")
             building.rename(final)
             shutil.rmtree(final / ".replaced", ignore_errors=True)
-        except OSError as error:
-            if error.errno in _DISK_ERRORS:
+        except Exception as error:
+            if _of_the_disk(error):
                 raise _disk_error(name, error) from error
             raise
         finally:
@@ -239,7 +249,24 @@ def _reference(name: str, files: dict[str, dict[str, Any]]) -> ArtifactRef:
     return ArtifactRef(path=name, sha256=digest(files), bytes=size)
 
 
-def _disk_error(name: str, error: OSError) -> ArtifactError:
+def _of_the_disk(error: BaseException | None) -> bool:
+    """Whether the disk refused, by the error or what it came from. Libraries that write by
+    themselves raise errors of their own (``SafetensorError``, ``duckdb.IOException``), which carry
+    the system's message, and Rust's the number too."""
+    while error is not None:
+        text = str(error)
+        number = _OS_ERROR.search(text)
+        if (
+            (isinstance(error, OSError) and error.errno in _DISK_ERRORS)
+            or (number and int(number[1]) in _DISK_ERRORS)
+            or os.strerror(errno.ENOSPC) in text
+        ):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _disk_error(name: str, error: Exception) -> ArtifactError:
     return ArtifactError(
         f"the artefact '{name}' could not be written: {error}; free space or set SAGE_HOME to a "
         "folder on another disk, then start again: finished work is kept"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from prefect import Task, task
+from prefect import Task, get_run_logger, task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
@@ -44,7 +44,9 @@ def make(step: Step, label: str = "") -> ArtifactRef:
     if FlowRunContext.get() is None:
         return making.make(step, label)
     run: Any = _configured(step, label)
-    state: State[ArtifactRef] = run(str(sage_home()), step, label, return_state=True)
+    state: State[ArtifactRef] = run(
+        str(sage_home()), step, label, return_state=True, wait_for=_made_by(step)
+    )
     return _checked(state, step, label)
 
 
@@ -58,7 +60,8 @@ def make_all(steps: Sequence[Step], labels: Iterable[str] = ()) -> list[Artifact
     if not in_flow or any(engine.traits.runs_here for step in steps for engine in step.engines):
         return [make(step, name) for step, name in pairs]
     futures: list[PrefectFuture[ArtifactRef]] = [
-        _configured(step, name).submit(str(sage_home()), step, name) for step, name in pairs
+        _configured(step, name).submit(str(sage_home()), step, name, wait_for=_made_by(step))
+        for step, name in pairs
     ]
     for future in futures:
         future.wait()
@@ -81,9 +84,11 @@ def listening(listener: Callable[[str, Cached], None]) -> Iterator[None]:
 def forget_remade() -> None:
     """Start a new pipeline run: what was made again in an earlier one no longer matters."""
     _remade.clear()
+    _states.clear()
 
 
 _remade: set[ArtifactRef] = set()
+_states: dict[ArtifactRef, State[Any]] = {}  # who made it in this run: the edges of the run graph
 _listeners: list[Callable[[str, Cached], None]] = []
 
 
@@ -117,19 +122,47 @@ def _configured(step: Step, label: str, *, refresh: bool = False) -> Task[..., A
     )
 
 
+def _made_by(step: Step) -> list[State[Any]]:
+    """The task runs of this flow run that made what the step is made from."""
+    return [_states[ref] for ref in dict.fromkeys(references(step)) if ref in _states]
+
+
 def _checked(state: State[ArtifactRef], step: Step, label: str) -> ArtifactRef:
     ref = _as_ref(state.result())
     hit = state.name == "Cached"
     if hit and not store().verify(ref):
-        refreshed = _configured(step, label, refresh=True)
-        ref = _as_ref(refreshed(str(sage_home()), step, label))
+        refreshed: Any = _configured(step, label, refresh=True)
+        state = refreshed(str(sage_home()), step, label, return_state=True, wait_for=_made_by(step))
+        ref = _as_ref(state.result())
         hit = False
         _remade.add(ref)
     elif not hit and any(parent in _remade for parent in references(step)):
         _remade.add(ref)
+    _states[ref] = state
+    _log(_name(step, label), Cached(ref, hit))
     for listener in list(_listeners):
         listener(_name(step, label), Cached(ref, hit))
     return ref
+
+
+def _log(name: str, cached: Cached) -> None:
+    """A line in the flow run's log."""
+    if cached.hit:
+        get_run_logger().info("cached  %s", name)
+        return
+    seconds = store().manifest(cached.ref)["cost"]["seconds"]
+    get_run_logger().info("made    %s in %.1f s%s", name, seconds, cost(cached.ref))
+
+
+def cost(ref: ArtifactRef) -> str:
+    """What the models of a stage read and wrote, in words."""
+    usages = store().manifest(ref)["cost"]["engines"].values()
+    if not usages:
+        return ""
+    read, written = (
+        sum(usage[f"{kind}_tokens"] for usage in usages) for kind in ("prompt", "completion")
+    )
+    return f"  {read:,} tokens read, {written:,} written"
 
 
 def _name(step: Step, label: str) -> str:

@@ -16,6 +16,7 @@ from tasks.lineage import ancestry
 
 _ADAPTER = "adapter_config.json"
 _M0 = "m0"
+_PROMOTED = ("champion", "candidate")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Checkpoint:
 
 
 def find(reference: str, model: ModelConfig) -> Checkpoint:
-    """The model ``reference``: a name such as m0, m1 or dpo, or a folder with an adapter.
+    """The model ``reference``: a name such as m0, m1 or dpo, ``champion`` or ``candidate`` of the
+    registry, or a folder with an adapter.
 
     Of several with one name, the one made last whose base is ``model.base`` counts. The base of a
     folder is the one that its manifest names, if the home has it, else ``model.base``.
@@ -51,7 +53,7 @@ def find(reference: str, model: ModelConfig) -> Checkpoint:
                 "SAGE_HOME to the home where it was trained, or run the pipeline in this one"
             )
         return Checkpoint(_name(record) or folder.resolve().name, folder, base)
-    path = _newest(_named(reference, model))
+    path = _promoted(reference) if reference in _PROMOTED else _newest(_named(reference, model))
     if path is None:
         names = ", ".join(sorted({_name(record) for _, record in _models()}))
         raise ConfigError(
@@ -65,6 +67,26 @@ def find(reference: str, model: ModelConfig) -> Checkpoint:
     base = _base_of(_record(path))
     assert base is not None  # _named has seen it
     return Checkpoint(reference, path, base)
+
+
+def by_hash(sha256: str) -> Path | None:
+    """The folder of the trained model whose artefact has this hash, if the home has it."""
+    for path, record in _models():
+        if record["reference"]["sha256"] == sha256:
+            return path
+    return None
+
+
+def of_artifact(folder: Path, name: str) -> Model:
+    """The model in an artefact's folder, under another name.
+
+    Raises:
+        ConfigError: its base is not in the home.
+    """
+    base = _base_of(_record(folder))
+    if base is None:
+        raise ConfigError(f"the base of the model in '{folder}' is not in the home any more")
+    return Model(name, reference(base), reference(folder))
 
 
 def model_of(checkpoint: Checkpoint) -> Model:
@@ -87,6 +109,12 @@ def reference(folder: Path) -> ArtifactRef:
         return ref
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return ArtifactRef(str(folder), content_hash(folder), size)
+
+
+def _promoted(alias: str) -> Path | None:
+    from tasks.registry import Registry  # imports MLflow
+
+    return by_hash(Registry().find(alias).sha256)
 
 
 def _named(name: str, model: ModelConfig) -> Iterator[Path]:
@@ -118,9 +146,11 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _name(record: dict[str, Any]) -> str:
-    """The model's name: what its stage was labelled with; DPO and the base make one model only."""
-    fixed = {"dpo": "dpo", "base-model": _M0}
-    return fixed.get(record.get("stage", ""), str(record.get("label", "")))
+    """The model's name: what its stage was labelled with. The pipeline makes one
+    base and one DPO model, and needs no label for them."""
+    if record.get("stage") == "base-model":
+        return _M0
+    return str(record.get("label", "")) or ("dpo" if record.get("stage") == "dpo" else "")
 
 
 def _base_of(record: dict[str, Any]) -> Path | None:

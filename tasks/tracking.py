@@ -1,5 +1,4 @@
-"""MLflow: one parent run per pipeline run, one child run per model. With
-:mod:`tasks.tracked_dialogues` the only importer of mlflow.
+"""MLflow: one parent run per pipeline run or round of retraining, one child run per model.
 
 Everything logged is read from finished artefacts, so a run whose stages all came from the cache
 is tracked like one that made them. A run that was killed is taken up again by the next one with
@@ -20,6 +19,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 from prefect.runtime import flow_run
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from sage_core.config.differences import run_name
 from sage_core.config.pipeline import PipelineConfig
@@ -29,7 +30,6 @@ from sage_core.evaluation.steering import key_figures
 from sage_core.evaluation.summary import lineage, read_steering
 from sage_core.sac import utterance_of
 from sage_core.schema import Trajectory
-from sage_core.steps.key import identity
 from sage_core.steps.names import ANNOTATION, PROBE, REPORT, STEERING, TRAJECTORIES
 from sage_core.steps.reading import read_collapse, read_figures, read_judges, read_quality
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
@@ -40,14 +40,26 @@ from tasks.mlflow_views import experiment_tags
 from tasks.tracked_dialogues import log_dialogues
 from tasks.watching import watching
 
-_PARENT = "mlflow.parentRunId"
-_HASH = "sage.sha256"
+PARENT_TAG = "mlflow.parentRunId"
+SHA256_TAG = "sage.sha256"
+ROUND_TAG = "sage.round"
+CONFIG = "config.json"
+DECISION = "decision.json"
 _CONFIG_HASH = "sage.config_hash"
-_SERIES_HASH = "sage.series_hash"
-_ROUNDS = "sage.rounds"
 _HOME = "sage.home"
 _REPORT = "sage.report"  # the report's key, by which `sage compare` finds the run
 _SAMPLE_DIALOGUES = 8
+_BUSY_TIMEOUT_S = 180  # longer than a back-up or a migration of a database takes
+
+
+@event.listens_for(Engine, "before_cursor_execute", retval=True)
+def _wait_longer(
+    connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
+) -> tuple[str, Any]:
+    """MLflow waits 20 s for a SQLite database that another process has locked, then fails."""
+    if statement.startswith("PRAGMA busy_timeout"):
+        statement = f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000};"
+    return statement, parameters
 
 
 def tracking_uri() -> str:
@@ -90,68 +102,53 @@ def artifact_root() -> Path:
 
 
 @contextmanager
-def track(config: PipelineConfig) -> Iterator["Tracker"]:
-    """Track one pipeline run; the parent run ends as FINISHED, or as FAILED after an error."""
-    tracker = Tracker(config)
+def track(config: PipelineConfig, title: str = "") -> Iterator["Tracker"]:
+    """Track one run; the parent run ends as FINISHED, or as FAILED after an error."""
+    tracker = Tracker(config, title)
     try:
         with watching(tracker.run_id):
             yield tracker
-    except BaseException:
-        tracker.finish("FAILED")
+    except BaseException as error:
+        try:
+            tracker.finish("FAILED")
+        except Exception as second:  # the first one is what the reader has to know
+            error.add_note(f"and MLflow was not told that the run failed: {second}")
         raise
     tracker.finish("FINISHED")
 
 
-def finished_rounds(config: PipelineConfig) -> int | None:
-    """The most refinement rounds of a finished run that differs from ``config`` in nothing else;
-    None if there is none."""
-    prepare_database()
-    mlflow.set_tracking_uri(tracking_uri())
-    client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name(config.name)
-    if experiment is None:
-        return None
-    runs = client.search_runs(
-        [experiment.experiment_id],
-        f"tags.`{_SERIES_HASH}` = '{_series_hash(config)}' and attributes.status = 'FINISHED'",
-    )
-    return max((int(run.data.tags[_ROUNDS]) for run in runs), default=None)
-
-
-def _series_hash(config: PipelineConfig) -> str:
-    """The hash of everything but the number of rounds and runtime settings."""
-    tree = identity(config)
-    del tree["refine"]["rounds"]
-    return digest(tree)
-
-
 class Tracker:
-    """Logs the models of one pipeline run."""
+    """Logs the models of one run.
 
-    def __init__(self, config: PipelineConfig) -> None:
+    Args:
+        title: the name of the parent run; '' = what differs from the nearest preset.
+    """
+
+    def __init__(self, config: PipelineConfig, title: str = "") -> None:
         prepare_database()
         mlflow.set_tracking_uri(tracking_uri())
         self._client = mlflow.MlflowClient()
         self._config = config
-        self._experiment = self._experiment_id(config.name)
+        self.experiment_id = self._experiment_id(config.name)
         self._children: dict[str, str] = {}
+        self.versions: dict[str, ModelVersion] = {}
         self._steps: dict[str, int] = {}
         config_hash = digest(config.model_dump(mode="json"))
         self.run_id = self._unfinished(config_hash) or self._start(
-            run_name(config),
+            title or run_name(config),
             {
                 _CONFIG_HASH: config_hash,
-                _SERIES_HASH: _series_hash(config),
-                _ROUNDS: str(config.refine.rounds),
                 _HOME: home_id(),
                 "sage.flow_run_id": str(flow_run.get_id() or ""),
+                "sage.flow_run": str(flow_run.ui_url or ""),
             },
         )
+        self._client.log_dict(self.run_id, config.model_dump(mode="json"), CONFIG)
         self._client.log_batch(self.run_id, params=_params(_flat(config.model_dump(mode="json"))))
         judges = [judge.name for judge in config.evaluation.judges]
-        there = self._client.get_experiment(self._experiment).tags
-        for name, value in experiment_tags(self._experiment, judges, there).items():
-            self._client.set_experiment_tag(self._experiment, name, value)
+        there = self._client.get_experiment(self.experiment_id).tags
+        for name, value in experiment_tags(self.experiment_id, judges, there).items():
+            self._client.set_experiment_tag(self.experiment_id, name, value)
 
     def base(self, base: ArtifactRef) -> None:
         """Log m0: an external model, since its weights are not ours to copy."""
@@ -177,6 +174,7 @@ class Tracker:
             "raw": self._config.sft,
             "m1": self._config.sft,
             "dpo": self._config.dpo,
+            "challenger": self._config.dpo,
         }.get(name, self._config.refine.sft)
         settings = {
             **section.model_dump(mode="json"),
@@ -249,7 +247,11 @@ class Tracker:
         }
         self._log_table(_sample_dialogues(sample), "dialogues.json")
         log_dialogues(
-            self._experiment, self.run_id, self._children, sample, f"{self._config.name} dialogues"
+            self.experiment_id,
+            self.run_id,
+            self._children,
+            sample,
+            f"{self._config.name} dialogues",
         )
 
     def collapse(self, name: str, collapse: ArtifactRef) -> None:
@@ -265,6 +267,19 @@ class Tracker:
             self._client.log_batch(run_id, metrics=metrics)
         if found["collapsed"]:
             notices.notice(notices.COLLAPSED, self._config.name, name, found["collapsed"])
+
+    def decision(self, record: Mapping[str, Any]) -> None:
+        """Log what became of a challenger: the whole record, and its checks as a table."""
+        self._client.log_dict(self.run_id, dict(record), DECISION)
+        self._log_table(pd.DataFrame(record["checks"]), "checks.json")
+        outcome = str(record["outcome"])
+        reasons = "; ".join(record["reasons"])
+        tags = {
+            ROUND_TAG: str(record["round"]),
+            "sage.decision": outcome,
+            "mlflow.note.content": f"{outcome}: {reasons}" if reasons else outcome,
+        }
+        self._client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
 
     def finish(self, status: str) -> None:
         """End the parent run and the child runs that are still open."""
@@ -283,7 +298,7 @@ class Tracker:
         """A parent run of this configuration and home that was killed or failed. It cannot be a
         live one: whoever tracks a run holds the home."""
         runs = self._client.search_runs(
-            [self._experiment],
+            [self.experiment_id],
             f"tags.`{_CONFIG_HASH}` = '{config_hash}' and tags.`{_HOME}` = '{home_id()}' "
             "and attributes.status != 'FINISHED'",
             max_results=1,
@@ -295,7 +310,7 @@ class Tracker:
 
     def _start(self, name: str, tags: dict[str, str]) -> str:
         run = self._client.create_run(
-            self._experiment, run_name=name, tags={**tags, "sage.git_commit": _git_commit()}
+            self.experiment_id, run_name=name, tags={**tags, "sage.git_commit": _git_commit()}
         )
         return str(run.info.run_id)
 
@@ -304,10 +319,10 @@ class Tracker:
     ) -> str:
         """The child run of a model, named exactly as the model."""
         manifest = store().manifest(checkpoint)
-        self._steps[name] = 0 if name in ("m0", "raw") else self._steps[parent] + 1
+        self._steps[name] = 0 if name in ("m0", "raw") else self._steps.get(parent, 0) + 1
         tags = {
-            _PARENT: self.run_id,
-            _HASH: checkpoint.sha256,
+            PARENT_TAG: self.run_id,
+            SHA256_TAG: checkpoint.sha256,
             "sage.model": name,
             "sage.parent_model": parent,
             "sage.data_hash": data.sha256 if data else "",
@@ -316,8 +331,8 @@ class Tracker:
             "mlflow.note.content": lineage(name, parent),
         }
         found = self._client.search_runs(
-            [self._experiment],
-            f"tags.`{_PARENT}` = '{self.run_id}' and attributes.run_name = '{name}'",
+            [self.experiment_id],
+            f"tags.`{PARENT_TAG}` = '{self.run_id}' and attributes.run_name = '{name}'",
             max_results=1,
         )
         if found:
@@ -331,7 +346,7 @@ class Tracker:
 
     def _register(
         self, name: str, run_id: str, checkpoint: ArtifactRef, folder: Path | None
-    ) -> ModelVersion:
+    ) -> None:
         """A LoggedModel and a version of it in the registry, under the alias ``name``."""
         registered = self._config.name
         try:
@@ -340,9 +355,9 @@ class Tracker:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         versions = self._client.search_model_versions(
-            f"name = '{registered}' and tags.`{_HASH}` = '{checkpoint.sha256}'"
+            f"name = '{registered}' and tags.`{SHA256_TAG}` = '{checkpoint.sha256}'"
         )
-        tags = {_HASH: checkpoint.sha256, "sage.model": name}
+        tags = {SHA256_TAG: checkpoint.sha256, "sage.model": name}
         if versions:
             version = versions[0]
         else:
@@ -353,7 +368,7 @@ class Tracker:
                     source_run_id=run_id,
                     tags=tags,
                     params=params,
-                    experiment_id=self._experiment,
+                    experiment_id=self.experiment_id,
                 )
             else:
                 logged = mlflow.initialize_logged_model(
@@ -361,7 +376,7 @@ class Tracker:
                     source_run_id=run_id,
                     tags=tags,
                     params=params,
-                    experiment_id=self._experiment,
+                    experiment_id=self.experiment_id,
                 )
                 self._client.log_model_artifacts(logged.model_id, str(folder))
                 mlflow.finalize_logged_model(logged.model_id, "READY")
@@ -373,7 +388,7 @@ class Tracker:
                 tags=tags,
             )
         self._client.set_registered_model_alias(registered, name, version.version)
-        return version
+        self.versions[name] = version
 
     def _log_input(self, run_id: str, name: str, data: ArtifactRef) -> None:
         path = next(store().folder(data).glob("*.parquet"))

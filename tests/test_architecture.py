@@ -76,8 +76,13 @@ def test_the_library_imports_nothing_above_it() -> None:
     assert importers("sage_core", "prefect", "mlflow", "tasks", "flows") == {}
 
 
-def test_tracking_is_the_only_importer_of_mlflow() -> None:
-    files = ("tasks/tracked_dialogues.py", "tasks/tracking.py", "tasks/watching.py")
+def test_tracking_and_registry_are_the_only_importers_of_mlflow() -> None:
+    files = (
+        "tasks/registry.py",
+        "tasks/tracked_dialogues.py",
+        "tasks/tracking.py",
+        "tasks/watching.py",
+    )
     assert importers("tasks", "mlflow") == {file: {"mlflow"} for file in files}
     assert importers("flows", "mlflow") == {}
 

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,51 @@ def test_a_full_disk_while_writing(tmp_path: Path) -> None:
         store.build("deep/x", write, {})
     assert "SAGE_HOME" in str(caught.value)
     assert everything(tmp_path) == ["deep"]
+
+
+OVER_THE_LIMIT = """
+import resource, sys
+from pathlib import Path
+import numpy
+from safetensors.numpy import save_file
+from sage_core.errors import ArtifactError
+from sage_core.storage import ArtifactStore
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+store = ArtifactStore(Path(sys.argv[1]))
+try:
+    store.build("sft/m1", lambda to: save_file({"a": numpy.zeros(9999)}, to / "x.safetensors"), {})
+except ArtifactError as error:
+    print(error, type(error.__cause__).__name__)
+"""
+
+
+def test_a_library_that_raises_an_error_of_its_own_when_the_disk_refuses(tmp_path: Path) -> None:
+    """safetensors under a limit of the size of files, which takes no administrator to set."""
+    done = subprocess.run(
+        [sys.executable, "-c", OVER_THE_LIMIT, str(tmp_path)], capture_output=True, text=True
+    )
+    assert "'sft/m1' could not be written" in done.stdout, done.stderr
+    assert "SAGE_HOME" in done.stdout
+    assert done.stdout.endswith("SafetensorError\n")
+    assert everything(tmp_path) == ["sft"]
+
+
+@pytest.mark.parametrize(
+    ("error", "of_the_disk"),
+    [
+        (RuntimeError("serializing: No space left on device (os error 28)"), True),
+        (RuntimeError("IO Error: Could not write file: No space left on device"), True),
+        (RuntimeError("No such file or directory (os error 2)"), False),
+        (FileNotFoundError(errno.ENOENT, "No such file"), False),
+        (ValueError("28"), False),
+    ],
+)
+def test_which_errors_are_the_disks(tmp_path: Path, error: Exception, of_the_disk: bool) -> None:
+    def write(folder: Path) -> None:
+        raise error
+
+    with pytest.raises(ArtifactError if of_the_disk else type(error)):
+        ArtifactStore(tmp_path).build("x", write, {})
 
 
 def test_a_disk_that_refuses_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,18 +1,25 @@
-"""``sage deploy``: registers the deployments of ``deployments/prefect.yaml``.
+"""``sage deploy``: registers the deployments of ``deployments/prefect.yaml``, and the automation
+that finds zombie runs.
 
-Prefect's own command does the work; what it cannot do is take a preset as the default of the
-form's parameters, so that is set afterwards, from each deployment's tag ``preset:NAME``.
+Prefect's own command does the work. Deployments of flows that this version does not have any more
+are removed.
 """
 
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from flows.commands.output import out
 from sage_core.errors import SageError
 
-_PRESET_TAG = "preset:"
+_POOL = "sage"
+_ZOMBIES = "sage: crash runs that stopped answering"
+_SILENT_S = 300  # ten heartbeats (flows/commands/ui_servers.py): a busy machine is late at times
 
 
 def deploy() -> None:
@@ -20,12 +27,12 @@ def deploy() -> None:
     from flows import environment
 
     environment.prepare(quiet=True)
-    for name in _register():
-        out.print(f"registered [bold]{name}[/]")
+    for line in _register():
+        out.print(line)
 
 
 def _register() -> list[str]:
-    """Register all deployments; returns their names, flow and deployment.
+    """Register all deployments; returns what was done, a line for each.
 
     Raises:
         SageError: no server, or Prefect refused.
@@ -39,13 +46,13 @@ def _register() -> list[str]:
             "no Prefect server is known; start one with `sage ui`, or set PREFECT_API_URL"
         )
     root = Path(__file__).parents[2]
-    yaml = root / "deployments" / "prefect.yaml"
-    if not yaml.is_file():
-        raise SageError(f"{yaml} does not exist; run `sage deploy` from a checkout of the project")
+    path = root / "deployments" / "prefect.yaml"
+    if not path.is_file():
+        raise SageError(f"{path} does not exist; run `sage deploy` from a checkout of the project")
     command = [sys.executable, "-m", "prefect", "--no-prompt"]
     environment = {**os.environ, "PREFECT_API_URL": api}
-    pool = ["work-pool", "create", "sage", "--type", "process", "--overwrite"]
-    deploy = ["deploy", "--all", "--prefect-file", str(yaml)]
+    pool = ["work-pool", "create", _POOL, "--type", "process", "--overwrite"]
+    deploy = ["deploy", "--all", "--prefect-file", str(path)]
     for arguments in (pool, deploy):
         done = subprocess.run(
             [*command, *arguments], cwd=root, env=environment, capture_output=True, text=True
@@ -53,24 +60,58 @@ def _register() -> list[str]:
         if done.returncode != 0:
             said = done.stdout + done.stderr
             raise SageError(f"Prefect at {api} refused the deployments:\n{said}")
-    return _set_presets()
+    return _settle(root, {each["name"] for each in yaml.safe_load(path.read_text())["deployments"]})
 
 
-def _set_presets() -> list[str]:
+def _settle(root: Path, registered: set[str]) -> list[str]:
+    """Remove deployments whose flow is gone, and make the automation."""
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import DeploymentUpdate
 
-    from sage_core.config.loading import load_config
-
-    names = []
+    lines = []
     with get_client(sync_client=True) as client:
         flows = {flow.id: flow.name for flow in client.read_flows()}
         for deployment in client.read_deployments():
-            for tag in deployment.tags:
-                if tag.startswith(_PRESET_TAG):
-                    config = load_config(tag.removeprefix(_PRESET_TAG)).model_dump(mode="json")
-                    client.update_deployment(
-                        deployment.id, DeploymentUpdate(parameters={"config": config})
-                    )
-                    names.append(f"{flows[deployment.flow_id]}/{deployment.name}")
-    return sorted(names)
+            if deployment.work_pool_name != _POOL:
+                continue
+            name = f"{flows[deployment.flow_id]}/{deployment.name}"
+            source = str(deployment.entrypoint).partition(":")[0]
+            if source.startswith("flows/") and not (root / source).is_file():
+                client.delete_deployment(deployment.id)
+                lines.append(f"removed [bold]{name}[/]: {source} is gone")
+            elif deployment.name in registered:
+                lines.append(f"registered [bold]{name}[/]")
+        if not client.read_automations_by_name(_ZOMBIES):
+            client.create_automation(_zombies())
+            lines.append(f"made the automation [bold]{_ZOMBIES}[/]")
+    return sorted(lines)
+
+
+def _zombies() -> Any:
+    """Marks a flow run as crashed whose process has sent no heartbeat for long: it was
+    killed together with its worker, or its machine is gone. Without that it would stay Running, and
+    hold its deployment's only slot."""
+    from prefect.automations import AutomationCore, EventTrigger, Posture
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+
+    ends = {f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")}
+    beat = "prefect.flow-run.heartbeat"
+    return AutomationCore(
+        name=_ZOMBIES,
+        description="A run that stopped sending heartbeats was killed.",
+        trigger=EventTrigger(
+            after={beat},
+            expect={beat, *ends},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=_SILENT_S),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message=f"No heartbeat for {_SILENT_S} s: the run's process was killed.",
+            )
+        ],
+    )

@@ -14,6 +14,7 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.steps.names import REPORT
 from sage_core.steps.reading import read_figures, read_quality
 from sage_core.storage import ArtifactRef
+from tasks import caching
 from tasks.answers import tally_of
 from tasks.caching import Cached, listening
 from tasks.home import store
@@ -85,22 +86,11 @@ def name_stages() -> Iterator[dict[bool, list[str]]]:
     def report_stage(name: str, cached: Cached) -> None:
         names[cached.hit].append(name)
         mark = "[dim]cached[/]" if cached.hit else "[green]made[/]  "
-        cost = "" if cached.hit else f"[dim]{_cost(cached.ref)}{_adapted(cached.ref)}[/]"
+        cost = "" if cached.hit else f"[dim]{caching.cost(cached.ref)}{_adapted(cached.ref)}[/]"
         console.print(f"{time.monotonic() - start:6.0f} s  {mark}  {name}{cost}", highlight=False)
 
     with listening(report_stage):
         yield names
-
-
-def _cost(ref: ArtifactRef) -> str:
-    """What the models of a stage read and wrote."""
-    usages = store().manifest(ref)["cost"]["engines"].values()
-    if not usages:
-        return ""
-    read, written = (
-        sum(usage[f"{kind}_tokens"] for usage in usages) for kind in ("prompt", "completion")
-    )
-    return f"  {read:,} tokens read, {written:,} written"
 
 
 def _adapted(ref: ArtifactRef) -> str:

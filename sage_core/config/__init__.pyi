@@ -31,6 +31,7 @@ from sage_core.config.plan import ModelSizeConfig as ModelSizeConfig
 from sage_core.config.plan import PlanConfig as PlanConfig
 from sage_core.config.refine import GatesConfig as GatesConfig
 from sage_core.config.refine import RefineConfig as RefineConfig
+from sage_core.config.retrain import RetrainConfig as RetrainConfig
 from sage_core.config.search import SearchConfig as SearchConfig
 from sage_core.config.search import SelectorConfig as SelectorConfig
 from sage_core.config.search import TreeConfig as TreeConfig

@@ -39,12 +39,17 @@ def differences(configs: Sequence[PipelineConfig]) -> list[Setting]:
 def run_name(config: PipelineConfig) -> str:
     """What a run is called: the preset that it differs least from, and the settings that differ.
     Those that cannot change a result are left out, and so is the experiment's name."""
-    presets = {name: _changed(load_config(name), config) for name in PRESETS}
-    nearest = min(presets, key=lambda name: len(presets[name]))
-    changed = presets[nearest]
+    nearest, changed = from_preset(config)
     more = len(changed) - _NAMED
     told = [*changed[:_NAMED], *([f"{more} more"] if more > 0 else [])]
     return f"{nearest}: {', '.join(told)}" if told else nearest
+
+
+def from_preset(config: PipelineConfig) -> tuple[str, list[str]]:
+    """The preset that a run differs least from, and the settings that differ, as ``key=value``."""
+    presets = {name: _changed(load_config(name), config) for name in PRESETS}
+    nearest = min(presets, key=lambda name: len(presets[name]))
+    return nearest, presets[nearest]
 
 
 def _changed(preset: PipelineConfig, config: PipelineConfig) -> list[str]:

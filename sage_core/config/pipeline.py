@@ -13,6 +13,7 @@ from sage_core.config.mixture import MixtureConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.plan import PlanConfig
 from sage_core.config.refine import RefineConfig
+from sage_core.config.retrain import RetrainConfig
 from sage_core.config.search import SearchConfig
 from sage_core.config.section import NonNegative, Runtime, Section
 from sage_core.config.steering import SteeringReportConfig
@@ -51,6 +52,7 @@ class PipelineConfig(Section):
     dpo: DPOConfig = DPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     steering_report: SteeringReportConfig = SteeringReportConfig()
+    retrain: Runtime[RetrainConfig] = RetrainConfig()
     plan: Runtime[PlanConfig] = PlanConfig()
     ask_again: Runtime[bool] = Field(
         False,
@@ -93,6 +95,21 @@ class PipelineConfig(Section):
                 f"'{self.model.quantization}' does not keep; use 'stacked' or 'continue'"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_the_judge_that_counts(self) -> Self:
+        names = [judge.name for judge in self.evaluation.judges]
+        if self.retrain.judge and self.retrain.judge not in names:
+            raise ValueError(
+                f"retrain.judge = '{self.retrain.judge}' is not in evaluation.judges; choose one "
+                f"of {', '.join(names)}"
+            )
+        return self
+
+    @property
+    def judge_that_counts(self) -> str:
+        """The name of the judge that decides on a challenger."""
+        return self.retrain.judge or self.evaluation.judges[0].name
 
     @model_validator(mode="after")
     def _servers_are_shared(self) -> Self:

@@ -190,18 +190,36 @@ def split_of(thread_id: str, config: CorpusConfig) -> Part:
 
 
 def training_dialogues(corpus: Path, config: CorpusConfig, seed: int) -> list[Dialogue]:
-    """The kept dialogues of the training split that training uses: a random sample, cut to whole
-    exchanges.
-
-    A dialogue ends on an assistant turn, since a last user turn carries no loss; it may open with
-    one, which counts towards ``max_turns``.
+    """The kept dialogues of the training split that training uses (:func:`drawn_dialogues`).
 
     Raises:
         DataError: no dialogue is left.
     """
     table = pq.read_table(corpus / DIALOGUES, columns=["dialogue_id", "split"]).to_pylist()
-    places = [place for place, row in enumerate(table) if row["split"] == "train"]
-    drawn = sorted(places, key=lambda place: (table[place]["dialogue_id"], place))
+    training = {
+        place: row["dialogue_id"] for place, row in enumerate(table) if row["split"] == "train"
+    }
+    cut = drawn_dialogues(corpus, training, config, seed)
+    if not cut:
+        counts = ", ".join(f"{step['step']}: {step['kept']}" for step in load_funnel(corpus))
+        raise DataError(
+            f"no dialogue is left after the filters (kept after each step: {counts}); loosen "
+            "corpus.min_turns, corpus.min_mean_words or corpus.min_sentiment, set "
+            "corpus.span=longest_run, or give more input"
+        )
+    return cut
+
+
+def drawn_dialogues(
+    corpus: Path, places: Mapping[int, str], config: CorpusConfig, seed: int
+) -> list[Dialogue]:
+    """A random sample of dialogues, cut to whole exchanges; ``places`` has the row of each in the
+    table, with its id.
+
+    A dialogue ends on an assistant turn, since a last user turn carries no loss; it may open with
+    one, which counts towards ``max_turns``.
+    """
+    drawn = sorted(places, key=lambda place: (places[place], place))
     if config.max_dialogues and len(drawn) > config.max_dialogues:
         drawn = Random(seed).sample(drawn, config.max_dialogues)
     rank = {place: number for number, place in enumerate(drawn)}
@@ -211,13 +229,6 @@ def training_dialogues(corpus: Path, config: CorpusConfig, seed: int) -> list[Di
     for _, dialogue in kept:
         if messages := whole_exchanges(dialogue.messages, config.max_turns):
             cut.append(replace(dialogue, messages=messages))
-    if not cut:
-        counts = ", ".join(f"{step['step']}: {step['kept']}" for step in load_funnel(corpus))
-        raise DataError(
-            f"no dialogue is left after the filters (kept after each step: {counts}); loosen "
-            "corpus.min_turns, corpus.min_mean_words or corpus.min_sentiment, set "
-            "corpus.span=longest_run, or give more input"
-        )
     return cut
 
 

@@ -106,6 +106,8 @@ def lineage(model: str, parent: str) -> str:
         return "m0 + LoRA on the dialogues without states"
     if model == "m1":
         return "m0 + LoRA on the dialogues with State-Action Chains"
+    if model == "challenger":
+        return f"{parent} + LoRA on new and old dialogues, one round of search, and DPO"
     if model == "dpo":
         return f"{parent} + DPO on chosen against rejected candidates"
     return f"{parent} + LoRA on the trajectories that search selected with {parent}"

@@ -50,25 +50,50 @@ def servers(home: Path) -> Iterator[tuple[str, str]]:
         assert process.wait(60) == 0
 
 
+@pytest.fixture(scope="module")
+def filled_in(home: Path) -> dict[str, Any]:
+    """The form with another base model, as its user may fill it in: a small one, since what is
+    tested here lies around the stages."""
+    return {"preset": "tiny", "base_model": str(small_base(home / "base"))}
+
+
 def test_a_deployed_run_started_through_the_api_goes_through(
-    home: Path, servers: tuple[str, str]
+    home: Path, servers: tuple[str, str], filled_in: dict[str, Any]
 ) -> None:
     api, mlflow = servers
     with urlopen(f"{mlflow}/health") as answer:
         assert answer.status == 200
-    subprocess.run([*SAGE, "deploy"], cwd=ROOT, env=environment(home), check=True)
+    said = [
+        subprocess.run(
+            [*SAGE, "deploy"], cwd=ROOT, env=environment(home), check=True,
+            capture_output=True, text=True,
+        ).stdout
+        for _ in range(2)
+    ]  # fmt: skip
+    assert "made the automation" in said[0]
+    assert "made the automation" not in said[1]
     deployment = call(f"{api}/deployments/name/sage-pipeline/tiny")
-    form = deployment["parameter_openapi_schema"]["definitions"]["CorpusConfig"]["properties"]
-    assert "min_sentiment" in form
-    weekly = call(f"{api}/deployments/name/sage-one-more-round/weekly-refinement")
+    assert len(deployment["parameter_openapi_schema"]["properties"]) == 8
+    weekly = call(f"{api}/deployments/name/sage-retrain/weekly")
     assert [schedule["schedule"]["cron"] for schedule in weekly["schedules"]] == ["0 3 * * 1"]
 
-    # The form with another base model, as its user may fill it in: a small one, since what is
-    # tested here lies around the stages.
-    parameters = deployment["parameters"]
-    parameters["config"]["model"]["base"] = str(small_base(home / "base"))
-    call(f"{api}/deployments/{deployment['id']}", {"parameters": parameters}, method="PATCH")
-    run_through(api, deployment, parameters, home)
+    with pytest.raises(HTTPError) as refused:
+        start(api, deployment, {**filled_in, "overrides": ["serch.candidates=8"]})
+    assert refused.value.code in (409, 422)
+
+    call(f"{api}/deployments/{deployment['id']}", {"parameters": filled_in}, method="PATCH")
+    run = finished(api, start(api, deployment, filled_in), home)
+    assert run["name"].startswith("tiny: model.base=")
+    assert {"preset:tiny", "seed:0"} <= {*run["tags"]}
+    graph = call(f"{api}/flow_runs/{run['id']}/graph-v2")
+    without = [node["label"] for _, node in graph["nodes"] if not node["parents"]]
+    assert len(graph["nodes"]) > 40
+    assert not [label for label in without if label.split()[0] in ("sft", "dpo", "report")]
+    logs = call(f"{api}/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+    assert [each for each in logs if re.match(r"made +sft m3 in [0-9.]+ s", each["message"])]
+    links = call(f"{api}/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
+    (report,) = [each["data"] for each in links if each["key"] == "sage-report"]
+    assert f"{mlflow}/#/experiments/" in report
 
 
 def test_a_second_ui_over_the_home_is_refused(home: Path, servers: tuple[str, str]) -> None:
@@ -85,7 +110,7 @@ def test_schedules_make_runs_and_fire(home: Path, servers: tuple[str, str]) -> N
     """The weekly deployment has its next Mondays; a schedule of the tiny deployment, whose run the
     cache has, fires once."""
     api, _ = servers
-    weekly = call(f"{api}/deployments/name/sage-one-more-round/weekly-refinement")
+    weekly = call(f"{api}/deployments/name/sage-retrain/weekly")
     coming = wait_for(lambda: scheduled(api, weekly["id"]), 90)
     for run in coming:
         start = datetime.fromisoformat(run["expected_start_time"])
@@ -110,18 +135,54 @@ def test_schedules_make_runs_and_fire(home: Path, servers: tuple[str, str]) -> N
     call(f"{url}/{made_['id']}", {"active": False}, method="PATCH")
 
 
-def test_one_more_round_goes_on_from_the_last_finished_run(
+def test_retraining_ends_at_once_without_a_champion_and_without_new_data(
     home: Path, servers: tuple[str, str]
 ) -> None:
     api, _ = servers
-    tiny = call(f"{api}/deployments/name/sage-pipeline/tiny")
-    weekly = call(f"{api}/deployments/name/sage-one-more-round/weekly-refinement")
+    weekly = call(f"{api}/deployments/name/sage-retrain/weekly")
+    failed = ended(api, start(api, weekly, {}))
+    assert "has no champion yet" in failed["state"]["message"]
+    for _ in range(2):
+        subprocess.run([*SAGE, "promote", "dpo"], cwd=ROOT, env=environment(home), check=True)
+    back = subprocess.run(
+        [*SAGE, "rollback"], cwd=ROOT, env=environment(home), capture_output=True, text=True
+    )
+    assert back.returncode == 2
+    assert "nothing can be taken back" in back.stderr
     before = made(home)
-    run_through(api, weekly, tiny["parameters"], home)
-    assert {name: made(home)[name] - before[name] for name in ("sft", "dpo")} == {
-        "sft": 1,  # m4; all models before it come from the cache
-        "dpo": 1,
-    }
+    run = finished(api, start(api, weekly, {}), home)
+    assert run["name"] == "retrain · nothing new"
+    assert made(home) - before == Counter({"new-dialogues": 1})
+
+
+def test_what_nobody_needs_is_shown_and_removed(home: Path, servers: tuple[str, str]) -> None:
+    left = home / "artifacts" / "sft" / ".0123.4567"
+    left.mkdir()
+    for more in ([], ["--yes"]):
+        said = subprocess.run(
+            [*SAGE, "gc", "--json", *more], cwd=ROOT, env=environment(home), check=True,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert [each["path"] for each in json.loads(said.stdout)["found"]] == [str(left)]
+        assert left.exists() == (not more)
+
+
+def test_a_server_that_is_killed_is_started_again(home: Path, servers: tuple[str, str]) -> None:
+    _, mlflow = servers
+    first = json.loads((home / "ui.json").read_text())["processes"]
+    psutil.Process(first[1]["pid"]).send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 120
+    while True:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+        now = json.loads((home / "ui.json").read_text())["processes"]
+        try:
+            with urlopen(f"{mlflow}/health", timeout=5) as answer:
+                if now[1] != first[1] and answer.status == 200:
+                    break
+        except OSError:
+            continue
+    assert (now[0], now[2]) == (first[0], first[2])  # the others went on
 
 
 def test_the_servers_log_has_no_error(home: Path, servers: tuple[str, str]) -> None:
@@ -163,26 +224,30 @@ def made(home: Path) -> Counter[str]:
     return Counter(path.parents[1].name for path in (home / "artifacts").glob("*/*/manifest.json"))
 
 
-def run_through(
-    api: str, deployment: dict[str, Any], parameters: dict[str, Any], home: Path
-) -> None:
-    """Start a deployment as the form of the UI does, and wait for its end."""
+def start(api: str, deployment: dict[str, Any], parameters: dict[str, Any]) -> str:
+    """Start a deployment as the form of the UI does."""
     run = call(
         f"{api}/deployments/{deployment['id']}/create_flow_run",
         {"parameters": parameters, "state": {"type": "SCHEDULED"}},
     )
-    finished(api, run["id"], home)
+    return str(run["id"])
 
 
 def finished(api: str, run: str, home: Path) -> dict[str, Any]:
     """Wait for the end of a run, which has to go through."""
+    found = ended(api, run)
+    assert found["state_type"] == "COMPLETED", (home / "logs" / "worker.log").read_text()[-4000:]
+    return found
+
+
+def ended(api: str, run: str) -> dict[str, Any]:
+    """Wait for the end of a run."""
     deadline = time.monotonic() + 900
     found: dict[str, Any] = {"state_type": ""}
     while found["state_type"] not in ("COMPLETED", "FAILED", "CRASHED"):
         assert time.monotonic() < deadline, f"the run is still {found['state_type']} after 900 s"
         time.sleep(2)
         found = call(f"{api}/flow_runs/{run}")
-    assert found["state_type"] == "COMPLETED", (home / "logs" / "worker.log").read_text()[-4000:]
     return found
 
 

@@ -48,7 +48,7 @@ def value(hint: Any, name: str) -> Any:
         return JudgeConfig(name="m0")
     if issubclass(hint, BaseModel):
         return hint()
-    return {str: name, int: 1, bool: True, Path: Path(name)}[hint]
+    return {str: name, int: 1, float: 0.5, bool: True, Path: Path(name)}[hint]
 
 
 def with_engines(value: Any, engine: EngineConfig) -> Any:

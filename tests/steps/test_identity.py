@@ -49,6 +49,7 @@ RUNTIME_SETTINGS = {
     "PipelineConfig.ask_again",
     "AnnotationConfig.max_unread_share",
     "SelfPlayConfig.max_unread_share",
+    "PipelineConfig.retrain",
 }
 
 

@@ -1,11 +1,17 @@
 """The cache of stages: hits, damage, code, and what is made again."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.context import FlowRunContext
 from prefect.testing.utilities import prefect_test_harness
 
 from sage_core.errors import ArtifactError
@@ -194,3 +200,43 @@ def test_a_resumable_step_finds_its_work_again(seen: list[tuple[str, bool]]) -> 
         ref = make(InSteps(text=text))
         assert (store().folder(ref) / "text").read_text() == f"{text} in 3"
         assert list(work.iterdir()) == []
+
+
+def test_the_run_graph_has_an_edge_for_every_input(seen: list[tuple[str, bool]]) -> None:
+    """From the cache as well as made; the run's log says what became of each stage."""
+
+    @flow
+    def joined() -> object:
+        forget_remade()
+        parts = make_all([Source(text="edge one"), Source(text="edge two")], ["one", "two"])
+        make(Join(parts=(make(Upper(parent=parts[0])), parts[1])))
+        return FlowRunContext.get().flow_run.id  # type: ignore[union-attr]
+
+    stages = ["source one", "source two", "upper", "join"]
+    for outcome in ("made", "cached"):
+        run_id = joined()
+        deadline = time.monotonic() + 30
+        nodes: dict[str, Any] = {}
+        logs: list[str] = []
+        with get_client(sync_client=True) as client:  # the server takes both in the background
+            while (len(nodes) < 4 or len(logs) < 4) and time.monotonic() < deadline:
+                time.sleep(0.2)
+                found = client.request("GET", f"/flow_runs/{run_id}/graph-v2")
+                nodes = dict(found.json()["nodes"])
+                logs = lines(client, run_id)
+        edges = {
+            (nodes[parent["id"]]["label"], node["label"])
+            for node in nodes.values()
+            for parent in node["parents"]
+        }
+        assert edges == {("source one", "upper"), ("source two", "join"), ("upper", "join")}
+        assert [line.split(" in ")[0].split(maxsplit=1) for line in logs] == [
+            [outcome, stage] for stage in stages
+        ]
+
+
+def lines(client: SyncPrefectClient, run_id: UUID) -> list[str]:
+    """The stages in the log of a flow run."""
+    within = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
+    messages = [log.message for log in client.read_logs(within)]
+    return [text for text in messages if text.startswith(("made", "cached"))]

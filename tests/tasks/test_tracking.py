@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -290,3 +291,35 @@ def test_a_run_shows_what_its_stages_took(
     }  # fmt: skip
     assert logged["cost.total.seconds"] == 4
     assert logged["cost.total.artefacts_made"] == 1
+
+
+def test_a_locked_database_is_waited_for_as_long_as_we_say(
+    home: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow alone would fail after 20 s; here that is one second, to see that it is ours."""
+    shutil.copy(made, home / "mlflow.db")
+    tracker = tracking.Tracker(load_config("tiny"))
+    monkeypatch.setattr(tracking, "_BUSY_TIMEOUT_S", 1)
+    with closing(sqlite3.connect(home / "mlflow.db", isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        began = time.monotonic()
+        with pytest.raises(MlflowException, match="locked"):
+            tracker.finish("FAILED")
+        assert time.monotonic() - began < 15
+        other.execute("rollback")
+    tracker.finish("FINISHED")
+
+
+def test_the_first_error_is_the_one_that_is_shown(
+    home: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(made, home / "mlflow.db")
+
+    def fail(self: object, status: str) -> None:
+        raise MlflowException("database is locked")
+
+    monkeypatch.setattr(tracking.Tracker, "finish", fail)
+    with pytest.raises(ArtifactError, match="disk full") as error:  # noqa: SIM117
+        with tracking.track(load_config("tiny")):
+            raise ArtifactError("disk full")
+    assert "database is locked" in error.value.__notes__[0]

@@ -1,0 +1,93 @@
+"""What Prefect's UI shows of a flow run: its name and tags, its outcome, links to MLflow and the
+report."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+
+from flows.environment import UI_FILE
+from sage_core.config.differences import from_preset
+from sage_core.config.pipeline import PipelineConfig
+from tasks.home import sage_home
+
+
+def tags(config: PipelineConfig) -> list[str]:
+    """The preset, the base model, the seed, and every setting that differs from the preset."""
+    preset, changed = from_preset(config)
+    facts = [f"preset:{preset}", f"base:{config.model.base}", f"seed:{config.seed}"]
+    return [*facts, *(each for each in changed if not each.startswith("seed="))]
+
+
+def name_run(name: str, labels: list[str]) -> None:
+    """Give the flow run that is under way a name and more tags."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(context.flow_run.id)
+        client.update_flow_run(run.id, name=name, tags=sorted({*run.tags, *labels}))
+
+
+def link_mlflow(experiment: str, run: str) -> None:
+    """Links to the run in MLflow and to its report, where a MLflow server is known."""
+    server = _mlflow_server()
+    if server is None:
+        get_run_logger().info("MLflow run %s; `sage ui` shows it", run)
+        return
+    page = f"{server}/#/experiments/{experiment}/runs/{run}"
+    for key, link, text in (
+        ("sage-mlflow-run", page, "The run in MLflow: models, figures, tables"),
+        ("sage-report", f"{page}/artifacts/report.html", "The report"),
+    ):
+        create_link_artifact(key=key, link=link, link_text=text)
+
+
+def outcome(record: Mapping[str, Any]) -> None:
+    """Show what became of a round of retraining: the decision with all its inputs."""
+    logger = get_run_logger()
+    if "round" not in record:
+        logger.info("nothing new since %s; no model was trained", record["champion"])
+        name_run(f"retrain · {record['outcome']}", [f"outcome:{record['outcome']}"])
+        return
+    name_run(
+        f"round {record['round']} · {record['outcome']}",
+        [f"outcome:{record['outcome']}", f"challenger:{record['challenger']}"],
+    )
+    facts = (
+        "champion", "challenger", "new_dialogues", "replayed_dialogues", "seed", "error_rate",
+        "champion_sha256", "challenger_sha256",
+    )  # fmt: skip
+    table = [
+        *record["checks"],
+        *(_input(fact.replace("_", " "), record[fact]) for fact in facts),
+        _input("held-out situations", len(record["held_out_situations"])),
+    ]
+    create_table_artifact(
+        key="sage-decision",
+        table=table,
+        description=f"Round {record['round']}: {record['outcome']}. "
+        + "; ".join(record["reasons"]),
+    )
+    logger.info("round %s: %s. %s", record["round"], record["outcome"], record["reasons"] or "")
+
+
+def _input(name: str, value: Any) -> dict[str, Any]:
+    empty = {"champion": "", "challenger": "", "needed": "", "passed": None}
+    return {"check": name, **empty, "value": str(value)}
+
+
+def _mlflow_server() -> str | None:
+    """The address of MLflow's pages: the tracking server's, or that of `sage ui`."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith("http"):
+        return uri.rstrip("/")
+    try:
+        return str(json.loads((sage_home() / UI_FILE).read_text())["mlflow"])
+    except (OSError, ValueError, KeyError):
+        return None

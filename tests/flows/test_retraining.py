@@ -1,0 +1,269 @@
+"""A month of weekly retraining over real files, artefacts and MLflow.
+
+The models are scripted: each has a quality, which training raises by one where most of the new
+dialogues are sunny, and lowers where they are foul. The judge prefers the better one.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from scripted_engine import ScriptedEngine
+
+from flows import form, pipeline, retraining
+from sage_core.config.pipeline import PipelineConfig
+from sage_core.engines import loading
+from sage_core.engines.base import Request, draw_seed
+from sage_core.errors import ConfigError, DataError
+from sage_core.evaluation import embedding
+from sage_core.schema import PreferencePair, TrainingDialogue
+from sage_core.steps import dpo, model_trial, sft
+from sage_core.storage import write_json
+from sage_core.training.job import TRAINING_LOG, Job
+from tasks import checkpoints, engines, garbage
+from tasks.registry import CANDIDATE, Registry
+from tasks.tracking import track
+
+GROUPS = (
+    "{u_motivation: vent, u_emotion: sad, u_topic: [x]} ",
+    "{a_motivation: cheer, a_emotion: calm, a_topic: [y]} ",
+)
+SMALL = {"epochs": 1, "batch_size": 2, "micro_batch_size": 1}
+SELFPLAY = {"max_turns": 2, "shard_size": 16}
+OFF = {
+    "min_action_entropy": 0, "min_distinct_2": 0, "min_reply_words": 0, "max_malformed": 1,
+    "kl_replies": 0, "max_question_rate": 1, "max_stray_braces": 1, "max_cut_share": 1,
+}  # fmt: skip
+
+
+def config(home: Path, **changes: Any) -> PipelineConfig:
+    return PipelineConfig.model_validate(
+        {
+            "name": "weekly",
+            "corpus": {
+                "reader": "messages", "input": home / "data", "rules": [], "min_turns": 2,
+            },
+            "annotation": {
+                "method": "score", "topics": "extracted",
+                "motivations": ["sharing", "question"], "emotions": ["sad", "joyful"],
+            },
+            "sft": SMALL,
+            "search": {
+                "candidates": 2, "situations": 2, "grammar_probe": 1, "selfplay": SELFPLAY,
+                "selector": {"relevance": True},
+            },
+            "refine": {"rounds": 1, "sft": SMALL, "gates": OFF},
+            "dpo": SMALL,
+            "evaluation": {"situations": 2, "selfplay": SELFPLAY, "bootstrap_samples": 100},
+            "steering_report": {"enabled": False},
+            "retrain": {"situations": 10},
+            **changes,
+        }
+    )  # fmt: skip
+
+
+class Scripted(ScriptedEngine):
+    """A model of some quality, which it says in every reply; as a judge, the best there is."""
+
+    def __init__(self, quality: int) -> None:
+        self._quality = quality
+        super().__init__(self._say, lambda request, option: -float(len(option)))
+
+    def _say(self, request: Request, candidate: int) -> str:
+        if request.request_id.startswith("judge/"):
+            a, b = request.messages[-1].content.split("Conversation B:")
+            found = [int(re.findall(r"Quality (-?\d+)", text)[-1]) for text in (a, b)]
+            return f"Verdict: {'tie' if found[0] == found[1] else 'AB'[found[1] > found[0]]}"
+        if request.request_id.endswith("/opening"):
+            return GROUPS[0]
+        states = "".join(GROUPS[request.prefix.count("}") :]) if request.opens_with_states else ""
+        return f"{states}Quality {self._quality}, word{draw_seed(request, candidate) % 1000}."
+
+
+def train(
+    folder: Path,
+    job: Job,
+    rows: Sequence[TrainingDialogue | PreferencePair],
+    settings: Any,
+    work: Path,
+    on_step: object,
+) -> None:
+    quality = int(((job.parent or job.base) / "quality").read_text())
+    text = " ".join(m.content for row in rows if isinstance(row, TrainingDialogue)
+                    for m in row.messages)  # fmt: skip
+    if job.name == "challenger-sft":
+        quality += 1 if text.count("sunny") > text.count("foul") else -1
+    (folder / "quality").write_text(str(quality))
+    (folder / "name").write_text(job.name)  # so that no two artefacts are the same
+    log = {"examples": len(rows), "left_out": {}, "steps": 1, "history": [{"step": 1, "loss": 1.0}]}
+    write_json(folder / TRAINING_LOG, log)
+
+
+class Silent:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **named: None
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home whose pipeline has run once on four dialogues."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("SAGE_HOME", str(home))
+        patch.setattr(loading, "prepare_base", prepare_base)
+        patch.setattr(model_trial, "try_model", lambda base, model, lora, training: {})
+        patch.setattr(engines, "open_engine", open_engine)
+        patch.setattr(sft, "train_sft", train)
+        patch.setattr(dpo, "train_dpo", train)
+        patch.setattr(embedding, "PACKAGE", "no_such_package")
+        patch.setattr(pipeline, "tables", Silent())
+        patch.setattr(pipeline, "get_run_logger", Silent)
+        patch.setattr(retraining.preflight, "check", lambda config: None)
+        arrive(home, 0, "plain")
+        with track(config(home)) as tracker:
+            pipeline.run_method(config(home), tracker)
+        yield home
+
+
+def prepare_base(folder: Path, model: object) -> None:
+    (folder / "quality").write_text("0")
+    write_json(folder / loading.BASE, {"base": "scripted", "weights": "."})
+
+
+def open_engine(
+    settings: object, base: Path, model: object, adapter: Path | None, home: Path
+) -> Scripted:
+    return Scripted(int(((adapter or base) / "quality").read_text()))
+
+
+def arrive(home: Path, week: int, weather: str) -> None:
+    """Four dialogues of a week's file."""
+    (home / "data").mkdir(exist_ok=True)
+    rows = [
+        {"messages": [
+            {"role": "user", "content": f"It was {weather} on day {day} of week {week}."},
+            {"role": "assistant", "content": f"How {weather} was it, then, number {day}?"},
+        ]}
+        for day in range(4)
+    ]  # fmt: skip
+    (home / "data" / f"week-{week}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_without_a_champion_it_says_how_to_make_one(home: Path) -> None:
+    with pytest.raises(ConfigError, match="`sage promote dpo`"):
+        retraining.retrain()
+
+
+def test_a_month(home: Path) -> None:
+    registry = Registry()
+    first = registry.find("dpo")
+    registry.promote(first, "by hand")
+
+    # Week 1: nothing new. No model is trained, and no error rate is spent.
+    before = artefacts(home, "sft", "dpo")
+    assert retraining.retrain() == {"outcome": "nothing new", "champion": str(first)}
+    assert artefacts(home, "sft", "dpo") == before
+    assert registry.decisions() == []
+
+    # Week 2: new dialogues that make the model better.
+    arrive(home, 2, "sunny")
+    second = retraining.retrain()
+    assert second["outcome"] == "promoted", second
+    assert registry.champion().version == second["challenger"] != first.version
+    second_version = registry.champion()
+    assert (second["new_dialogues"], second["replayed_dialogues"]) == (4, 4)
+    assert second["champion"] == first.version
+    found = checkpoints.find("champion", config(home).model)
+    assert found.adapter == checkpoints.by_hash(second["challenger_sha256"])
+    assert found.states
+
+    # Week 3: a bad batch. It is refused, and says why.
+    arrive(home, 3, "foul")
+    third = retraining.retrain()
+    assert third["outcome"] == "refused"
+    assert registry.champion().version == second["challenger"]
+    (reason,) = third["reasons"]
+    assert reason.startswith("win rate, judge m0: interval [-1.00, ")
+    assert third["error_rate"] == pytest.approx(second["error_rate"] / 4)
+    # It replays what the champion was trained on, the second week included.
+    assert third["replayed_dialogues"] == 4
+
+    # Each round has situations and a seed of its own.
+    for half in ("search_situations", "held_out_situations"):
+        assert not {*second[half]} & {*third[half]}
+    assert second["seed"] != third["seed"]
+
+    # Week 4: nothing new, since what was refused is not new again.
+    assert retraining.retrain()["outcome"] == "nothing new"
+    assert registry.decisions() == [second, third]
+
+    # The decisions are in MLflow with every input.
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("weekly").experiment_id
+    runs = client.search_runs([experiment], "tags.`sage.round` = '2'")
+    assert [run.data.tags["sage.decision"] for run in runs] == ["refused"]
+    table = client.load_table(experiment, "checks.json", [runs[0].info.run_id])
+    assert table["check"].iloc[0] == "win rate, judge m0"
+
+    # One roll-back, and no more: there was no champion before the first.
+    back, withdrawn = registry.rollback()
+    assert (back.version, withdrawn.version) == (first.version, second["challenger"])
+    assert registry.champion() == first
+    with pytest.raises(ConfigError, match="nothing can be taken back"):
+        registry.rollback()
+
+    # A person may have the last word.
+    arrive(home, 5, "sunny and warm")
+    fifth = retraining.retrain(overrides=["retrain.approval=true"])
+    assert fifth["outcome"] == "waiting for approval"
+    assert registry.champion() == first
+    registry.promote(registry.find(CANDIDATE), "by hand")
+    assert registry.champion().version == fifth["challenger"]
+    with pytest.raises(ConfigError, match="'candidate' is no version or alias"):
+        registry.find(CANDIDATE)
+
+    # All but two of the 32 held-out situations are used. That is said before anything is trained.
+    arrive(home, 6, "sunny again")
+    before = artefacts(home, "sft", "dpo")
+    with pytest.raises(DataError, match=r"needs at least 10 .* gets 2"):
+        retraining.retrain()
+    assert artefacts(home, "sft", "dpo") == before
+
+    # Benchmarks that both have count, and of these the score alone.
+    for version, score in ((first, 0.5), (second_version, 0.4)):
+        for name in ("benchmark.arc_easy", "benchmark.arc_easy.stderr"):
+            client.log_metric(version.run_id, name, score)
+    client.log_metric(first.run_id, "benchmark.piqa", 0.7)
+    assert registry.benchmarks(first, second_version) == {"arc_easy": (0.5, 0.4)}
+
+    # A form cannot lead out of the data folder; the champion's own paths are its owner's.
+    with pytest.raises(ConfigError, match=r"situations.path = /etc/hosts"):
+        retraining.retrain(overrides=["situations.path=/etc/hosts"], confine=form.confined)
+
+
+def test_garbage(home: Path) -> None:
+    """After the month: registered models and all that they were made from stay."""
+    kill_minus_nine = home / "artifacts" / "sft" / ".0123.abcdef"
+    kill_minus_nine.mkdir()
+    (kill_minus_nine / "model").write_bytes(b"x" * 1000)
+    recent = {each.path for each in garbage.find(days=1)}
+    assert recent == {kill_minus_nine}
+    found = garbage.find(days=0)
+    assert kill_minus_nine in {each.path for each in found}
+    for each in found:
+        garbage.remove(each)
+    assert garbage.find(days=0) == []
+    stages = {path.parent.name for path in (home / "artifacts").glob("*/*")}
+    assert {"base-model", "sft", "dpo", "corpus", "training-dialogues"} <= stages
+    assert "rollout-shard" not in stages
+    champion = Registry().champion()
+    assert retraining.find_champion(champion).dialogues
+
+
+def artefacts(home: Path, *stages: str) -> list[Path]:
+    return [path for stage in stages for path in sorted((home / "artifacts" / stage).iterdir())]
