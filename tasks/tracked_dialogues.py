@@ -14,7 +14,6 @@ from typing import Any
 import mlflow
 from mlflow.entities import SpanType
 from mlflow.exceptions import MlflowException
-from mlflow.genai import datasets
 
 from sage_core.sac import parse
 from sage_core.schema import Trajectory
@@ -114,6 +113,8 @@ def _trace(
 def _log_dataset(
     experiment: str, run: str, dialogues: Mapping[str, Sequence[Trajectory]], name: str
 ) -> None:
+    from mlflow.genai import datasets  # imports half of MLflow
+
     found = datasets.search_datasets(experiment_ids=[experiment], filter_string=f"name = '{name}'")
     dataset = found[0] if found else datasets.create_dataset(name=name, experiment_id=experiment)
     records: list[dict[str, Any]] = [

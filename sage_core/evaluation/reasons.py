@@ -7,6 +7,10 @@ and of the two models. A reason counts for the answer, against it, or leaves it 
   :data:`MOST_UNREAD` of its items.
 * *Position*: for, where the interval of the share of verdicts that name the model shown first holds
   one half; else against.
+* *Family*: against, where a judge is of the family of the selector, whose taste the models were
+  trained to please.
+* *People*: for, where a judge agrees with people more often than chance; against, where it agrees
+  less often; open, where that is not shown. No reason for judges without such a comparison.
 * *Length*: against, where the preferred model's replies are longer, since judges favour longer
   ones; for, where they are shorter; the intervals of the two lengths must not overlap. No reason
   where no model is preferred.
@@ -21,6 +25,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sage_core.evaluation.answer import Finding, excludes_zero, figures_of, preferred
+from sage_core.evaluation.judge_evidence import JudgeEvidence
 from sage_core.evaluation.metrics import ModelMetrics, Rate
 from sage_core.evaluation.quality import BASELINE, Quality
 from sage_core.evaluation.winrate import PairSummary
@@ -47,14 +52,16 @@ def reasons(
     models: Sequence[ModelMetrics],
     quality: Quality | None,
     collapsed: Mapping[str, Sequence[str]],
+    known: JudgeEvidence | None = None,
 ) -> list[Reason]:
     """Why to believe a finding or not, by the rules of the module; ``collapsed``: model -> the
-    gates that it did not pass."""
+    gates that it did not pass; ``known``: what is known of the judges."""
     asked = [each for each in summaries if (each.model_a, each.model_b) == found.pair]
     return [
         *_of_precision(asked),
         *_of_unread(asked),
         *_of_position([each.judge for each in asked], position_bias),
+        *_of_judges([each.judge for each in asked], known or JudgeEvidence()),
         *_of_length(found, models),
         *_without_judge(found, quality),
         *_of_collapse(found.pair, collapsed),
@@ -109,6 +116,23 @@ def _of_position(judges: Sequence[str], bias: Mapping[str, Rate]) -> Iterator[Re
                 "end as ties, so it can tell less.",
                 "bias",
             )
+
+
+def _of_judges(judges: Sequence[str], known: JudgeEvidence) -> Iterator[Reason]:
+    for judge in judges:
+        if known.own_family(judge):
+            yield Reason(
+                "against",
+                f"{judge} is of the family of the selector ({known.selector}): it may like what "
+                "the models were trained to do.",
+                "judges",
+            )
+        if human := known.calibrated(judge):
+            low, high = human.accuracy.ci_low, human.accuracy.ci_high
+            stance: Stance = "open"
+            if low is not None and high is not None:
+                stance = "for" if low > 0.5 else "against" if high < 0.5 else "open"
+            yield Reason(stance, f"{judge}, compared with people: {human.in_words}.", "judges")
 
 
 def _of_length(found: Finding, models: Sequence[ModelMetrics]) -> Iterator[Reason]:

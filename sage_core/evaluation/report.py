@@ -151,8 +151,9 @@ def _reasons(data: ReportData, found: Answer | None) -> list[Reason]:
         return []
     collapsed = {model: each.collapsed for model, each in data.collapse.items()}
     return reasons(
-        found.headline, data.summaries, data.position_bias, data.models, data.quality, collapsed
-    )
+        found.headline, data.summaries, data.position_bias, data.models, data.quality, collapsed,
+        data.judges,
+    )  # fmt: skip
 
 
 def _share(value: float) -> str:

@@ -4,7 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from sage_core.evaluation.agreement import Agreement
 from sage_core.evaluation.answer import Finding, answer, changes, finding, main_pair
+from sage_core.evaluation.calibration import Calibration
+from sage_core.evaluation.judge_evidence import JudgeEvidence
 from sage_core.evaluation.metrics import Mean, ModelMetrics, Rate
 from sage_core.evaluation.quality import Difference, Figure, ModelQuality, Quality
 from sage_core.evaluation.reasons import Reason, reasons
@@ -139,8 +142,9 @@ def why(
     models: tuple[ModelMetrics, ...] = (),
     measured: Quality | None = None,
     collapsed: dict[str, tuple[str, ...]] | None = None,
+    known: JudgeEvidence | None = None,
 ) -> list[Reason]:
-    return reasons(found, summaries, bias or {}, models, measured, collapsed or {})
+    return reasons(found, summaries, bias or {}, models, measured, collapsed or {}, known)
 
 
 def test_precision() -> None:
@@ -166,6 +170,27 @@ def test_unreadable_answers() -> None:
 def test_position(first: int, stance: str) -> None:
     found = why(summaries=(WON,), bias={"x": Rate.of(first, 100), "another": Rate.of(99, 100)})
     assert [each.stance for each in found if each.anchor == "bias"] == [stance]
+
+
+@pytest.mark.parametrize(("family", "stances"), [("llama", ["against"]), ("qwen", [])])
+def test_a_judge_of_the_selectors_family(family: str, stances: list[str]) -> None:
+    known = JudgeEvidence(families={"x": family, "another": "llama"}, selector="llama")
+    found = why(summaries=(WON,), known=known)
+    assert [each.stance for each in found if each.anchor == "judges"] == stances
+
+
+@pytest.mark.parametrize(("same", "stance"), [(80, "for"), (50, "open"), (20, "against")])
+def test_a_judge_against_people(same: int, stance: str) -> None:
+    none, kappa = Rate.of(0, 0), Agreement(0, None, None, None)
+    compared = Calibration(
+        "x", "f", 100, {}, 100, 0, none, Rate.of(same, 100), kappa, none, {}, none
+    )
+    found = why(summaries=(WON,), known=JudgeEvidence(calibrations=(compared,)))
+    (reason,) = [each for each in found if each.anchor == "judges"]
+    assert (reason.stance, reason.text) == (
+        stance,
+        f"x, compared with people: {compared.in_words}.",
+    )
 
 
 @pytest.mark.parametrize(
