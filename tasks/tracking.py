@@ -280,6 +280,8 @@ class Tracker:
             "mlflow.note.content": f"{outcome}: {reasons}" if reasons else outcome,
         }
         self._client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        if outcome == "refused":
+            notices.notice(notices.REFUSED, self._config.name, "challenger", record["reasons"])
 
     def finish(self, status: str) -> None:
         """End the parent run and the child runs that are still open."""

@@ -42,7 +42,9 @@ def check_scoring(settings: EngineConfig) -> None:
     Raises:
         SageError: it does not.
     """
-    module = import_module(settings.checked_by) if settings.checked_by else None
+    if not settings.checked_by:
+        return
+    module = import_module(settings.checked_by)
     if hasattr(module, "check_scoring"):
         module.check_scoring(settings)
 
