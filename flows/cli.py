@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from flows.commands import corpus, judge, steer, train
 from flows.commands.annotate import annotate
+from flows.commands.benchmark import benchmark
 from flows.commands.chat import chat
 from flows.commands.compare import compare
 from flows.commands.deploy import deploy
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="State-action augmented dialogue models: train, search, judge, compare.",
 )
-for command in (run, plan, doctor, annotate, search, compare, chat, export, ui, deploy):
+for command in (run, plan, doctor, annotate, search, benchmark, compare, chat, export, ui, deploy):
     app.command()(command)
 for name, group in (("corpus", corpus), ("train", train), ("judge", judge), ("steer", steer)):
     app.add_typer(group.app, name=name)
