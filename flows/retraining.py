@@ -116,6 +116,7 @@ def retrain(
         )
         openings = search_situations(config, earlier)
         challenger = train(config, champion, mixed, openings, tracker)
+        tracker.benchmarks(pipeline.benchmark(config, {CHALLENGER: challenger}, CHALLENGER))
         version = registry.find(str(tracker.versions[CHALLENGER].version))
         decision = compare(config, number, registry, champion, challenger, version, held_out)
         outcome = settle(registry, config, version, decision)
