@@ -26,7 +26,8 @@ from sage_core.steps.corpus import Corpus
 from sage_core.steps.dialogues import TrainingDialogues
 from sage_core.steps.names import JUDGEMENTS, SITUATIONS
 from sage_core.steps.reading import read_collapse
-from sage_core.steps.retraining import NewDialogues, RoundDialogues, RoundSituations
+from sage_core.steps.retraining import NewDialogues, RoundDialogues
+from sage_core.steps.round_situations import RoundSituations
 from sage_core.storage import ArtifactRef, read_rows
 from tasks import checkpoints
 from tasks.caching import forget_remade, make

@@ -1,18 +1,15 @@
-"""What a round of retraining starts from: new dialogues, a share of old ones, new situations."""
+"""The dialogues that a round of retraining starts from: new ones and a share of old ones."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from sage_core import mixture
-from sage_core.config.conversation import SituationsConfig
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.corpus.unseen import content, unseen_dialogues
-from sage_core.schema import Dialogue, Situation, Split
-from sage_core.search.situations import situations
+from sage_core.schema import Dialogue
 from sage_core.steps.base import Context, Step
-from sage_core.steps.names import SITUATIONS
 from sage_core.steps.tables import rows_of
 from sage_core.storage import ArtifactRef, write_rows
 
@@ -59,33 +56,3 @@ class RoundDialogues(Step):
         number = min(len(seen), round(len(new) * self.replay / (1 - self.replay)))
         again = Random(self.seed).sample([seen[key] for key in sorted(seen)], number)
         write_rows(folder / DIALOGUES, [*new, *again], Dialogue)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundSituations(Step):
-    """Situations of one half that no earlier round has used, in a random order.
-
-    Attributes:
-        limit: how many; 0 = all.
-        used: the ids of those that earlier rounds have used.
-        again: fill up with used ones where too few are left.
-        source: the hash of the input.
-    """
-
-    name = "round-situations"
-    settings: SituationsConfig
-    split: Split
-    limit: int
-    used: tuple[str, ...]
-    again: bool
-    source: str
-    seed: int
-
-    def run(self, folder: Path, context: Context) -> None:
-        rows = situations(self.settings, self.split, 0)
-        Random(self.seed).shuffle(rows)
-        used = set(self.used)
-        rows.sort(key=lambda row: row.situation_id in used)  # stable: the order within stays
-        if not self.again:
-            rows = [row for row in rows if row.situation_id not in used]
-        write_rows(folder / SITUATIONS, rows[: self.limit or None], Situation)

@@ -116,6 +116,7 @@ for name in {names}:
 
 
 ALL = set(STEPS)
+OPENINGS = {"situations", "round-situations"}
 REPORT = {"report"}
 
 
@@ -131,7 +132,7 @@ REPORT = {"report"}
         ("templates/macros.html.jinja", "x", REPORT, ALL - REPORT),  # which it includes
         ("templates/chatml.jinja", "x", {"base-model"}, {"report", "corpus"}),
         ("templates/data_card.md.jinja", "x", {"corpus"}, {"base-model", "annotate-shard"}),
-        ("data/situations.jsonl", "x", {"situations"}, ALL - {"situations"}),
+        ("data/situations.jsonl", "x", OPENINGS, ALL - OPENINGS),
         # What is used from afar.
         ("sage_core.corpus.sources", "x = 1\n", {"chain-text"}, {"sft"}),
         ("sage_core.training.job", "x = 1\n", {"report", "sft", "dpo"}, {"figures"}),
@@ -171,6 +172,11 @@ def test_an_engines_code_counts_where_it_is_named(changed: Change) -> None:
     assert "annotate-shard" not in after("sage_core.engines.drawing")
 
 
+EXPORTS = {
+    "chatgpt", "claude", "discord", "esconv", "openassistant", "slack", "telegram", "whatsapp"
+}  # fmt: skip
+
+
 def with_corpus(name: str, **settings: Any) -> Step:
     return replace(STEPS[name], corpus=CorpusConfig.model_validate(settings))  # type: ignore[call-arg]
 
@@ -181,10 +187,10 @@ def with_corpus(name: str, **settings: Any) -> Step:
         ("chitchat", {"chitchat"}, {"corpus-source", "corpus"}),  # of the default
         ("pushshift", {"pushshift"}, set()),
         ("convokit", {"convokit"}, set()),
-        ("sharegpt", {"sharegpt", "hf"}, set()),  # which takes its layout
+        ("recognition", {"messages", "sharegpt", "hf"}, set()),
         ("huggingface", {"hf"}, set()),
-        ("conversations", {"messages", "sharegpt", "hf"}, set()),
-        ("empathetic_dialogues", {"empathetic_dialogues"}, {"situations"}),
+        ("conversations", {"messages", "sharegpt", "hf", *EXPORTS}, set()),
+        ("empathetic_dialogues", {"empathetic_dialogues"}, OPENINGS),
     ],
 )
 def test_a_readers_code_counts_where_it_is_named(
@@ -298,7 +304,8 @@ def test_a_judge_prompts_code_counts_where_it_is_named(changed: Change) -> None:
     before = code_of(judging)
     assert remade(changed("sage_core.evaluation.prompts.companion", "x = 1\n")) == set()
     assert code_of(judging) != before
-    assert remade(changed("sage_core.evaluation.prompts.open", "x = 1\n")) == {"judge-pair"}
+    judges = {"judge-pair", "calibrate-judge"}
+    assert remade(changed("sage_core.evaluation.prompts.open", "x = 1\n")) == judges
     assert code_of(judging) == before
 
 
