@@ -100,7 +100,7 @@ def annotating() -> None:
     assert schema["required"] == ["motivation", "emotion", "topics", "intensity"]
     assert schema["properties"]["intensity"]["type"] == "string"
     dialogue = Dialogue("d", "s", "t", (Message("user", "It rains."),))
-    asked, _, label, *_ = annotation._state_prompt(dialogue, 0, config)
+    asked, _, label, *_ = annotation._state_prompt(dialogue, 0, 0, config)
     assert "(topics), and how strongly it is felt (intensity). Use" in asked.content
     assert json.loads(label.content)["intensity"] == "strong"
     assert annotation.read_state(annotation.write_state(USER)) == USER

@@ -129,10 +129,12 @@ ABOUT = {
     "sage_core/config/refine.py": ("motivation", "the entropy of actions is that of motivations"),
     "sage_core/config/steering.py": (_EVERY, "the settings of each field"),
     "sage_core/corpus/readers/empathetic_dialogues.py": ("emotion", _LABEL),
+    "sage_core/corpus/readers/esconv.py": ("emotion", "the fields of ESConv's situations"),
     "sage_core/emotions.py": ("emotion", "which emotions are pleasant"),
     "sage_core/evaluation/annotations.py": (
         "emotion topic", "emotions against VADER's sign, topics against the utterance's words",
     ),
+    "sage_core/evaluation/answer.py": ("emotion", "the measure emotion_accuracy"),
     "sage_core/evaluation/benchmarks/__init__.py": ("emotion", "the parts of EmoBench"),
     "sage_core/evaluation/benchmarks/emotional.py": ("emotion", "the parts of EmoBench"),
     "sage_core/evaluation/collapse.py": (
@@ -144,6 +146,7 @@ ABOUT = {
     ),
     "sage_core/evaluation/metrics.py": ("emotion", "emotion_accuracy: the guess and the label"),
     "sage_core/evaluation/quality.py": ("emotion", "the guess and the label"),
+    "sage_core/evaluation/rows.py": ("emotion", _LABEL),
     "sage_core/labels.py": (
         "emotion topic", "emotions are compared with those of situations; topics are extracted",
     ),
@@ -160,6 +163,8 @@ ABOUT = {
         "emotion topic", "measures of emotions and topics; of the forced replies Table 3 is shown",
     ),
     "sage_core/topics.py": ("topic", "how topics are extracted"),
+    "tasks/mlflow_views.py": ("emotion", "the measure emotion_accuracy"),
+    "tasks/tracked_dialogues.py": ("emotion", _LABEL),
     "tasks/tracking.py": ("emotion", "the measure emotion_accuracy"),
 }  # fmt: skip
 # Not where it is an example of use, such as emotion=playful.

@@ -168,7 +168,7 @@ def small(request: Request) -> Request:
 
 def sample(*, scored: bool, schema: bool) -> Request:
     """A request as roles make them, to be tried without one of their own."""
-    constraint = json_schema({"topic": {"type": "string"}}) if schema else None
+    constraint = json_schema({"answer": {"type": "string"}}) if schema else None
     sampling = SamplingConfig(temperature=0, top_k=0, repetition_penalty=1)
     said = (Message("system", _SYSTEM), Message("user", QUESTION))
     return small(Request("sample", said, sampling, constraint=None if scored else constraint))
