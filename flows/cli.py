@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from flows.commands import corpus, judge, steer, train
 from flows.commands.annotate import annotate
+from flows.commands.benchmark import benchmark
 from flows.commands.chat import chat
 from flows.commands.compare import compare
 from flows.commands.deploy import deploy
@@ -28,7 +29,7 @@ app = typer.Typer(
     help="State-action augmented dialogue models: train, search, judge, compare.",
 )
 COMMANDS = (
-    run, plan, doctor, annotate, search, compare, chat, export,
+    run, plan, doctor, annotate, search, benchmark, compare, chat, export,
     ui, deploy, retrain, promote, rollback, gc,
 )  # fmt: skip
 for command in COMMANDS:

@@ -16,6 +16,7 @@ from sage_core import annotation, preflight
 from sage_core.config.differences import run_name
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES
+from sage_core.evaluation.benchmarks.ready import ready
 from sage_core.evaluation.embedding import scorer_name
 from sage_core.evaluation.judge import UNREAD
 from sage_core.evaluation.tournament import judged_pairs
@@ -35,7 +36,7 @@ from sage_core.steps.report import Report
 from sage_core.storage import ArtifactRef, read_rows, shards
 from tasks import tables
 from tasks.answers import make_asking
-from tasks.caching import forget_remade, make
+from tasks.caching import forget_remade, make, make_all
 from tasks.home import store
 from tasks.inputs import count, source_hash
 
@@ -136,6 +137,8 @@ def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
     quality = make(configured.quality(config, list(measured.values())))
     judgements = judge(config, rollouts, m0)
     steering = steer(config, trained["m1"])
+    benchmarks = benchmark(config, models)  # section 5, Table 2
+    empathy = measure_empathy(config, models)
     figures = make(configured.figures(config, judgements, rollouts, calibrate(config, m0)))
     checkpoints = {name: reference(model) for name, model in trained.items()}
     report = make(
@@ -155,12 +158,16 @@ def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
             measured=tuple(measured.values()),
             quality=quality,
             steering=steering,
+            benchmarks=benchmarks,
+            empathy=empathy,
         )
     )
     tables.publish(corpora, list(searched.values()), figures, quality)
     tracker.evaluation(
         figures, quality, probe, report, rollouts, {"m1": steering} if steering else {}, annotated
     )
+    tracker.benchmarks(benchmarks)
+    tracker.empathy(empathy)
     return {
         "corpus": corpora[0],
         "sac": annotated,
@@ -172,6 +179,8 @@ def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
         "figures": figures,
         "quality": quality,
         "steering": steering,
+        "benchmarks": benchmarks,
+        "empathy": empathy,
         "report": report,
     }
 
@@ -358,6 +367,37 @@ def steer(config: PipelineConfig, agent: Model) -> ArtifactRef | None:
         return None
     held_out = situations(config, "evaluation", config.steering_report.situations)
     return make(configured.steering_evidence(config, agent, held_out), agent.name)
+
+
+def benchmark(
+    config: PipelineConfig, models: Mapping[str, Model], baseline: str = "m0"
+) -> ArtifactRef | None:
+    """Which abilities each model has kept of the model ``baseline``, on the benchmarks that the
+    configuration names."""
+    if not config.benchmarks.tasks:
+        return None
+    found = ready(config.benchmarks)
+    asked = [(model, task) for model in models.values() for task in found.sources]
+    parts = make_all(
+        [
+            configured.benchmark(config, model, task, found.sources[task], found.harness)
+            for model, task in asked
+        ],
+        [f"{model.name} {task}" for model, task in asked],
+    )
+    return make(configured.benchmarks(config, parts, baseline, found.left_out))
+
+
+def measure_empathy(config: PipelineConfig, models: Mapping[str, Model]) -> dict[str, ArtifactRef]:
+    """What each model makes of the user's emotion, if the configuration asks for it."""
+    if not config.empathy.enabled:
+        return {}
+    source = source_hash(config.empathy.path or config.situations.path)
+    labelled = make(configured.labelled_situations(config, source), "labelled")
+    return {
+        name: make(configured.empathy(config, model, labelled), name)
+        for name, model in models.items()
+    }
 
 
 def situations(config: PipelineConfig, split: Split, limit: int) -> ArtifactRef:

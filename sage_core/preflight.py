@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sage_core import labels
+from sage_core.config.empathy import EmpathyConfig
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.filters import filters
 from sage_core.corpus.sources import sources
@@ -16,12 +17,21 @@ from sage_core.engines.loading import (
 )
 from sage_core.errors import ConfigError, SageError
 from sage_core.evaluation import judge, steering
+from sage_core.evaluation.benchmarks import ready
 from sage_core.evaluation.human import read_human
 from sage_core.mixture import check_instructions, instruction_corpus
 from sage_core.search.checks import check_search
 from sage_core.search.situations import situations
 from sage_core.training.launch import check_launcher
 from sage_core.training.lora_targets import planned_reach
+
+
+def _check_empathy(settings: EmpathyConfig) -> None:
+    if settings.enabled and settings.path and not settings.path.exists():
+        raise ConfigError(
+            f"empathy.path = '{settings.path}' does not exist; give a file of EmpatheticDialogues "
+            "or its folder, or leave it out for the held-out situations of the run"
+        )
 
 
 def check(config: PipelineConfig) -> None:
@@ -50,6 +60,8 @@ def check(config: PipelineConfig) -> None:
         lambda: situations(config.situations, "evaluation", config.evaluation.situations),
         lambda: steering.check(config.steering_report),
         lambda: check_search(config.search),
+        partial(ready.check, config.benchmarks),
+        partial(_check_empathy, config.empathy),
         *(partial(judge.question, judging.prompt) for judging in config.evaluation.judges),
         *([partial(read_human, human)] if (human := config.evaluation.human) else []),
         *(partial(opening.check, role) for role in roles),

@@ -284,6 +284,18 @@ class Judgement:
     outcome: str = ""
 
 
+@dataclass(frozen=True)
+class BenchmarkDocument:
+    """A model's value on one document of a benchmark; ``hash`` is that of the document's text."""
+
+    model: str
+    task: str
+    document: str
+    hash: str
+    metric: str
+    value: float
+
+
 _ROLES = ("user", "assistant")
 
 
@@ -319,6 +331,16 @@ ARROW_SCHEMAS: dict[type, pa.Schema] = {
             ("messages", _MESSAGES),
             ("split", pa.string()),
             ("has_roles", pa.bool_()),
+        ]
+    ),
+    BenchmarkDocument: pa.schema(
+        [
+            ("model", pa.string()),
+            ("task", pa.string()),
+            ("document", pa.string()),
+            ("hash", pa.string()),
+            ("metric", pa.string()),
+            ("value", pa.float64()),
         ]
     ),
     Rejection: pa.schema([("dialogue_id", pa.string()), ("reason", pa.string())]),

@@ -31,7 +31,14 @@ from sage_core.evaluation.summary import lineage, read_steering
 from sage_core.sac import utterance_of
 from sage_core.schema import Trajectory
 from sage_core.steps.names import ANNOTATION, PROBE, REPORT, STEERING, TRAJECTORIES
-from sage_core.steps.reading import read_collapse, read_figures, read_judges, read_quality
+from sage_core.steps.reading import (
+    read_benchmarks,
+    read_collapse,
+    read_empathy,
+    read_figures,
+    read_judges,
+    read_quality,
+)
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.job import read_log
 from tasks import databases, notices
@@ -253,6 +260,54 @@ class Tracker:
             sample,
             f"{self._config.name} dialogues",
         )
+
+    def benchmarks(self, benchmarks: ArtifactRef | None) -> None:
+        """Log each model's benchmarks: every metric, and of the one that tables show its standard
+        error, its relative change against m0 and Holm's p."""
+        if benchmarks is None:
+            return
+        found = read_benchmarks(store().folder(benchmarks))
+        shown = {each["task"]: each["shown"] for each in found["tasks"]}
+        values: dict[str, dict[str, float | None]] = {name: {} for name in found["models"]}
+        for score in found["scores"]:
+            name = f"benchmark.{score['task']}"
+            metric = score["metric"].replace(",", ".")
+            values[score["model"]][f"{name}.{metric}"] = score["value"]
+            if score["metric"] == shown[score["task"]]:
+                values[score["model"]] |= {name: score["value"], f"{name}.stderr": score["stderr"]}
+        for change in found["changes"]:
+            if change["metric"] == shown[change["task"]]:
+                name = f"benchmark.{change['task']}.vs_m0"
+                values[change["model"]][f"{name}.relative"] = change["relative"]
+                values[change["model"]][f"{name}.p_holm"] = change["p_holm"]
+        self._log_by_step(values)
+        self._log_table(pd.DataFrame(found["scores"]), "benchmarks.json")
+
+    def empathy(self, empathy: Mapping[str, ArtifactRef]) -> None:
+        """Log how well each model finds emotions, and how often it says that it is human."""
+        values: dict[str, dict[str, float | None]] = {}
+        for name, ref in empathy.items():
+            found = read_empathy(store().folder(ref))
+            values[name] = {
+                f"emotion_recognition.{each['way']}.{figure}": each[figure]["value"]
+                for each in found["recognition"]
+                for figure in ("exact", "top", "polarity")
+            } | {
+                f"claims_human.{kind}": rate["value"]
+                for kind, rate in found["probe"]["claims_human"].items()
+            }
+        self._log_by_step(values)
+
+    def _log_by_step(self, values: Mapping[str, Mapping[str, float | None]]) -> None:
+        """Figures by model, on its child run at its iteration."""
+        now = get_current_time_millis()
+        for name, figures in values.items():
+            metrics = [
+                Metric(key, value, now, self._steps[name])
+                for key, value in figures.items()
+                if value is not None
+            ]
+            self._client.log_batch(self._children[name], metrics=metrics)
 
     def collapse(self, name: str, collapse: ArtifactRef) -> None:
         """Log the figures of the collapse gates, and how many did not pass, by iteration."""

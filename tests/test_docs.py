@@ -25,6 +25,7 @@ from sage_core.corpus.readers import READERS
 from sage_core.corpus.readers.reader import Source
 from sage_core.corpus.rules import RULES
 from sage_core.engines.base import Request
+from sage_core.evaluation.benchmarks import BENCHMARKS
 from sage_core.evaluation.prompts import PROMPTS
 from sage_core.schema import Dialogue, Message
 from sage_core.search.selectors import SELECTORS
@@ -187,7 +188,7 @@ def test_the_example_of_state_action_text_runs():
 
 
 def test_the_recipes_run(tmp_path):
-    rule, reader, strategy, score, selector, prompt, engine = map(
+    rule, reader, strategy, score, selector, prompt, benchmark, engine = map(
         made, python_blocks("extending.md")
     )
 
@@ -209,6 +210,7 @@ def test_the_recipes_run(tmp_path):
     )
     assert decision.votes == (0.0, 2.0)
     assert prompt["harsh"].endswith(".")
+    assert benchmark["manners"].is_answered({"said": "Please.", "polite": 1})
 
     settings = OwnEngineConfig(kind="my_pkg.engines:Echo", options={"loud": True})
     echo = engine["Echo"](settings, tmp_path, ModelConfig(), None, tmp_path)
@@ -232,6 +234,7 @@ def made(block: str) -> dict[str, Any]:
         (PROMPTS, "evaluation.md"),
         (STRATEGIES, "search.md"),
         (SELECTORS, "search.md"),
+        (BENCHMARKS, "evaluation.md"),
     ],
 )
 def test_every_name_of_a_registry_is_documented_and_in_the_reference(registry, page):

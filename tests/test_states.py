@@ -125,6 +125,7 @@ ABOUT = {
     "sage_core/annotation.py": ("topic", "topics can be held to words of the dialogue"),
     "sage_core/config/annotation.py": (_EVERY, "the settings of each field"),
     "sage_core/config/conversation.py": ("emotion", _LABEL),
+    "sage_core/config/empathy.py": ("emotion", _LABEL),
     "sage_core/config/refine.py": ("motivation", "the entropy of actions is that of motivations"),
     "sage_core/config/steering.py": (_EVERY, "the settings of each field"),
     "sage_core/corpus/readers/empathetic_dialogues.py": ("emotion", _LABEL),
@@ -132,8 +133,14 @@ ABOUT = {
     "sage_core/evaluation/annotations.py": (
         "emotion topic", "emotions against VADER's sign, topics against the utterance's words",
     ),
+    "sage_core/evaluation/benchmarks/__init__.py": ("emotion", "the parts of EmoBench"),
+    "sage_core/evaluation/benchmarks/emotional.py": ("emotion", "the parts of EmoBench"),
     "sage_core/evaluation/collapse.py": (
         "motivation emotion", f"the entropy of actions is that of motivations; {_LABEL}",
+    ),
+    "sage_core/evaluation/empathy/claims.py": ("emotion", "a machine says that it has none"),
+    "sage_core/evaluation/empathy/emotions.py": (
+        "motivation emotion", "the user's emotion, read behind the motivation",
     ),
     "sage_core/evaluation/metrics.py": ("emotion", "emotion_accuracy: the guess and the label"),
     "sage_core/evaluation/quality.py": ("emotion", "the guess and the label"),
@@ -146,6 +153,8 @@ ABOUT = {
     "sage_core/search/selfplay.py": ("emotion", _LABEL),
     "sage_core/search/situations.py": ("emotion", _LABEL),
     "sage_core/states.py": (_EVERY, "the declaration"),
+    "sage_core/steps/empathy.py": ("emotion", "which emotions a model finds"),
+    "sage_core/templates/benchmarks.html.jinja": ("emotion", "which emotions a model finds"),
     "sage_core/templates/model_card.md.jinja": ("emotion", "the measure emotion_accuracy"),
     "sage_core/templates/report.html.jinja": (
         "emotion topic", "measures of emotions and topics; of the forced replies Table 3 is shown",

@@ -27,6 +27,7 @@ from sage_core.engines.loading import (
     prepare_base,
 )
 from sage_core.errors import ConfigError, SageError
+from sage_core.evaluation.benchmarks.ready import ready
 from sage_core.planning import Needs, needs
 from sage_core.steps import configured
 from sage_core.steps.base import Model
@@ -56,6 +57,7 @@ def examine(config: PipelineConfig) -> list[Check]:
         *training_checks(config),
         *experimental_checks(config),
         *engine_checks(config),
+        *benchmark_checks(config),
         *machine_checks(config, weights_here=base.ok and config.model.base != EMBEDDED_MODEL),
         *_databases(),
         _server(),
@@ -219,6 +221,22 @@ def engine_checks(config: PipelineConfig) -> Iterator[Check]:
         groups.setdefault(engine.kind if engine.shared else role, []).append(role)
     for roles in groups.values():
         yield opening.examine(engines[roles[0]], roles)
+
+
+def benchmark_checks(config: PipelineConfig) -> list[Check]:
+    """Whether the benchmarks of a run have lm-eval and their data."""
+    settings = config.benchmarks
+    if not settings.tasks:
+        return []
+    found = ready(settings.model_copy(update={"if_missing": "skip"}))
+    reasons = list(dict.fromkeys(found.left_out.values()))
+    what = f"benchmarks: {', '.join(settings.chosen)}"
+    if not reasons:
+        return [Check(what, True, f"lm-eval {found.harness}, source '{settings.source}'")]
+    left_out = f"{', '.join(found.left_out)} without lm-eval or files"
+    if settings.if_missing == "skip":
+        return [Check(what, True, f"{left_out}: the run leaves them out and says so")]
+    return [Check(what, False, left_out, "; ".join(reasons))]
 
 
 def machine_checks(config: PipelineConfig, *, weights_here: bool) -> Iterator[Check]:

@@ -12,7 +12,7 @@ from flows.runners import Runner, shared_server, task_runner
 from sage_core.answers.tally import Tally
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.steps.names import REPORT
-from sage_core.steps.reading import read_figures, read_quality
+from sage_core.steps.reading import read_benchmarks, read_figures, read_quality
 from sage_core.storage import ArtifactRef
 from tasks import caching
 from tasks.answers import tally_of
@@ -24,14 +24,15 @@ from tasks.progress import console
 @dataclass(frozen=True)
 class RunResult:
     """The artefacts of a run, its win rates and figures, how many answers of annotator,
-    selector and judges were read, what it measures without a judge, and the names of the stages
-    that were made and of those that the cache had."""
+    selector and judges were read, what it measures without a judge, its benchmarks, and the names
+    of the stages that were made and of those that the cache had."""
 
     artifacts: dict[str, Any]
     win_rates: dict[str, Any]
     models: list[dict[str, Any]]
     answers: Tally
     quality: dict[str, Any]
+    benchmarks: dict[str, Any] | None
     made: list[str]
     cached: list[str]
     seconds: float
@@ -44,6 +45,7 @@ class RunResult:
             "models": self.models,
             "answers": self.answers.as_dict(),
             "quality": self.quality,
+            "benchmarks": self.benchmarks,
             "made": self.made,
             "cached": self.cached,
             "seconds": round(self.seconds, 1),
@@ -64,12 +66,15 @@ def run_pipeline(config: PipelineConfig, runner: Runner = Runner.threads) -> Run
     quality = asdict(read_quality(store().folder(artifacts["quality"])))
     played = [*artifacts["trajectories"], *artifacts["rollouts"].values()]
     answers = tally_of([artifacts["sac"], *played, artifacts["judgements"]])
+    asked = artifacts["benchmarks"]
+    benchmarks = read_benchmarks(store().folder(asked)) if asked else None
     return RunResult(
         artifacts,
         win_rates,
         models,
         answers,
         quality,
+        benchmarks,
         names[False],
         names[True],
         time.monotonic() - start,

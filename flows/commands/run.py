@@ -46,11 +46,16 @@ def run(
 
 
 def _show(result: "RunResult") -> None:
-    from flows.commands.tables import model_table, quality_table, win_rate_table
+    from flows.commands.tables import benchmark_table, model_table, quality_table, win_rate_table
 
     out.print(model_table(result.models))
     out.print(quality_table(result.quality))
     out.print(win_rate_table(result.win_rates["pairs"]))
+    if (benchmarks := result.benchmarks) is not None:
+        if benchmarks["tasks"]:
+            out.print(benchmark_table(benchmarks))
+        if left_out := ", ".join(benchmarks["left_out"]):
+            out.print(f"benchmarks left out, see the report: {left_out}", highlight=False)
     for judge, rate in result.win_rates["position_bias"].items():
         if rate["n"]:
             out.print(

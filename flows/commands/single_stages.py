@@ -5,9 +5,9 @@ what it does there, is found again when it is repeated, and goes on where it was
 """
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
@@ -20,6 +20,7 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError, DataError
 from sage_core.evaluation import judge
+from sage_core.evaluation.benchmarks import ready
 from sage_core.schema import Judgement
 from sage_core.search.checks import check_search
 from sage_core.search.selectors.selector import files_of
@@ -40,6 +41,7 @@ from sage_core.steps.names import (
     TRAINING,
     TRAJECTORIES,
 )
+from sage_core.steps.reading import read_benchmarks
 from sage_core.steps.search import engines_of, named_in, players_of, write_found
 from sage_core.steps.selected import DrawnPairs
 from sage_core.steps.speaking import turns
@@ -206,6 +208,26 @@ def judge_calibrate(config: PipelineConfig, output: Path) -> list["Calibration"]
         rows = [row for each in folders for row in read_rows(each / JUDGEMENTS, Judgement)]
         write_rows(folder / JUDGEMENTS, rows, Judgement)
     return TypeAdapter(list[Calibration]).validate_python(records)
+
+
+def benchmark(
+    config: PipelineConfig, reference: str, against: str | None, output: Path
+) -> dict[str, Any]:
+    """The configured benchmarks of a model, and of another one before it, whose changes against
+    each other are those against m0 of a run; the table, which is also in ``output`` with each
+    model's documents."""
+    ready.check(config.benchmarks)
+    if not config.benchmarks.tasks:
+        raise ConfigError("no benchmark is named; give --tasks paper, or set benchmarks.tasks")
+    models = {
+        each: replace(checkpoints.model_of(checkpoints.find(each, config.model)), name=each)
+        for each in (against, reference)
+        if each is not None
+    }
+    made = pipeline.benchmark(config, models, against or reference)
+    assert made is not None
+    _copied(made, _made(output))
+    return read_benchmarks(store().folder(made))
 
 
 def models_to_play(config: PipelineConfig, agent: str, user: str) -> tuple[Model, Model]:

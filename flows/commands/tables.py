@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Column, Table
 
+SIGNIFICANCE = 0.05
+
 if TYPE_CHECKING:
     from sage_core.evaluation.calibration import Calibration
     from sage_core.evaluation.length_control import LengthControlled
@@ -194,4 +196,31 @@ def quality_table(quality: Mapping[str, Any]) -> Table:
                 for name, (_, form) in _SHOWN.items()
             ),
         )
+    return table
+
+
+def benchmark_table(found: Mapping[str, Any]) -> Table:
+    """The benchmarks of all models: value and standard error, and a star where the change against
+    the baseline is beyond chance (Holm's p below 0.05)."""
+    shown = {each["task"]: each["shown"] for each in found["tasks"]}
+    sure = {
+        (each["task"], each["metric"], each["model"])
+        for each in found["changes"]
+        if each["p_holm"] is not None and each["p_holm"] < SIGNIFICANCE
+    }
+    few = f", about the first {found['limit']} documents of each" if found["limit"] else ""
+    table = Table(
+        "model", *(each["title"] for each in found["tasks"]),
+        title=f"Benchmarks{few}; * = another value than {found['baseline']}'s, beyond chance",
+        box=box.SIMPLE_HEAD,
+    )  # fmt: skip
+    values = {(each["task"], each["metric"], each["model"]): each for each in found["scores"]}
+    for model in found["models"]:
+        cells = []
+        for task, metric in shown.items():
+            score = values[task, metric, model]
+            error = "" if score["stderr"] is None else f" ± {score['stderr']:.3f}"
+            star = " *" if (task, metric, model) in sure else ""
+            cells.append(f"{score['value']:.3f}{error}{star}")
+        table.add_row(model, *cells)
     return table

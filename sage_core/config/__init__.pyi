@@ -1,10 +1,12 @@
 from sage_core.config.annotation import AnnotationConfig as AnnotationConfig
+from sage_core.config.benchmarks import BenchmarksConfig as BenchmarksConfig
 from sage_core.config.conversation import ConversationConfig as ConversationConfig
 from sage_core.config.conversation import ProfileConfig as ProfileConfig
 from sage_core.config.conversation import SelfPlayConfig as SelfPlayConfig
 from sage_core.config.conversation import SituationsConfig as SituationsConfig
 from sage_core.config.corpus import CorpusConfig as CorpusConfig
 from sage_core.config.corpus import ThreadsConfig as ThreadsConfig
+from sage_core.config.empathy import EmpathyConfig as EmpathyConfig
 from sage_core.config.engine import EngineConfig as EngineConfig
 from sage_core.config.engine import OpenAIConfig as OpenAIConfig
 from sage_core.config.engine import OwnEngineConfig as OwnEngineConfig

@@ -5,8 +5,10 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from sage_core.config.annotation import AnnotationConfig
+from sage_core.config.benchmarks import BenchmarksConfig
 from sage_core.config.conversation import ConversationConfig, SituationsConfig
 from sage_core.config.corpus import CorpusConfig
+from sage_core.config.empathy import EmpathyConfig
 from sage_core.config.engine import EngineConfig
 from sage_core.config.evaluation import EvaluationConfig
 from sage_core.config.mixture import MixtureConfig
@@ -52,6 +54,8 @@ class PipelineConfig(Section):
     dpo: DPOConfig = DPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     steering_report: SteeringReportConfig = SteeringReportConfig()
+    benchmarks: BenchmarksConfig = BenchmarksConfig()
+    empathy: EmpathyConfig = EmpathyConfig()
     retrain: Runtime[RetrainConfig] = RetrainConfig()
     plan: Runtime[PlanConfig] = PlanConfig()
     ask_again: Runtime[bool] = Field(
@@ -74,6 +78,7 @@ class PipelineConfig(Section):
             "evaluation agent": self.evaluation.selfplay.agent_engine,
             "evaluation user": self.evaluation.selfplay.user_engine,
             **{f"judge {judge.name}": judge.engine for judge in self.evaluation.judges},
+            **({"benchmarks": self.benchmarks.engine} if self.benchmarks.tasks else {}),
         }
 
     def experimental(self) -> list[str]:

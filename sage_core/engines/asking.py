@@ -17,7 +17,7 @@ from sage_core import addresses
 from sage_core.config.servers import ADDRESS, OpenAIConfig
 from sage_core.engines.answer_body import Answer, as_json, decoded, read_answer
 from sage_core.engines.answers import AnswerStore
-from sage_core.engines.base import Usage
+from sage_core.engines.base import Address, Usage
 from sage_core.engines.failures import kind_of
 from sage_core.engines.refusals import (
     about_request,
@@ -65,6 +65,10 @@ class ServerClient:
     def _key_of_server(self) -> str:
         """ "" = none."""
         return read_key(self.config.api_key_env)
+
+    def address(self) -> Address:
+        """See :class:`sage_core.engines.base.IsServed`."""
+        return Address(self.config.base_url, self.config.model, self._key_of_server)
 
     @cached_property
     def _client(self) -> "OpenAI":

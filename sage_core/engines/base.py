@@ -8,8 +8,9 @@ generated beside it, except through the rounding of a batch.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from sage_core import conversation
 from sage_core.config.engine import SamplingConfig
@@ -163,6 +164,34 @@ class Engine(Protocol):
         Raises:
             EngineError: the engine does not know the model's tokenizer.
         """
+        ...
+
+
+@runtime_checkable
+class HoldsWeights(Protocol):
+    """An engine whose model is in this process."""
+
+    def weights(self) -> AbstractContextManager[tuple[Any, Any]]:
+        """The transformers model with the checkpoint's adapter on, and the tokenizer, for a library
+        that runs a model itself."""
+        ...
+
+
+@dataclass(frozen=True)
+class Address:
+    """A model on a server with OpenAI's completions API; ``key`` '' = none is needed."""
+
+    base_url: str
+    model: str
+    key: str
+
+
+@runtime_checkable
+class IsServed(Protocol):
+    """An engine whose model is on a server."""
+
+    def address(self) -> Address:
+        """Where it is, for a library that asks a server itself."""
         ...
 
 

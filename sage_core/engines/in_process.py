@@ -10,6 +10,7 @@ transformers alone (:mod:`sage_core.engines.plain`).
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,12 @@ class TransformersEngine:
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         encode = self._loaded.tokenizer.encode
         return [len(encode(text, add_special_tokens=False)) for text in texts]
+
+    @contextmanager
+    def weights(self) -> Iterator[tuple[Any, Any]]:
+        """See :class:`sage_core.engines.base.HoldsWeights`."""
+        with self._loaded.using(self._adapter):
+            yield self._loaded.model, self._loaded.tokenizer
 
     def _fit(self, requests: Sequence[Request]) -> tuple[list[list[int]], list[int]]:
         """The prompts' token ids, and how many messages were left out of each."""

@@ -92,6 +92,8 @@ class ReportData:
         collapse: model -> what the collapse gates said of it.
         steering: how far a model can be steered, if that was measured.
         rows: the tables behind the figures.
+        benchmarks: all models' benchmarks (:class:`sage_core.steps.benchmarks.Benchmarks`).
+        empathy: of each model what it makes of emotions (:class:`sage_core.steps.empathy.Empathy`).
         config_yaml: the whole configuration, as YAML.
     """
 
@@ -114,6 +116,8 @@ class ReportData:
     collapse: dict[str, CollapseReport] = field(default_factory=dict)
     steering: SteeringEvidence | None = None
     rows: tuple[Rows, ...] = ()
+    benchmarks: dict[str, Any] | None = None
+    empathy: tuple[dict[str, Any], ...] = ()
     config_yaml: str = ""
 
 

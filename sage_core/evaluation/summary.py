@@ -45,6 +45,8 @@ def report_data(
     metrics: Sequence[Any],
     quality: Quality | None,
     steering: Any,
+    benchmarks: Any = None,
+    empathy: Sequence[Any] = (),
 ) -> ReportData:
     """Read the stages' JSON back into records and choose what is shown of the conversations."""
     rates = TypeAdapter(dict[str, Rate])
@@ -67,6 +69,8 @@ def report_data(
         quality=quality,
         collapse=TypeAdapter(dict[str, CollapseReport]).validate_python(collapse),
         steering=read_steering(steering) if steering else None,
+        benchmarks=benchmarks,
+        empathy=tuple(empathy),
         config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )
 

@@ -12,10 +12,13 @@ from sage_core.evaluation.families import judge_families, selector_family
 from sage_core.schema import Split
 from sage_core.steps.annotation import AnnotateShard, SituationScores
 from sage_core.steps.base import Model
+from sage_core.steps.benchmark import Benchmark
+from sage_core.steps.benchmarks import Benchmarks
 from sage_core.steps.calibration import CalibrateJudge
 from sage_core.steps.chain_text import ChainText
 from sage_core.steps.collapse import CollapseMetrics
 from sage_core.steps.dpo import Dpo
+from sage_core.steps.empathy import Empathy
 from sage_core.steps.figures import Figures
 from sage_core.steps.judging import JudgePair
 from sage_core.steps.measurements import Measurements, Quality
@@ -255,6 +258,48 @@ def figures(
         selector=selector_family(config),
         seed=config.seed,
     )
+
+
+def benchmark(
+    config: PipelineConfig, agent: Model, task: str, source: str, harness: str
+) -> Benchmark:
+    return Benchmark(
+        agent=agent,
+        task=task,
+        settings=config.benchmarks,
+        model=config.model,
+        source=source,
+        harness=harness,
+    )
+
+
+def benchmarks(
+    config: PipelineConfig, parts: Sequence[ArtifactRef], baseline: str, left_out: dict[str, str]
+) -> Benchmarks:
+    return Benchmarks(
+        parts=tuple(parts), baseline=baseline, limit=config.benchmarks.limit, left_out=left_out
+    )
+
+
+def empathy(config: PipelineConfig, agent: Model, situations: ArtifactRef) -> Empathy:
+    return Empathy(
+        agent=agent,
+        situations=situations,
+        settings=config.empathy,
+        selfplay=config.evaluation.selfplay,
+        profile=config.conversation.agent,
+        model=config.model,
+        seed=config.seed,
+    )
+
+
+def labelled_situations(config: PipelineConfig, source: str) -> Situations:
+    """The situations whose emotions are to be found."""
+    settings = config.situations
+    if config.empathy.path is not None:
+        settings = settings.model_copy(update={"path": config.empathy.path})
+    limit = config.empathy.situations
+    return Situations(settings=settings, split="evaluation", limit=limit, source=source)
 
 
 def steering_evidence(

@@ -5,9 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from sage_core.schema import SearchNode
+from sage_core.schema import BenchmarkDocument, SearchNode
 from sage_core.steps.names import (
+    BENCHMARK,
+    BENCHMARKS,
     COLLAPSE,
+    DOCUMENTS,
+    EMPATHY,
     JUDGES,
     MEASUREMENTS,
     METRICS,
@@ -18,6 +22,7 @@ from sage_core.steps.names import (
 from sage_core.storage import read_json, read_rows
 
 if TYPE_CHECKING:
+    from sage_core.evaluation.benchmarks.compare import Scored
     from sage_core.evaluation.judge_evidence import JudgeEvidence
     from sage_core.evaluation.quality import Measurements, Quality
 
@@ -39,6 +44,27 @@ def read_collapse(folder: Path) -> dict[str, Any]:
     """The figures of a model and the gates it did not pass, as
     :class:`~sage_core.steps.collapse.CollapseMetrics` wrote them."""
     record: dict[str, Any] = read_json(folder / COLLAPSE)
+    return record
+
+
+def read_benchmark(folder: Path) -> "Scored":
+    """One model on one benchmark, as :class:`~sage_core.steps.benchmark.Benchmark` wrote it."""
+    from sage_core.evaluation.benchmarks.compare import Scored  # imports scipy
+
+    record = read_json(folder / BENCHMARK)
+    documents = read_rows(folder / DOCUMENTS, BenchmarkDocument)
+    return TypeAdapter(Scored).validate_python({**record, "documents": documents})
+
+
+def read_benchmarks(folder: Path) -> dict[str, Any]:
+    """All models' benchmarks, as :class:`~sage_core.steps.benchmarks.Benchmarks` wrote them."""
+    record: dict[str, Any] = read_json(folder / BENCHMARKS)
+    return record
+
+
+def read_empathy(folder: Path) -> dict[str, Any]:
+    """What a model makes of emotions, as :class:`~sage_core.steps.empathy.Empathy` wrote it."""
+    record: dict[str, Any] = read_json(folder / EMPATHY)
     return record
 
 

@@ -1,6 +1,6 @@
 """The report."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,7 +21,9 @@ from sage_core.steps.names import (
 )
 from sage_core.steps.reading import (
     first_tree,
+    read_benchmarks,
     read_collapse,
+    read_empathy,
     read_figures,
     read_judges,
     read_measurements,
@@ -58,6 +60,8 @@ class Report(Step):
     measured: tuple[ArtifactRef, ...]
     quality: ArtifactRef
     steering: ArtifactRef | None
+    benchmarks: ArtifactRef | None = None
+    empathy: dict[str, ArtifactRef] = field(default_factory=dict)
 
     def run(self, folder: Path, context: Context) -> None:
         from sage_core.evaluation import report, rows, summary  # import matplotlib and scipy
@@ -92,6 +96,8 @@ class Report(Step):
             metrics=metrics,
             quality=read_quality(at(self.quality)),
             steering=read_json(at(self.steering) / STEERING) if self.steering else None,
+            benchmarks=read_benchmarks(at(self.benchmarks)) if self.benchmarks else None,
+            empathy=[read_empathy(at(ref)) for ref in self.empathy.values()],
         )
         judgements = read_judgements(at(self.judgements) / JUDGEMENTS)
         measured = [read_measurements(at(ref)) for ref in self.measured]

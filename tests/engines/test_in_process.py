@@ -486,6 +486,12 @@ def test_adapters_are_switched_and_leave_no_trace(
         assert row == pytest.approx(
             [log_probability(model, chatml_tokenizer, requests[0], o) for o in SINGLE], abs=1e-3
         )
+    # And so is the model that another library is lent.
+    ids = torch.tensor([chatml_tokenizer.encode(TEXTS[0])])
+    for which in (1, 0, 2):
+        with engines[which].weights() as (lent, tokenizer), torch.no_grad():
+            assert tokenizer.decode(ids[0]) == TEXTS[0]
+            torch.testing.assert_close(lent(ids).logits, models[which](ids).logits)
 
 
 def test_an_error_leaves_no_adapter_on(

@@ -52,7 +52,7 @@ def test_local_roles_share_one_server_on_as_many_gpus_as_the_plan_says() -> None
     managed = {role for role, engine in engines.items() if engine.kind == "vllm"}
     assert managed == {
         "annotator", "search agent", "search user", "selector", "evaluation agent",
-        "evaluation user", "judge mixtral",
+        "evaluation user", "judge mixtral", "benchmarks",
     }  # fmt: skip
     assert engines["judge gpt-3.5"].kind == "openai"
     fewest = {stage.gpus for stage in plan(config) if stage.gpus}

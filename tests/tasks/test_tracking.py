@@ -19,8 +19,9 @@ from mlflow.exceptions import MlflowException
 from sage_core.config.loading import load_config
 from sage_core.errors import ArtifactError
 from sage_core.schema import Trajectory, TrajectoryTurn
+from sage_core.storage import ArtifactRef, write_json
 from tasks import databases, tracking
-from tasks.home import held, mlflow_database
+from tasks.home import held, mlflow_database, store
 from tasks.mlflow_views import CHARTED, experiment_tags
 from tasks.tracked_dialogues import log_dialogues
 
@@ -323,3 +324,54 @@ def test_the_first_error_is_the_one_that_is_shown(
         with tracking.track(load_config("tiny")):
             raise ArtifactError("disk full")
     assert "database is locked" in error.value.__notes__[0]
+
+
+def test_benchmarks_are_metrics_of_their_model(
+    home: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every metric, and of the shown one its error and its change."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'shared.db'}")
+    shutil.copy(made, home / "shared.db")
+    strict, flexible = "exact_match,strict-match", "exact_match,flexible-extract"
+    table = {
+        "models": ["m0"],
+        "tasks": [{"task": "gsm8k", "shown": strict}],
+        "scores": [
+            {"model": "m0", "task": "gsm8k", "metric": strict, "value": 0.25, "stderr": 0.1},
+            {"model": "m0", "task": "gsm8k", "metric": flexible, "value": 0.5, "stderr": None},
+        ],
+        "changes": [
+            {"model": "m0", "task": "gsm8k", "metric": strict, "relative": None, "p_holm": 0.5},
+            {"model": "m0", "task": "gsm8k", "metric": flexible, "relative": 9.0, "p_holm": None},
+        ],
+    }
+    empathy = {
+        "recognition": [{"way": "asked", **{name: {"value": 0.5} for name in
+                                            ("exact", "top", "polarity")}}],
+        "probe": {"claims_human": {"asked": {"value": 0.1}, "assumed": {"value": None}}},
+    }  # fmt: skip
+
+    def artefact(name: str, content: object) -> ArtifactRef:
+        return store().build(name, lambda to: write_json(to / f"{name[:-2]}.json", content), {
+            "config_hash": "", "code_hash": ""})  # fmt: skip
+
+    with held():
+        tracker = tracking.Tracker(load_config("tiny"))
+        tracker.base(artefact("base/0", {}))
+        tracker.benchmarks(artefact("benchmarks/0", table))
+        tracker.empathy({"m0": artefact("empathy/0", empathy)})
+        tracker.benchmarks(None)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{home / 'shared.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'sage-tiny'")
+    (run,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'm0'")
+    assert run.data.metrics == {
+        "benchmark.gsm8k": 0.25,
+        "benchmark.gsm8k.stderr": 0.1,
+        "benchmark.gsm8k.exact_match.strict-match": 0.25,
+        "benchmark.gsm8k.exact_match.flexible-extract": 0.5,
+        "benchmark.gsm8k.vs_m0.p_holm": 0.5,
+        "emotion_recognition.asked.exact": 0.5,
+        "emotion_recognition.asked.top": 0.5,
+        "emotion_recognition.asked.polarity": 0.5,
+        "claims_human.asked": 0.1,
+    }

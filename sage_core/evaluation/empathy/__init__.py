@@ -1,0 +1,1 @@
+"""Measures of emotional intelligence that need no judge."""
