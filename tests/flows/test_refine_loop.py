@@ -1,6 +1,6 @@
 """When the rounds of refinement end: the pipeline's own loop over steps that make nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,15 @@ def run(
     def collapse(folder: Path) -> dict[str, Any]:
         return {"figures": {}, "collapsed": ["x"] if folder.name.endswith(collapsed) else []}
 
+    def make_asking(asking: Sequence[Step], labels: Sequence[str], *more: Any, **named: Any) -> Any:
+        return [steps.make(step, label) for step, label in zip(asking, labels, strict=True)]
+
     def improves(config: object, before: str, after: str, *more: object) -> bool:
         return better(f"{before}-{after}")
 
     monkeypatch.setattr(module, "make", steps.make)
     monkeypatch.setattr(caching, "make", steps.make)
+    monkeypatch.setattr(module, "make_asking", make_asking)
     monkeypatch.setattr(module, "read_collapse", collapse)
     monkeypatch.setattr(module, "improves", improves)
     monkeypatch.setattr(module, "build_corpus", lambda corpus: ArtifactRef("corpus", "", 0))

@@ -16,11 +16,11 @@ from sage_core.engines.loading import embedded_gguf
 
 pytestmark = pytest.mark.integration
 
-# Random replies end by chance only; a short limit keeps them short.
 SIZES = (
-    "search.selfplay.sampling.max_new_tokens=8",
-    "evaluation.selfplay.sampling.max_new_tokens=8",
-    "steering_report.max_new_tokens=8",
+    "search.candidates=4",
+    "search.selfplay.sampling.max_new_tokens=24",
+    "evaluation.selfplay.sampling.max_new_tokens=24",
+    "steering_report.max_new_tokens=24",
 )
 
 
@@ -64,6 +64,7 @@ def _tokenizer(family: str, folder: Path) -> Any:
 
 
 MODEL_TYPES = {"qwen3": "qwen3", "gemma3": "gemma3_text", "phi3": "phi3", "lfm2": "lfm2"}
+ENDS = {"qwen3": "<|im_end|>", "gemma3": "<end_of_turn>", "phi3": "<|end|>", "lfm2": "<|im_end|>"}
 
 
 @pytest.fixture
@@ -75,6 +76,9 @@ def fetched(request: pytest.FixtureRequest) -> Path:
 def save(family: str, fetched: Path, base: Path) -> Path:
     tokenizer = _tokenizer(family, fetched)
     model = small_model(MODEL_TYPES[family], len(tokenizer))
+    # The end of a turn is one of many thousand tokens; wide weights make random replies end.
+    end = tokenizer.convert_tokens_to_ids(ENDS[family])
+    model.get_output_embeddings().weight.data[end] *= 8
     model.config.bos_token_id = tokenizer.bos_token_id
     model.config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = tokenizer.pad_token_id

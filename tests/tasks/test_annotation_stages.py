@@ -89,10 +89,12 @@ def test_dialogues_that_are_left_out_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAGE_HOME", str(tmp_path))
-    empty = store().build(
-        "shard/long", lambda folder: write_rows(folder / SCORES, [ScoredDialogue("long", ())],
-                                                ScoredDialogue), {},
-    )  # fmt: skip
+
+    def write(folder: Path) -> None:
+        write_rows(folder / SCORES, [ScoredDialogue("long", ())], ScoredDialogue)
+        write_json(folder / ANSWERS, Tally().as_dict())
+
+    empty = store().build("shard/long", write, {})
     rows, figures = joined([scored_shard(0), empty], SCORED)
     assert [row.dialogue_id for row in rows] == ["d0"]
     assert figures["left_out"] == 1
