@@ -1,6 +1,7 @@
 """When the rounds of refinement end: the pipeline's own loop over steps that make nothing."""
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def run(
         return {"figures": {}, "collapsed": ["x"] if folder.name.endswith(collapsed) else []}
 
     def make_asking(asking: Sequence[Step], labels: Sequence[str], *more: Any, **named: Any) -> Any:
-        return [steps.make(step, label) for step, label in zip(asking, labels, strict=True)]
+        return [
+            steps.make(step, label) for step, label in zip_longest(asking, labels, fillvalue="")
+        ]
 
     def improves(config: object, before: str, after: str, *more: object) -> bool:
         return better(f"{before}-{after}")
