@@ -210,7 +210,7 @@ def test_the_form_shows_every_engine_as_a_choice_of_kinds() -> None:
     """Prefect's form knows anyOf, not oneOf; it takes the choice that shares most keys with the
     value, and the first of several."""
     found = unions(schema())
-    assert len(found) == len({"annotation", "agent", "user", "selector", "judge"})
+    assert len(found) == len({"annotation", "agent", "user", "selector", "judge", "benchmarks"})
     sections = ["TransformersConfig", "OpenAIConfig", "VllmConfig", "OwnEngineConfig"]
     for union in found:
         assert [each["$ref"] for each in union["anyOf"]] == [f"#/$defs/{s}" for s in sections]

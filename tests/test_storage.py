@@ -18,6 +18,7 @@ from sage_core.schema import (
     ARROW_SCHEMAS,
     AnnotatedDialogue,
     AnnotatedTurn,
+    BenchmarkDocument,
     Candidate,
     Dialogue,
     Judgement,
@@ -291,6 +292,11 @@ RECORDS: dict[type, st.SearchStrategy[Any]] = {
     ),
     PreferencePair: st.builds(PreferencePair, messages, texts, texts),
     TrainingDialogue: st.builds(TrainingDialogue, messages),
+    BenchmarkDocument: st.builds(
+        BenchmarkDocument,
+        *[st.text(max_size=9)] * 5,
+        value=st.floats(allow_nan=False, allow_infinity=False),
+    ),
     Judgement: st.builds(
         Judgement,
         texts,
