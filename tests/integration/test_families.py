@@ -17,7 +17,8 @@ from sage_core.engines.loading import embedded_gguf
 pytestmark = pytest.mark.integration
 
 SIZES = (
-    "search.candidates=4",
+    "search.candidates=8",
+    "search.situations=4",
     "search.selfplay.sampling.max_new_tokens=24",
     "evaluation.selfplay.sampling.max_new_tokens=24",
     "steering_report.max_new_tokens=24",
