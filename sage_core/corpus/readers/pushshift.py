@@ -105,7 +105,7 @@ def _submission(record: dict[str, Any]) -> str:
 
 
 def _prefixed(prefix: str, name: str) -> str:
-    return name if _PREFIXED.match(name) else prefix + name
+    return name if name[2:3] == "_" and _PREFIXED.match(name) else prefix + name
 
 
 def _unescaped(escaped: str) -> str:
