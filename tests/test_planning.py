@@ -101,10 +101,10 @@ def test_costs_grow_with_what_they_are_for() -> None:
 
 
 def test_scoring_asks_twice_of_each_utterance_and_once_of_each_situation() -> None:
-    """The demo has 48 dialogues of 4 turns; 32 embedded situations are in the search half."""
+    """The demo has 48 dialogues of 4 turns; 64 embedded situations are in the search half."""
     scored = stages()["annotate-shard", ""]
     requests = {use.role: use.requests for use in scored.uses}
-    assert requests == {"annotator": 48 * 4 * 2, "annotator, situations": 32}
+    assert requests == {"annotator": 48 * 4 * 2, "annotator, situations": 64}
     assert scored.written == 0
     own = stages("annotation.calibration=corpus")["annotate-shard", ""]
     assert {use.role for use in own.uses} == {"annotator"}

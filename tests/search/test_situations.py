@@ -15,9 +15,9 @@ from sage_core.search.situations import situations
 def test_the_embedded_halves_share_nothing_and_cover_32_emotions_each() -> None:
     search = situations(SituationsConfig(), "search", 0)
     evaluation = situations(SituationsConfig(), "evaluation", 0)
-    assert len(search) == len(evaluation) == 32
+    assert len(search) == len(evaluation) == 64
     assert not {s.text for s in search} & {s.text for s in evaluation}
-    assert len({s.situation_id for s in (*search, *evaluation)}) == 64
+    assert len({s.situation_id for s in (*search, *evaluation)}) == 128
     assert {s.emotion for s in search} == {s.emotion for s in evaluation}
     assert len({s.emotion for s in search}) == 32
 
