@@ -36,8 +36,10 @@ def chat(
         list[str] | None, typer.Option(help="Raise a value's logits: motivation=humor:1.0")
     ] = None,
     force: Annotated[list[str] | None, typer.Option(help="Set a field: emotion=playful")] = None,
-    ban: Annotated[list[str] | None, typer.Option(help="Never a value: emotion=angry")] = None,
-    web: Annotated[bool, typer.Option("--web", help="A page instead of the terminal.")] = False,
+    ban: Annotated[list[str] | None, typer.Option(help="Exclude a value: emotion=angry")] = None,
+    web: Annotated[
+        bool, typer.Option("--web", help="Open a web page instead of the terminal.")
+    ] = False,
     host: Annotated[
         str, typer.Option(help="Address of the page; off loopback, SAGE_CHAT_KEY must hold a key.")
     ] = "127.0.0.1",
@@ -124,7 +126,7 @@ def command(conversation: "Chat", line: str) -> str:
     if name == "save":
         raise ConfigError("/save needs the name of a file, such as /save chat.jsonl")
     raise ConfigError(
-        f"'/{name}' is no command; the commands are /boost, /force, /ban, /reset, /save, /help "
+        f"'/{name}' is not a command; the commands are /boost, /force, /ban, /reset, /save, /help "
         "and /quit"
     )
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.readers.containers import Row
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.readers.recognition import (
     SAMPLE,
@@ -22,6 +21,7 @@ from sage_core.corpus.readers.recognition import (
     recognised,
     unknown_layout,
 )
+from sage_core.corpus.readers.rows import Row
 from sage_core.corpus.records import Record
 from sage_core.errors import DataError
 from sage_core.schema import Dialogue
@@ -80,7 +80,7 @@ def _loaded(path: Path, configuration: str) -> dict[str, Any]:
         return dict(saved) if isinstance(saved, dict) else {"all": saved}
     except Exception as error:  # anything: its own errors, httpx's, pyarrow's
         raise DataError(
-            f"corpus.input = '{path}' is no data set that can be loaded ({error}); give the name "
+            f"corpus.input = '{path}' cannot be loaded as a data set ({error}); give the name "
             "of one on the hub, a folder of its files, or a folder that save_to_disk made, and in "
             "corpus.configuration the name of its configuration where it has several"
         ) from error
@@ -89,7 +89,7 @@ def _loaded(path: Path, configuration: str) -> dict[str, Any]:
 def _rows(data: Any, where: str) -> Iterator[Row]:
     try:
         for number, record in enumerate(data, start=1):
-            yield Row(number, f"{where}, row {number}", record)
+            yield Row(number, f"{where}, row", record)
     except Exception as error:  # anything: httpx's, pyarrow's, a decoder's
         raise DataError(f"'{where}' cannot be read to its end: {error}; start again") from error
 

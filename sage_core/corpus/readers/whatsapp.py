@@ -13,13 +13,13 @@ from itertools import islice
 from pathlib import PurePath
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.lines import bad_record, read_lines
+from sage_core.corpus.lines import bad_record, is_utf8, read_lines
 from sage_core.corpus.readers.people import Said, read_chats, recognised
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.records import BadRecord, Record
 
 _HEAD = re.compile(
-    r"\[?(?P<date>\d{1,4}[./-]\d{1,2}[./-]\d{1,4}),?\s+"
+    r"\[?(?P<date>\d{1,4}[./-]\d{1,2}[./-]\d{1,4}),?(?:\s+[^\W\d]{1,2}\.?)?\s+"  # also "à", "kl."
     r"(?P<hour>\d{1,2})[:.](?P<minute>\d{2})(?:[:.](?P<second>\d{2}))?"
     r"(?:\s*(?P<half>[AaPp])\.?\s?[Mm]\.?)?(?:\]|\s+-)\s+(?P<rest>.*)",
     re.DOTALL,
@@ -61,6 +61,12 @@ def _messages(source: Source, config: CorpusConfig) -> Iterator[Said | BadRecord
         number, raw = line
         head = _head(raw)
         place = f"{source.name}, line {number}"
+        if not is_utf8(raw):
+            yield bad_record("not_utf8", place, raw, "export again, or save the file as UTF-8")
+            if said and head:
+                yield said
+            said = None  # the message that this line is of
+            continue
         if head is None:
             if said:
                 said = Said(said.speaker, said.time, f"{said.text}\n{_decoded(raw)}")
@@ -72,7 +78,7 @@ def _messages(source: Source, config: CorpusConfig) -> Iterator[Said | BadRecord
         said = None
         time = _time(head, order)
         if time is None:
-            yield bad_record("wrong_type", place, raw, f"'{head['date']}' is no date")
+            yield bad_record("wrong_type", place, raw, f"'{head['date']}' is not a date")
         elif sender := _SENDER.fullmatch(head["rest"]):
             text = "" if _MEDIA.fullmatch(sender["text"].strip()) else sender["text"]
             said = Said(sender["name"], time, text)
