@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -12,8 +12,10 @@ from pydantic import BaseModel
 
 import sage_core.steps
 from sage_core.config.engine import EngineConfig, EngineSection
-from sage_core.config.evaluation import JudgeConfig
+from sage_core.config.evaluation import ClassifierConfig, JudgeConfig
 from sage_core.steps.base import Model, Step
+from sage_core.steps.judged import Judge
+from sage_core.steps.speaking import Speaking
 from sage_core.storage import ArtifactRef
 
 
@@ -33,7 +35,8 @@ def kinds_of(base: type[Step]) -> Iterator[type[Step]]:
             yield from kinds_of(kind)
 
 
-def made(kind: type[Step]) -> Step:
+def made(kind: type[Any]) -> Any:
+    """A step, or a record of its inputs."""
     hints = get_type_hints(kind)
     return kind(**{field.name: value(hints[field.name], field.name) for field in fields(kind)})
 
@@ -55,6 +58,10 @@ def value(hint: Any, name: str) -> Any:
         return Model("m1", value(ArtifactRef, "base"), value(ArtifactRef, name))
     if hint is JudgeConfig:
         return JudgeConfig(name="m0")
+    if hint is ClassifierConfig:
+        return ClassifierConfig(name="toxicity", path=Path("model"), label="toxic")
+    if is_dataclass(hint):
+        return made(hint)
     if issubclass(hint, BaseModel):
         return hint()
     if name == "task":  # of a registry
@@ -66,6 +73,9 @@ def with_engines(value: Any, engine: EngineConfig) -> Any:
     """A section of the configuration in which every role has the same engine."""
     if isinstance(value, EngineSection):
         return engine
+    if isinstance(value, Judge | Speaking):
+        given = {field.name: getattr(value, field.name) for field in fields(value)}
+        return replace(value, **{name: with_engines(each, engine) for name, each in given.items()})
     if not isinstance(value, BaseModel):
         return value
     found = {name: with_engines(getattr(value, name), engine) for name in type(value).model_fields}
