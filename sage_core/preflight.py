@@ -20,6 +20,7 @@ from sage_core.evaluation import judge, steering
 from sage_core.evaluation.benchmarks import ready
 from sage_core.evaluation.human import read_human
 from sage_core.mixture import check_instructions, instruction_corpus
+from sage_core.planning.budget import check_budget
 from sage_core.search.checks import check_search
 from sage_core.search.situations import situations
 from sage_core.training.launch import check_launcher
@@ -65,6 +66,7 @@ def check(config: PipelineConfig) -> None:
         *(partial(judge.question, judging.prompt) for judging in config.evaluation.judges),
         *([partial(read_human, human)] if (human := config.evaluation.human) else []),
         *(partial(opening.check, role) for role in roles),
+        partial(check_budget, config),
     ]
     problems: list[str] = []
     for probe in checks:
