@@ -1,19 +1,24 @@
-"""The flows of deployments: the pipeline and retraining, with a short form each.
+"""The flows of deployments, with a short form each.
 
 Prefect makes the form of the parameters: their types are its choices and bounds, and the docstring
-has what each field means.
+has what each field means. Its server refuses what does not fit them before it makes a run.
 """
 
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
 from flows import described, form
-from flows.form import Override, Preset
+from flows.advanced import Advanced, overrides
+from flows.approval import ask, conclude
+from flows.form import Judge, Preset
+from flows.new_corpus import register
 from flows.pipeline import tracked
 from flows.retraining import retrain
 from flows.runners import Runner, held_by_flow, task_runner
+from sage_core.config.budget import BudgetConfig
+from tasks.decisions import WAITING
+from tasks.registry import Registry
 
 
 @flow(name="sage-pipeline", task_runner=task_runner(Runner.threads))
@@ -22,10 +27,10 @@ def run_form(
     name: str = "",
     data: str = "",
     reader: str = "",
-    situations: str = "",
     base_model: str = "",
-    seed: Annotated[int | None, Field(ge=0)] = None,
-    overrides: list[Override] = [],  # noqa: B006 - the form shows it
+    judges: list[Judge] = [],  # noqa: B006 - the form shows it
+    budget: BudgetConfig = BudgetConfig(),  # noqa: B008 - frozen
+    advanced: Advanced = Advanced(),  # type: ignore[valid-type] # noqa: B008
 ) -> dict[str, Any]:
     """Run the whole method. What is left empty is the preset's.
 
@@ -34,21 +39,20 @@ def run_form(
         name: Name of the experiment and of the registered model in MLflow.
         data: Your dialogues: a file or folder in the data folder.
         reader: The format of your dialogues: messages, sharegpt, convokit, ...
-        situations: Your situations: a file or folder in the data folder.
         base_model: An instruct model of a hub, or a folder in the data folder.
-        seed: Seed of all random draws.
-        overrides: Other settings, each as key=value: search.candidates=8. The configuration
-            reference has them all.
+        judges: Who compares the models.
+        budget: The most that the run may take by its plan; else it ends before any work.
+        advanced: All other settings; they count over the fields above.
     """
     config = form.configuration(
         preset,
+        overrides(advanced),
         name=name,
         data=data,
         reader=reader,
-        situations=situations,
         base_model=base_model,
-        seed=seed,
-        overrides=overrides,
+        judges=judges,
+        budget=budget,
     )
     return tracked(config)
 
@@ -57,8 +61,10 @@ def run_form(
 def retrain_form(
     name: str = "",
     data: str = "",
+    reader: str = "",
     approval: bool = False,
-    overrides: list[Override] = [],  # noqa: B006 - the form shows it
+    budget: BudgetConfig = BudgetConfig(),  # noqa: B008 - frozen
+    advanced: Advanced = Advanced(),  # type: ignore[valid-type] # noqa: B008
 ) -> dict[str, Any]:
     """Train a challenger for the champion on what is new, and promote it if it passes the gate.
     Without new dialogues it ends at once.
@@ -66,12 +72,39 @@ def retrain_form(
     Args:
         name: The registered model; empty = the only one that there is.
         data: The dialogues, old and new, in the data folder; empty = where the champion's were.
-        approval: Leave the last word to a person, who promotes what passed: sage promote.
-        overrides: Changes of the settings of the champion's run, each as key=value.
+        reader: The format of the dialogues; empty = the champion's.
+        approval: A challenger that passes waits here until a person approves or refuses it.
+        budget: The most that the round may take by its plan, as if it were a whole run.
+        advanced: Changes of the settings of the champion's run; they count over the fields above.
     """
-    changes = [*overrides, *([f"corpus.input={data}"] if data else [])]
-    changes += ["retrain.approval=true"] if approval else []
+    fields = {"corpus.input": data, "corpus.reader": reader, "retrain.approval": approval}
+    changes = [
+        *form.changes(fields),
+        *form.limits(budget),
+        *overrides(advanced),
+    ]
     with held_by_flow():
         record = retrain(name, changes, form.confined)
     described.outcome(record)
+    if record["outcome"] == WAITING:
+        answer = ask(record)  # ends this process; with the answer the run starts again from the top
+        with held_by_flow():
+            record = conclude(Registry(name), record, answer)
+        described.outcome(record)
     return record
+
+
+@flow(name="sage-prepare-data", task_runner=task_runner(Runner.threads))
+def prepare_data_form(name: str = "", data: str = "", reader: str = "") -> dict[str, Any]:
+    """Read dialogues as the champion's run did, and register them as the next version of its
+    corpus, if they differ from all before. The deployment retrain then starts by itself.
+
+    Args:
+        name: The registered model; empty = the only one that there is.
+        data: The dialogues, old and new, in the data folder; empty = where the champion's were.
+        reader: The format of the dialogues; empty = the champion's.
+    """
+    with held_by_flow():
+        version = register(name, data, reader, form.confined)
+    described.corpus_version(version)
+    return version

@@ -77,6 +77,13 @@ def outcome(record: Mapping[str, Any]) -> None:
     logger.info("round %s: %s. %s", record["round"], record["outcome"], record["reasons"] or "")
 
 
+def corpus_version(version: Mapping[str, Any]) -> None:
+    """Show which version of a corpus a run has registered or found."""
+    words = f"corpus {version['version']} · {'new' if version['new'] else 'known'}"
+    name_run(words, [f"model:{version['registered']}"])
+    get_run_logger().info("%s: %s dialogues", words, version["dialogues"])
+
+
 def _input(name: str, value: Any) -> dict[str, Any]:
     empty = {"champion": "", "challenger": "", "needed": "", "passed": None}
     return {"check": name, **empty, "value": str(value)}

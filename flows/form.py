@@ -1,16 +1,18 @@
-"""The form of a run in Prefect's UI: few fields, and what they may reach.
+"""The forms of deployments in Prefect's UI: few fields first, and what they may reach.
 
 Whoever fills in a form need not be the owner of the machine that runs it. So the paths of a form,
 those in its overrides included, lie in the data folder or in the SAGE home.
 """
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from sage_core.config.budget import BudgetConfig
 from sage_core.config.loading import load_config, validate_config
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.errors import ConfigError
@@ -19,9 +21,29 @@ from tasks.home import sage_home
 DATA_VARIABLE = "SAGE_DATA"
 _LONGEST_PATH = 1024
 Preset = Literal["tiny", "demo", "paper"]
-_SECTIONS = "|".join(PipelineConfig.model_fields)
-Override = Annotated[str, Field(pattern=rf"^({_SECTIONS})(\.[A-Za-z0-9_]+)*=.*$")]
-"""``a.b=value``; another section, or no value, is refused before a run is created."""
+
+
+class Judge(BaseModel):
+    """A judge: the base model itself, or a model on a server."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="What reports call it.")
+    model: str = Field("", description="Its name on the server; empty = the base model, m0.")
+    base_url: str = Field(
+        "",
+        description="The server's address; empty = OPENAI_BASE_URL of the worker, else OpenAI's.",
+    )
+    api_key_env: str = Field(
+        "OPENAI_API_KEY",
+        pattern=r"^[A-Z_][A-Z0-9_]*$",
+        description="The worker's environment variable that holds the server's key.",
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """As in ``evaluation.judges``."""
+        server = {"kind": "openai", **self.model_dump(exclude={"name"})}
+        return {"name": self.name, **({"engine": server} if self.model else {})}
 
 
 def data_root() -> Path:
@@ -32,30 +54,43 @@ def data_root() -> Path:
 
 def configuration(
     preset: Preset,
+    advanced: Iterable[str] = (),
     *,
     name: str = "",
     data: str = "",
     reader: str = "",
-    situations: str = "",
     base_model: str = "",
-    seed: int | None = None,
-    overrides: list[str] | None = None,
+    judges: Iterable[Judge] = (),
+    budget: BudgetConfig = BudgetConfig(),  # noqa: B008 - frozen
 ) -> PipelineConfig:
     """What is filled in, as a configuration; empty fields are the preset's.
+
+    Args:
+        advanced: other settings, each as ``a.b=value``; they count over the fields.
 
     Raises:
         ConfigError: a wrong value, or a path outside the data folder and the SAGE home.
     """
-    fields = {
-        "name": name,
-        "corpus.input": data,
-        "corpus.reader": reader,
-        "situations.path": situations,
-        "model.base": base_model,
-        "seed": seed,
-    }
-    filled = [f"{key}={value}" for key, value in fields.items() if value not in ("", None)]
-    return confined(load_config(preset, [*filled, *(overrides or ())]))
+    filled = changes(
+        {
+            "name": name,
+            "corpus.input": data,
+            "corpus.reader": reader,
+            "model.base": base_model,
+            "evaluation.judges": [judge.settings() for judge in judges],
+        }
+    )
+    return confined(load_config(preset, [*filled, *limits(budget), *advanced]))
+
+
+def changes(fields: Mapping[str, Any]) -> list[str]:
+    """The fields that are filled in, each as ``a.b=value``."""
+    return [f"{key}={json.dumps(value)}" for key, value in fields.items() if value]
+
+
+def limits(budget: BudgetConfig) -> list[str]:
+    """The limits that are filled in, each as ``budget.limit=value``."""
+    return changes({f"budget.{name}": value for name, value in budget})
 
 
 def confined(config: PipelineConfig, trusted: PipelineConfig | None = None) -> PipelineConfig:

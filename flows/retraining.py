@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.runtime import flow_run
 
-from flows import described, pipeline
+from flows import approval, described, pipeline
 from flows.corpus import build_corpus
 from flows.judges import judges, pinned
 from flows.runners import Runner, held_by_flow, task_runner
@@ -32,6 +33,7 @@ from sage_core.steps.round_situations import RoundSituations
 from sage_core.storage import ArtifactRef, read_rows
 from tasks import checkpoints, prompts
 from tasks.caching import forget_remade, make
+from tasks.decisions import PROMOTED, REFUSED, WAITING
 from tasks.home import store
 from tasks.inputs import count, source_hash
 from tasks.lineage import ancestry
@@ -74,7 +76,8 @@ def retrain(
     confine: Callable[[PipelineConfig, PipelineConfig], PipelineConfig] = lambda config, _: config,
 ) -> dict[str, Any]:
     """Run one round; call it with the home held. Returns its record: ``outcome`` is ``nothing
-    new``, ``promoted``, ``refused`` or ``waiting for approval``.
+    new``, or one of :mod:`tasks.decisions`. A flow run that has decided its round, and is started
+    again, gets the record of that round.
 
     Args:
         name: the registered model; '' for the only one that there is.
@@ -86,8 +89,13 @@ def retrain(
         DataError: too few situations are left for a decision.
     """
     registry = Registry(name)
-    champion = find_champion(registry.champion())
     earlier = registry.decisions()
+    this = str(flow_run.get_id() or "")
+    for record in earlier if this else ():
+        if record.get("flow_run") == this:
+            return record
+    approval.close(registry, earlier)
+    champion = find_champion(registry.champion())
     number = len(earlier) + 1
     before = registry.config(champion.version)
     config = confine(settings(before, overrides, number), before)
@@ -140,6 +148,8 @@ def retrain(
             "held_out_situations": ids(held_out),
             "seed": config.seed,
             "checks": [asdict(check) for check in decision.checks],
+            "flow_run": this,
+            **({"waits_until": approval.deadline(config.retrain)} if outcome == WAITING else {}),
         }
         tracker.decision(record)
     return record
@@ -308,9 +318,9 @@ def settle(
 ) -> str:
     """Do what was decided; returns the outcome in words."""
     if not decision.passed:
-        return "refused"
+        return REFUSED
     if config.retrain.approval:
         registry.offer(version)
-        return "waiting for approval"
+        return WAITING
     registry.promote(version, f"passed the gate in round {decision.round}")
-    return "promoted"
+    return PROMOTED

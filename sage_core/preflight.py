@@ -21,6 +21,7 @@ from sage_core.evaluation.benchmarks import ready
 from sage_core.evaluation.human import read_human
 from sage_core.evaluation.prompts import PROMPTS
 from sage_core.mixture import check_instructions, instruction_corpus
+from sage_core.planning.budget import check_budget
 from sage_core.search.checks import check_search
 from sage_core.search.situations import situations
 from sage_core.training.launch import check_launcher
@@ -71,6 +72,7 @@ def check(config: PipelineConfig) -> None:
         *(partial(classifiers.check, each) for each in config.evaluation.classifiers),
         *([partial(read_human, human)] if (human := config.evaluation.human) else []),
         *(partial(opening.check, role) for role in roles),
+        partial(check_budget, config),
     ]
     problems: list[str] = []
     for probe in checks:

@@ -17,6 +17,7 @@ from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
+from prefect.states import Completed
 
 from sage_core.errors import AnswersError, ConfigError, DataError
 from sage_core.steps.base import Step
@@ -26,6 +27,7 @@ from tasks import making
 from tasks.home import sage_home, store
 
 _DELAYS_S = (10.0, 60.0, 300.0)
+_HIT = "Cached"  # Prefect's name of the state
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,7 @@ def make(step: Step, label: str = "") -> ArtifactRef:
     """
     if FlowRunContext.get() is None:
         return making.make(step, label)
-    run: Any = _configured(step, label)
-    state: State[ArtifactRef] = run(
-        str(sage_home()), step, label, return_state=True, wait_for=_made_by(step)
-    )
-    return _checked(state, step, label)
+    return _checked(_state(step, label), step, label)
 
 
 def make_all(steps: Sequence[Step], labels: Iterable[str] = ()) -> list[ArtifactRef]:
@@ -60,7 +58,9 @@ def make_all(steps: Sequence[Step], labels: Iterable[str] = ()) -> list[Artifact
     if not in_flow or any(engine.traits.runs_here for step in steps for engine in step.engines):
         return [make(step, name) for step, name in pairs]
     futures: list[PrefectFuture[ArtifactRef]] = [
-        _configured(step, name).submit(str(sage_home()), step, name, wait_for=_made_by(step))
+        _configured(step, name).submit(
+            str(sage_home()), step, name, again=_outdated(step), wait_for=_made_by(step)
+        )
         for step, name in pairs
     ]
     for future in futures:
@@ -104,21 +104,45 @@ def _worth_retrying(task: Any, run: Any, state: State[Any]) -> bool:
     return False
 
 
-_task: Task[..., ArtifactRef] = task(
+def _run(home: str, step: Step, label: str, again: bool) -> ArtifactRef | State[ArtifactRef]:
+    """Make a step's artefact, unless the store has it: made outside a flow, by a run whose cached
+    results are gone, or brought by its mirror. ``again``: in any case."""
+    found = making.find_in(home, step)
+    if found is None or again:
+        return making.build(step, label)
+    return Completed(name=_HIT, message="The store has it.", data=found)
+
+
+_task: Task[..., Any] = task(
     cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda context, parameters: key(parameters["step"])),
     persist_result=True,
     result_serializer="json",
     retry_condition_fn=_worth_retrying,
-)(making.build_in)
+)(_run)
 
 
-def _configured(step: Step, label: str, *, refresh: bool = False) -> Task[..., ArtifactRef]:
+def _state(step: Step, label: str, *, refresh: bool = False) -> State[ArtifactRef]:
+    """The step's task run, to its end."""
+    run: Any = _configured(step, label, refresh=refresh)
+    state: State[ArtifactRef] = run(
+        str(sage_home()), step, label, again=refresh or _outdated(step), return_state=True,
+        wait_for=_made_by(step),
+    )  # fmt: skip
+    return state
+
+
+def _outdated(step: Step) -> bool:
+    """Whether this run has made again what the step is made from."""
+    return any(ref in _remade for ref in references(step))
+
+
+def _configured(step: Step, label: str, *, refresh: bool = False) -> Task[..., Any]:
     return _task.with_options(
         name=step.name,
         task_run_name=_name(step, label),
         retries=step.retries,
         retry_delay_seconds=list(_DELAYS_S[: step.retries]),
-        refresh_cache=refresh or any(ref in _remade for ref in references(step)),
+        refresh_cache=refresh or _outdated(step),
     )
 
 
@@ -129,14 +153,13 @@ def _made_by(step: Step) -> list[State[Any]]:
 
 def _checked(state: State[ArtifactRef], step: Step, label: str) -> ArtifactRef:
     ref = _as_ref(state.result())
-    hit = state.name == "Cached"
+    hit = state.name == _HIT
     if hit and not store().verify(ref):
-        refreshed: Any = _configured(step, label, refresh=True)
-        state = refreshed(str(sage_home()), step, label, return_state=True, wait_for=_made_by(step))
+        state = _state(step, label, refresh=True)
         ref = _as_ref(state.result())
         hit = False
         _remade.add(ref)
-    elif not hit and any(parent in _remade for parent in references(step)):
+    elif not hit and _outdated(step):
         _remade.add(ref)
     _states[ref] = state
     _log(_name(step, label), Cached(ref, hit))

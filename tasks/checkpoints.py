@@ -13,6 +13,7 @@ from sage_core.steps.given import GivenTable
 from sage_core.storage import MANIFEST, ArtifactRef, content_hash, read_json
 from tasks.home import store
 from tasks.lineage import ancestry
+from tasks.mirror import MirroredStore
 
 _ADAPTER = "adapter_config.json"
 _M0 = "m0"
@@ -70,11 +71,13 @@ def find(reference: str, model: ModelConfig) -> Checkpoint:
 
 
 def by_hash(sha256: str) -> Path | None:
-    """The folder of the trained model whose artefact has this hash, if the home has it."""
+    """The folder of the trained model whose artefact has this hash, if the home or its mirror has
+    it."""
     for path, record in _models():
         if record["reference"]["sha256"] == sha256:
             return path
-    return None
+    kept_in = store()
+    return kept_in.fetch_model(sha256) if isinstance(kept_in, MirroredStore) else None
 
 
 def of_artifact(folder: Path, name: str) -> Model:

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from sage_core.errors import SageError
 from sage_core.storage import ArtifactStore, write_json
+from tasks.mirror import open_store
 
 _LOCK = "lock"
 _HOLDER = "lock.json"  # who holds it; only a message reads this
@@ -39,8 +40,8 @@ def sage_home() -> Path:
 
 
 def store() -> ArtifactStore:
-    """The artefact store of the home."""
-    return ArtifactStore(sage_home() / "artifacts")
+    """The artefact store of the home, with the mirror that the environment names."""
+    return open_store(sage_home() / "artifacts")
 
 
 def mlflow_database() -> Path:

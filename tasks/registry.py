@@ -1,8 +1,7 @@
 """The registered models: which version is the champion, what became of every challenger.
 
 The alias ``champion`` is the model in use. The registered model's tag ``sage.champions`` has all
-champions in order, so that one can be taken back. Each decision of the gate is an MLflow run of its
-own with the tag ``sage.round`` and the whole record as ``decision.json``.
+champions in order, so that one can be taken back. Decisions are in :mod:`tasks.decisions`.
 """
 
 import json
@@ -18,15 +17,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from sage_core.config.loading import validate_config
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.errors import ConfigError
-from tasks.tracking import (
-    CONFIG,
-    DECISION,
-    PARENT_TAG,
-    ROUND_TAG,
-    SHA256_TAG,
-    prepare_database,
-    tracking_uri,
-)
+from tasks import decisions
+from tasks.tracking import CONFIG, PARENT_TAG, SHA256_TAG, prepare_database, tracking_uri
 
 CHAMPION = "champion"
 CANDIDATE = "candidate"
@@ -109,7 +101,7 @@ class Registry:
 
     def promote(self, version: Version, reason: str) -> Version | None:
         """Make a version the champion; returns the champion before, if there was another."""
-        before = self._champions()
+        before = self.champions()
         if before and before[-1] == version.version:
             return None
         self._crown(version, [*before, version.version])
@@ -117,8 +109,7 @@ class Registry:
         self._client.set_model_version_tag(
             self.name, version.version, "sage.promoted", f"{now}: {reason}"
         )
-        if self._aliases().get(CANDIDATE) == version.version:
-            self._client.delete_registered_model_alias(self.name, CANDIDATE)
+        self.withdraw(version)
         return self.find(before[-1]) if before else None
 
     def rollback(self) -> tuple[Version, Version]:
@@ -127,7 +118,7 @@ class Registry:
         Raises:
             ConfigError: there was no other one before.
         """
-        champions = self._champions()
+        champions = self.champions()
         if len(champions) < 2:
             raise ConfigError(f"'{self.name}' has had no other champion; nothing can be taken back")
         back, withdrawn = self.find(champions[-2]), self.find(champions[-1])
@@ -141,6 +132,11 @@ class Registry:
     def offer(self, version: Version) -> None:
         """Give a version that passed the gate the alias ``candidate``, for a person to decide."""
         self._client.set_registered_model_alias(self.name, CANDIDATE, version.version)
+
+    def withdraw(self, version: Version) -> None:
+        """Take the alias ``candidate`` from a version, if it has it."""
+        if self._aliases().get(CANDIDATE) == version.version:
+            self._client.delete_registered_model_alias(self.name, CANDIDATE)
 
     def config(self, version: Version) -> PipelineConfig:
         """The configuration of the run that made a version.
@@ -175,21 +171,18 @@ class Registry:
 
     def decisions(self) -> list[dict[str, Any]]:
         """The records of all decisions, in order."""
+        return sorted((record for _, record in self._decisions()), key=lambda each: each["round"])
+
+    def decide_again(self, record: Mapping[str, Any], check: Mapping[str, Any]) -> None:
+        """Replace the record of a round by one with a new outcome and one more check."""
+        (run_id,) = [run for run, each in self._decisions() if each["round"] == record["round"]]
+        decisions.write(self._client, run_id, self.name, record, [check])
+
+    def _decisions(self) -> list[tuple[str, dict[str, Any]]]:
         experiment = self._client.get_experiment_by_name(self.name)
         if experiment is None:
             return []
-        runs: list[Any] = []
-        token: str | None = None
-        while token != "":
-            page = self._client.search_runs(
-                [experiment.experiment_id],
-                f"tags.`{ROUND_TAG}` != '' and attributes.status = 'FINISHED'",
-                page_token=token,
-            )
-            runs += page
-            token = page.token or ""
-        records = [json.loads(self._text(run.info.run_id, DECISION)) for run in runs]
-        return sorted(records, key=lambda record: int(record["round"]))
+        return list(decisions.read(self._client, experiment.experiment_id))
 
     def hashes(self) -> set[str]:
         """The artefacts of all versions."""
@@ -200,8 +193,9 @@ class Registry:
         self._client.set_registered_model_alias(self.name, CHAMPION, version.version)
         self._client.set_registered_model_tag(self.name, _HISTORY, json.dumps(champions[-_KEPT:]))
 
-    def _champions(self) -> list[str]:
-        """All champions in order; the last one is the champion, whoever gave it the alias."""
+    def champions(self) -> list[str]:
+        """The versions of all champions in order; the last one is the champion, whoever gave it the
+        alias."""
         model = self._client.get_registered_model(self.name)
         history: list[str] = json.loads(model.tags.get(_HISTORY, "[]"))
         current = self._aliases().get(CHAMPION)

@@ -43,7 +43,7 @@ from sage_core.steps.reading import (
 )
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.job import read_log
-from tasks import databases, notices
+from tasks import databases, decisions, notices
 from tasks.home import home_id, mlflow_database, sage_home, store
 from tasks.mlflow_views import experiment_tags
 from tasks.tracked_dialogues import log_dialogues
@@ -51,9 +51,7 @@ from tasks.watching import watching
 
 PARENT_TAG = "mlflow.parentRunId"
 SHA256_TAG = "sage.sha256"
-ROUND_TAG = "sage.round"
 CONFIG = "config.json"
-DECISION = "decision.json"
 _CONFIG_HASH = "sage.config_hash"
 _HOME = "sage.home"
 _REPORT = "sage.report"  # the report's key, by which `sage compare` finds the run
@@ -348,18 +346,7 @@ class Tracker:
 
     def decision(self, record: Mapping[str, Any]) -> None:
         """Log what became of a challenger: the whole record, and its checks as a table."""
-        self._client.log_dict(self.run_id, dict(record), DECISION)
-        self._log_table(pd.DataFrame(record["checks"]), "checks.json")
-        outcome = str(record["outcome"])
-        reasons = "; ".join(record["reasons"])
-        tags = {
-            ROUND_TAG: str(record["round"]),
-            "sage.decision": outcome,
-            "mlflow.note.content": f"{outcome}: {reasons}" if reasons else outcome,
-        }
-        self._client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
-        if outcome == "refused":
-            notices.notice(notices.REFUSED, self._config.name, "challenger", record["reasons"])
+        decisions.write(self._client, self.run_id, self._config.name, record, record["checks"])
 
     def finish(self, status: str) -> None:
         """End the parent run and the child runs that are still open."""

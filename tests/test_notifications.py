@@ -56,6 +56,7 @@ def test_prefects_client_takes_all_of_them() -> None:
         ("prefect.flow-run.Crashed", "prefect.flow-run.1", ["sage: a run failed"]),
         ("prefect.flow-run.Completed", "prefect.flow-run.1", []),
         ("prefect.task-run.Failed", "prefect.task-run.1", []),
+        ("prefect.flow-run.Suspended", "prefect.flow-run.1", ["sage: a person is asked"]),
         (notices.REFUSED, "sage.model.sage-demo.m2", ["sage: a challenger was refused"]),
         (notices.COLLAPSED, "sage.model.sage-demo.m2", ["sage: a model has collapsed"]),
     ],

@@ -94,7 +94,8 @@ def _zombies() -> Any:
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
 
-    ends = {f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")}
+    states = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended")
+    ends = {f"prefect.flow-run.{state}" for state in states}
     beat = "prefect.flow-run.heartbeat"
     return AutomationCore(
         name=_ZOMBIES,

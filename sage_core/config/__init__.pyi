@@ -1,5 +1,6 @@
 from sage_core.config.annotation import AnnotationConfig as AnnotationConfig
 from sage_core.config.benchmarks import BenchmarksConfig as BenchmarksConfig
+from sage_core.config.budget import BudgetConfig as BudgetConfig
 from sage_core.config.conversation import ConversationConfig as ConversationConfig
 from sage_core.config.conversation import ProfileConfig as ProfileConfig
 from sage_core.config.conversation import SelfPlayConfig as SelfPlayConfig

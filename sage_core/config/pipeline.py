@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from sage_core.config.annotation import AnnotationConfig
 from sage_core.config.benchmarks import BenchmarksConfig
+from sage_core.config.budget import BudgetConfig
 from sage_core.config.conversation import ConversationConfig, SituationsConfig
 from sage_core.config.corpus import CorpusConfig
 from sage_core.config.empathy import EmpathyConfig
@@ -58,6 +59,7 @@ class PipelineConfig(Section):
     empathy: EmpathyConfig = EmpathyConfig()
     retrain: Runtime[RetrainConfig] = RetrainConfig()
     plan: Runtime[PlanConfig] = PlanConfig()
+    budget: Runtime[BudgetConfig] = BudgetConfig()
     ask_again: Runtime[bool] = Field(
         False,
         description="Ask again for the answers of judges, annotator and selector that could not be "

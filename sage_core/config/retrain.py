@@ -34,5 +34,8 @@ class RetrainConfig(Section):
     approval: bool = Field(
         False,
         description="Leave the last word to a person: a challenger that passes gets the alias "
-        "'candidate', and `sage promote` makes it the champion.",
+        "'candidate'. Its flow run waits for an answer in Prefect's UI; `sage promote` is one too.",
+    )
+    approval_days: float = Field(
+        7.0, gt=0, description="Days that a person has; without an answer it is not promoted."
     )

@@ -6,10 +6,14 @@ from typing import Any, get_args
 
 import pytest
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import ValidationError, validate
 
 from flows import described, form
-from flows.deployed import retrain_form, run_form
+from flows.advanced import Advanced, overrides
+from flows.deployed import prepare_data_form, retrain_form, run_form
+from sage_core.config.budget import BudgetConfig
 from sage_core.config.loading import PRESETS, load_config
+from sage_core.config.pipeline import PipelineConfig
 from sage_core.errors import ConfigError
 
 
@@ -33,23 +37,105 @@ def schema(flow: Any) -> dict[str, Any]:
 
 def test_forms_are_short_and_every_field_is_described() -> None:
     assert list(schema(run_form)) == [
-        "preset", "name", "data", "reader", "situations", "base_model", "seed", "overrides",
+        "preset", "name", "data", "reader", "base_model", "judges", "budget", "advanced",
     ]  # fmt: skip
-    assert list(schema(retrain_form)) == ["name", "data", "approval", "overrides"]
-    for flow in (run_form, retrain_form):
+    assert list(schema(retrain_form)) == [
+        "name", "data", "reader", "approval", "budget", "advanced",
+    ]  # fmt: skip
+    assert list(schema(prepare_data_form)) == ["name", "data", "reader"]
+    for flow in (run_form, retrain_form, prepare_data_form):
         for name, field in schema(flow).items():
             assert field["description"], name
-            assert field.get("default") is not None or name == "seed"
+            assert field["default"] is not None, name
 
 
-def test_the_form_offers_all_presets_and_refuses_other_sections() -> None:
+def test_the_form_offers_all_presets() -> None:
     assert get_args(form.Preset) == PRESETS
     assert schema(run_form)["preset"]["enum"] == list(PRESETS)
-    pattern = schema(run_form)["overrides"]["items"]["pattern"]
-    assert re.search(pattern, "search.candidates=8")
-    assert re.search(pattern, "seed=1")
-    for wrong in ("serch.candidates=8", "search.candidates", "search .candidates=8", ""):
-        assert not re.search(pattern, wrong), wrong
+
+
+def test_advanced_has_every_other_setting() -> None:
+    """Each optional, with the configuration's own description and bounds."""
+    asked_first = {"name", "budget"}
+    whole = PipelineConfig.model_json_schema()["$defs"]
+    form_schema = Advanced.model_json_schema()
+    assert set(form_schema["properties"]) == set(PipelineConfig.model_fields) - asked_first
+    candidates = form_schema["$defs"]["SearchConfig"]["properties"]["candidates"]
+    assert (candidates["type"], candidates["minimum"]) == ("integer", 1)
+    described = form_schema["$defs"]["RetrainConfig"]["properties"]
+    for name, field in whole["RetrainConfig"]["properties"].items():
+        assert described[name]["description"] == field["description"]
+    for section in form_schema["$defs"].values():
+        if section.get("title") in ("SearchConfig", "SFTConfig", "EvaluationConfig"):
+            assert "required" not in section
+            assert section["additionalProperties"] is False
+            assert not [each for each in section["properties"].values() if "default" in each]
+
+
+@pytest.fixture(scope="module")
+def asked() -> dict[str, Any]:
+    """The form of a run as the server keeps it, which takes what is right."""
+    found: dict[str, Any] = parameter_schema(run_form.fn).model_dump()
+    validate({"preset": "tiny", "advanced": {"seed": 1}}, found, raise_on_error=True)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("filled_in", "wrong"),
+    [
+        ({"preset": "large"}, "preset"),
+        ({"budget": {"usd": -1}}, "usd"),
+        ({"budget": {"dollars": 1}}, "dollars"),
+        ({"judges": [{"name": "two words"}]}, "two words"),
+        ({"judges": [{"model": "gpt"}]}, "name"),
+        ({"judges": [{"name": "x", "api_key_env": "sk-123"}]}, "sk-123"),
+        ({"advanced": {"serch": {"candidates": 8}}}, "serch"),
+        ({"advanced": {"search": {"candidates": 0}}}, "0"),
+        ({"advanced": {"search": {"candidates": "many"}}}, "many"),
+        ({"advanced": {"evaluation": {"pairs": "some"}}}, "some"),
+        ({"advanced": {"retrain": {"error_rate": 1.5}}}, "1.5"),
+        ({"advanced": {"evaluation": {"judges": [{"engine": {"kind": "openai"}}]}}}, "judges"),
+    ],
+)
+def test_a_wrong_value_is_refused_before_a_run_is_made(
+    filled_in: dict[str, Any], wrong: str, asked: dict[str, Any]
+) -> None:
+    """By Prefect's server, with the check that it makes when a run is asked for."""
+    with pytest.raises(ValidationError, match=re.escape(wrong)):
+        validate(filled_in, asked, raise_on_error=True)
+
+
+def test_what_advanced_holds_becomes_settings(roots: tuple[Path, Path]) -> None:
+    data, _ = roots
+    filled_in = {
+        "seed": 3,
+        "corpus": {"input": "mine.jsonl", "reader": "messages"},
+        "search": {"candidates": 5, "selfplay": {"sampling": {"top_k": 7}}},
+        "evaluation": {"judges": [{"name": "a", "engine": {"kind": "openai", "model": "m"}}]},
+    }
+    given = list(overrides(Advanced.model_validate(filled_in)))
+    config = form.configuration("demo", given, data="other.jsonl")
+    assert config.seed == 3
+    assert config.corpus.input == data / "mine.jsonl"  # advanced counts over the field
+    assert (config.search.candidates, config.search.selfplay.sampling.top_k) == (5, 7)
+    assert config.search.selfplay.max_turns == load_config("demo").search.selfplay.max_turns
+    (judge,) = config.evaluation.judges
+    assert (judge.name, judge.engine.kind) == ("a", "openai")
+    assert list(overrides(Advanced())) == []
+
+
+def test_judges_are_the_base_model_or_on_a_server() -> None:
+    own, served = form.Judge(name="own"), form.Judge(name="big", model="m", api_key_env="KEY_B")
+    judges = form.configuration("demo", judges=[own, served]).evaluation.judges
+    assert [judge.name for judge in judges] == ["own", "big"]
+    assert judges[0].engine.traits.is_m0
+    assert judges[1].engine.model_dump()["api_key_env"] == "KEY_B"
+
+
+def test_limits_that_are_filled_in_count() -> None:
+    config = form.configuration("demo", budget=BudgetConfig(usd=5))
+    assert config.budget == BudgetConfig(usd=5)
+    assert form.limits(BudgetConfig()) == []  # so that the champion's own limits stay
 
 
 def test_empty_fields_are_the_presets() -> None:
@@ -60,8 +146,7 @@ def test_empty_fields_are_the_presets() -> None:
 def test_what_is_filled_in_counts(roots: tuple[Path, Path]) -> None:
     data, _ = roots
     config = form.configuration(
-        "demo", name="ours", data="mine.jsonl", reader="messages", seed=0,
-        overrides=["search.candidates=3"],
+        "demo", ["search.candidates=3"], name="ours", data="mine.jsonl", reader="messages",
     )  # fmt: skip
     assert (config.name, config.corpus.input, config.corpus.reader, config.search.candidates) == (
         "ours", data / "mine.jsonl", "messages", 3,
@@ -84,7 +169,7 @@ def test_what_is_filled_in_counts(roots: tuple[Path, Path]) -> None:
 def test_no_path_leads_out(path: str, place: str, roots: tuple[Path, Path]) -> None:
     (roots[0] / "link").symlink_to("/etc")
     with pytest.raises(ConfigError, match="paths of a form") as error:
-        form.configuration("demo", overrides=[place.format(path)])
+        form.configuration("demo", [place.format(path)])
     assert place.partition("=")[0] in str(error.value)
 
 
@@ -97,15 +182,17 @@ def test_no_path_leads_out(path: str, place: str, roots: tuple[Path, Path]) -> N
 )
 def test_texts_that_name_files_are_paths_too(override: str) -> None:
     with pytest.raises(ConfigError, match="paths of a form"):
-        form.configuration("demo", overrides=[override])
+        form.configuration("demo", [override])
 
 
 def test_names_on_a_hub_and_files_of_the_home_are_left_alone(roots: tuple[Path, Path]) -> None:
     _, home = roots
     (home / "made.jsonl").write_text("")
     config = form.configuration(
-        "demo", base_model="org/name", situations=str(home / "made.jsonl"),
-        overrides=["corpus.reader=hf", "corpus.input=org/dialogues"],
+        "demo",
+        [f"situations.path={home / 'made.jsonl'}", "corpus.reader=hf",
+         "corpus.input=org/dialogues"],
+        base_model="org/name",
     )  # fmt: skip
     assert config.model.base == "org/name"
     assert config.corpus.input == Path("org/dialogues")

@@ -14,7 +14,8 @@ import mlflow
 import pytest
 from scripted_engine import ScriptedEngine
 
-from flows import form, pipeline, retraining
+from flows import approval, form, pipeline, retraining
+from flows.approval import Approval
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.engines import loading
 from sage_core.engines.base import Request, draw_seed
@@ -25,7 +26,7 @@ from sage_core.steps import dpo, model_trial, sft
 from sage_core.storage import write_json
 from sage_core.training.job import TRAINING_LOG, Job
 from tasks import checkpoints, engines, garbage
-from tasks.registry import CANDIDATE, Registry
+from tasks.registry import CANDIDATE, Registry, Version
 from tasks.tracking import track
 
 GROUPS = (
@@ -222,7 +223,7 @@ def test_a_month(home: Path) -> None:
     fifth = retraining.retrain(overrides=["retrain.approval=true"])
     assert fifth["outcome"] == "waiting for approval"
     assert registry.champion() == first
-    registry.promote(registry.find(CANDIDATE), "by hand")
+    a_person_answers(registry, fifth, first, second_version)
     assert registry.champion().version == fifth["challenger"]
     with pytest.raises(ConfigError, match="'candidate' is not a version or alias"):
         registry.find(CANDIDATE)
@@ -244,6 +245,57 @@ def test_a_month(home: Path) -> None:
     # A form cannot lead out of the data folder; the champion's own paths are its owner's.
     with pytest.raises(ConfigError, match=r"situations.path = /etc/hosts"):
         retraining.retrain(overrides=["situations.path=/etc/hosts"], confine=form.confined)
+
+
+def a_person_answers(
+    registry: Registry, waiting: dict[str, Any], champion: Version, other: Version
+) -> None:
+    """Every way in which a round that waits can end, the last one with its challenger promoted."""
+    candidate = registry.find(CANDIDATE)
+    yes, no = (Approval(promote=each, reason="It sulks.") for each in (True, False))
+    assert "| win rate, judge m0 |" in approval.question(waiting)
+
+    refused = approval.conclude(registry, waiting, no)
+    assert refused["outcome"] == "refused by a person"
+    assert refused["reasons"] == ["a person: refused by a person, It sulks."]
+    assert refused["checks"][:-1] == waiting["checks"]
+    assert registry.decisions()[-1] == refused
+    assert registry.champion() == champion
+    with pytest.raises(ConfigError, match="'candidate' is no version or alias"):
+        registry.find(CANDIDATE)
+    assert approval.conclude(registry, refused, yes) == refused  # which is decided
+
+    # The gate has compared it with another champion than the one that there is by now.
+    registry.offer(candidate)
+    registry.promote(other, "by hand")
+    assert approval.conclude(registry, waiting, yes)["outcome"] == "overtaken"
+    assert registry.champion() == other
+    registry.rollback()
+
+    # Nobody answers: until the deadline it waits, and the next round records that it is over.
+    registry.offer(candidate)
+    approval.close(registry, [waiting])
+    assert registry.find(CANDIDATE) == candidate
+    approval.close(registry, [{**waiting, "waits_until": "2026-01-05T03:00:00+00:00"}])
+    late = registry.decisions()[-1]
+    assert late["outcome"] == "not approved in time"
+    assert late["reasons"] == [
+        "a person: not approved in time, no answer until 2026-01-05T03:00:00+00:00"
+    ]
+    with pytest.raises(ConfigError, match="'candidate' is no version or alias"):
+        registry.find(CANDIDATE)
+    assert registry.champion() == champion
+
+    registry.offer(candidate)
+    approved = approval.conclude(registry, waiting, yes)
+    assert (approved["outcome"], approved["reasons"]) == ("promoted", [])
+    assert approved["checks"][-1]["passed"]
+    assert registry.champion() == candidate
+
+    # Or `sage promote` has, meanwhile.
+    approval.close(registry, [waiting])
+    assert registry.decisions()[-1]["checks"][-1]["value"] == "sage promote"
+    assert registry.decisions()[-1]["outcome"] == "promoted"
 
 
 def test_garbage(home: Path) -> None:

@@ -240,3 +240,25 @@ def lines(client: SyncPrefectClient, run_id: UUID) -> list[str]:
     within = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
     messages = [log.message for log in client.read_logs(within)]
     return [text for text in messages if text.startswith(("made", "cached"))]
+
+
+def test_what_the_store_has_is_not_made_again_without_cached_results(
+    seen: list[tuple[str, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run("moved")
+    made(seen)
+    monkeypatch.setenv("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(tmp_path / "no results"))
+    assert run("moved") == first
+    assert made(seen) == set()
+
+
+def test_an_empty_home_goes_on_from_the_mirror(
+    seen: list[tuple[str, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAGE_MIRROR", (tmp_path / "mirror").as_uri())
+    first = run("mirrored")
+    assert made(seen) == ALL
+    monkeypatch.setenv("SAGE_HOME", str(tmp_path / "another home"))
+    assert run("mirrored") == first
+    assert made(seen) == set()
+    assert (store().folder(first) / "text").read_text() == "mirrored MIRRORED"

@@ -1,0 +1,274 @@
+"""The services of docker/compose.yaml without containers: Prefect and MLflow over PostgreSQL, with
+logins, MLflow's artefacts and SAGE's mirror on an S3 server.
+
+The servers' commands and settings are read from the file; addresses and passwords are put in.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from deployed import ENDS, free_port, made, wait_for
+from tiny_run import ROOT, SAGE, environment, small_base
+
+pytestmark = pytest.mark.integration
+
+DOCKER = ROOT / "docker"
+PASSWORD = "p@ss/w:rd% #?-of-16"
+SECRETS = {
+    "POSTGRES_PASSWORD": PASSWORD,
+    "PREFECT_AUTH": f"admin:{PASSWORD}",
+    "MLFLOW_PASSWORD": PASSWORD,
+    "MLFLOW_SECRET_KEY": "k" * 16,
+    "S3_SECRET_KEY": PASSWORD,
+    "VLLM_API_KEY": "-",
+}
+SETTINGS = ("refine.rounds=1", "steering_report.enabled=false")
+
+
+class Services:
+    """What runs: the client of Prefect's API, and the variables of a worker or a command line."""
+
+    def __init__(self, ports: dict[str, int], folder: Path) -> None:
+        self.ports, self.folder = ports, folder
+        services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+        self._services: dict[str, dict[str, Any]] = services
+        self.prefect = httpx.Client(
+            base_url=self.address("prefect") + "/api",
+            auth=("admin", PASSWORD),
+            timeout=60,
+        )
+
+    def address(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    def variables(self, name: str) -> dict[str, str]:
+        """The environment of a service, with its addresses on this machine."""
+        here = {
+            "http://store:7070": self.address("store"),
+            "http://mlflow:5000": self.address("mlflow"),
+            "http://prefect:4200": self.address("prefect"),
+            "http://localhost:4200": self.address("prefect"),
+        }
+        found = {}
+        for key, text in self._services[name]["environment"].items():
+            value = re.sub(r"\$\{(\w+)[^}]*\}", lambda match: SECRETS[match[1]], text)
+            for there, address in here.items():
+                value = value.replace(there, address)
+            found[key] = value
+        own = {
+            "prefect": {
+                "PREFECT_SERVER_DATABASE_HOST": "127.0.0.1",
+                "PREFECT_SERVER_DATABASE_PORT": str(self.ports["postgres"]),
+            },
+            "mlflow": {
+                "PGHOST": "127.0.0.1",
+                "PGPORT": str(self.ports["postgres"]),
+                "MLFLOW_AUTH_CONFIG_PATH": str(DOCKER / "mlflow_auth.ini"),
+            },
+            "worker": {"PREFECT_WORKER_WEBSERVER_PORT": str(self.ports["worker"])},
+        }
+        return found | own[name]
+
+    def command(self, name: str) -> list[str]:
+        """The command of a service on its port of this machine."""
+        words = []
+        for word in self._services[name]["command"]:
+            word = word.replace("0.0.0.0", "127.0.0.1").replace(":5000", f":{self.ports[name]}")
+            words.append(word.replace("--port=5000", f"--port={self.ports[name]}"))
+        port = ["--port", str(self.ports[name])] if name == "prefect" else []
+        return [sys.executable, "-m", *words, *port]
+
+    @contextmanager
+    def running(self, name: str, home: Path, **more: str) -> Iterator[None]:
+        """A service as a process of this machine, in a home of its own."""
+        log = (self.folder / f"{name}.log").open("w")
+        process = subprocess.Popen(
+            self.command(name),
+            cwd=ROOT,
+            env={**environment(home), **self.variables(name), **more},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
+            log.close()
+
+    def client(self, home: Path) -> dict[str, str]:
+        """The environment of a command or a worker over ``home``."""
+        return {**environment(home), **self.variables("worker"), **self.mirror()}
+
+    def mirror(self) -> dict[str, str]:
+        return {
+            "SAGE_MIRROR": "s3://sage/artifacts",
+            "AWS_ENDPOINT_URL": self.address("store"),
+            "AWS_ACCESS_KEY_ID": "sage",
+            "AWS_SECRET_ACCESS_KEY": PASSWORD,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def sage(self, home: Path, *arguments: str) -> Any:
+        """What a command prints as JSON."""
+        done = subprocess.run(
+            [*SAGE, *arguments], cwd=ROOT, env=self.client(home), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return json.loads(done.stdout) if "--json" in arguments else done.stdout
+
+
+@contextmanager
+def postgres(port: int) -> Iterator[None]:
+    """PostgreSQL with the account and the databases of the container; in a folder that its account
+    may enter, which those of pytest are not."""
+    programs = Path(os.path.realpath(str(shutil.which("postgres")))).parent
+    folder = Path(tempfile.mkdtemp())
+    (folder / "password").write_text(PASSWORD)
+    user: Mapping[str, Any] = {}
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(folder, "postgres")
+        shutil.chown(folder / "password", "postgres")
+        user = {"user": "postgres", "group": "postgres"}
+    data, log = str(folder / "data"), str(folder / "log")
+
+    def run(*command: str, **variables: str) -> None:
+        subprocess.run(
+            command, cwd=folder, check=True, env={**os.environ, **variables}, **user,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    pg_ctl = str(programs / "pg_ctl")
+    secret = f"--pwfile={folder / 'password'}"
+    run(str(programs / "initdb"), "-D", data, "-U", "sage", "--auth=scram-sha-256", secret)
+    options = f"-p {port} -h 127.0.0.1 -k {folder}"
+    run(pg_ctl, "-D", data, "-l", log, "-o", options, "-w", "start")
+    try:
+        for name in ("prefect", "mlflow", "mlflow_auth"):
+            run(
+                str(programs / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "sage", name,
+                PGPASSWORD=PASSWORD,
+            )  # fmt: skip
+        yield
+    finally:
+        run(pg_ctl, "-D", data, "-m", "fast", "-w", "stop")
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def s3(port: int) -> Iterator[None]:
+    """An S3 server with the two buckets."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow import fs
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    try:
+        files = fs.S3FileSystem(
+            access_key="sage", secret_key=PASSWORD, endpoint_override=f"127.0.0.1:{port}",
+            scheme="http", region="us-east-1", allow_bucket_creation=True,
+        )  # fmt: skip
+        for bucket in ("mlflow", "sage"):
+            files.create_dir(bucket)
+        yield
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    folder = tmp_path_factory.mktemp("services")
+    names = ("postgres", "store", "prefect", "mlflow", "worker")
+    services = Services({name: free_port() for name in names}, folder)
+    with ExitStack() as stack:
+        stack.enter_context(postgres(services.ports["postgres"]))
+        stack.enter_context(s3(services.ports["store"]))
+        stack.enter_context(services.running("prefect", folder / "prefect"))
+        stack.enter_context(services.running("mlflow", folder / "mlflow"))
+        for name, path in (("prefect", "/api/health"), ("mlflow", "/health")):
+            wait_for(lambda: answers(services.address(name) + path), 300)  # noqa: B023
+        yield services
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def test_servers_ask_for_a_password(services: Services) -> None:
+    nobody = httpx.Client()
+    assert nobody.get(services.address("prefect") + "/api/flows/count").status_code in (401, 405)
+    asked = nobody.post(services.address("prefect") + "/api/flows/count", json={})
+    assert asked.status_code == 401
+    assert services.prefect.post("/flows/count", json={}).status_code == 200
+    experiments = services.address("mlflow") + "/api/2.0/mlflow/experiments/search?max_results=1"
+    assert nobody.get(experiments).status_code == 401
+    assert nobody.get(experiments, auth=("sage", PASSWORD)).status_code == 200
+
+
+def test_a_deployed_run_leaves_its_artefacts_on_s3(services: Services, home: Path) -> None:
+    assert "registered" in services.sage(home, "deploy")
+    base = small_base(home / "base")
+    filled_in = {
+        "preset": "tiny",
+        "base_model": str(base),
+        "advanced": {"refine": {"rounds": 1}, "steering_report": {"enabled": False}},
+    }
+    with services.running("worker", home, **services.mirror()):
+        found = services.prefect.get("/deployments/name/sage-pipeline/tiny").json()
+        asked = {"parameters": filled_in, "state": {"type": "SCHEDULED"}}
+        created = services.prefect.post(f"/deployments/{found['id']}/create_flow_run", json=asked)
+        address = f"/flow_runs/{created.json()['id']}"
+        run = wait_for(
+            lambda: (
+                state
+                if (state := services.prefect.get(address).json())["state_type"] in ENDS
+                else None
+            ),
+            1200,
+        )
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    services.sage(home, "promote", "dpo")
+    assert not (home / "mlflow.db").exists()
+    assert not (home / "mlflow-artifacts").exists()
+
+
+def test_a_new_machine_goes_on_from_the_mirror(
+    services: Services, home: Path, tmp_path: Path
+) -> None:
+    """With an empty home and the servers' addresses: no stage is made again, and the champion is
+    found."""
+    settings = [f"model.base={home / 'base'}", *SETTINGS]
+    overrides = [part for each in settings for part in ("--set", each)]
+    run = services.sage(tmp_path / "first", "run", "--preset", "tiny", *overrides, "--json")
+    assert run["made"] == []
+    assert made(tmp_path / "first").keys() == made(home).keys()
+    second = tmp_path / "second"
+    record = services.sage(second, "retrain", "--json")
+    assert record == {"outcome": "nothing new", "champion": record["champion"]}
+    assert {"dpo", "sft", "base-model", "corpus"} <= made(second).keys()
+
+
+def test_a_champion_is_taken_back(services: Services, home: Path) -> None:
+    services.sage(home, "promote", "m1")
+    back = services.sage(home, "rollback", "--json")
+    assert int(back["champion"]) > int(back["withdrawn"])
