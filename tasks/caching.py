@@ -7,6 +7,7 @@ artefact that is missing or changed is made again, and so is everything that it 
 flow the store alone is the cache (:mod:`tasks.making`).
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from prefect.futures import PrefectFuture
 from sage_core.errors import AnswersError, ConfigError, DataError
 from sage_core.steps.base import Step
 from sage_core.steps.key import key, references
-from sage_core.storage import ArtifactRef
+from sage_core.storage import MANIFEST, ArtifactRef
 from tasks import making
 from tasks.home import sage_home, store
 
@@ -43,11 +44,8 @@ def make(step: Step, label: str = "") -> ArtifactRef:
     """
     if FlowRunContext.get() is None:
         return making.make(step, label)
-    run: Any = _configured(step, label)
-    state: State[ArtifactRef] = run(
-        str(sage_home()), step, label, return_state=True, wait_for=_made_by(step)
-    )
-    return _checked(state, step, label)
+    began = time.time()
+    return _checked(_run(step, label, again=_feeds_on_remade(step)), step, label, began)
 
 
 def make_all(steps: Sequence[Step], labels: Iterable[str] = ()) -> list[ArtifactRef]:
@@ -59,14 +57,16 @@ def make_all(steps: Sequence[Step], labels: Iterable[str] = ()) -> list[Artifact
     in_flow = FlowRunContext.get() is not None
     if not in_flow or any(engine.traits.runs_here for step in steps for engine in step.engines):
         return [make(step, name) for step, name in pairs]
-    futures: list[PrefectFuture[ArtifactRef]] = [
-        _configured(step, name).submit(str(sage_home()), step, name, wait_for=_made_by(step))
-        for step, name in pairs
-    ]
+    began = time.time()
+    futures: list[PrefectFuture[ArtifactRef]] = []
+    for step, name in pairs:
+        again = _feeds_on_remade(step)
+        run = _configured(step, name, again=again)
+        futures.append(run.submit(str(sage_home()), step, name, again, wait_for=_made_by(step)))
     for future in futures:
         future.wait()
     return [
-        _checked(future.state, step, name)
+        _checked(future.state, step, name, began)
         for future, (step, name) in zip(futures, pairs, strict=True)
     ]
 
@@ -112,14 +112,26 @@ _task: Task[..., ArtifactRef] = task(
 )(making.build_in)
 
 
-def _configured(step: Step, label: str, *, refresh: bool = False) -> Task[..., ArtifactRef]:
+def _run(step: Step, label: str, *, again: bool) -> State[ArtifactRef]:
+    run: Any = _configured(step, label, again=again)
+    state: State[ArtifactRef] = run(
+        str(sage_home()), step, label, again, return_state=True, wait_for=_made_by(step)
+    )
+    return state
+
+
+def _configured(step: Step, label: str, *, again: bool) -> Task[..., ArtifactRef]:
     return _task.with_options(
         name=step.name,
         task_run_name=_name(step, label),
         retries=step.retries,
         retry_delay_seconds=list(_DELAYS_S[: step.retries]),
-        refresh_cache=refresh or any(ref in _remade for ref in references(step)),
+        refresh_cache=again,
     )
+
+
+def _feeds_on_remade(step: Step) -> bool:
+    return any(ref in _remade for ref in references(step))
 
 
 def _made_by(step: Step) -> list[State[Any]]:
@@ -127,22 +139,27 @@ def _made_by(step: Step) -> list[State[Any]]:
     return [_states[ref] for ref in dict.fromkeys(references(step)) if ref in _states]
 
 
-def _checked(state: State[ArtifactRef], step: Step, label: str) -> ArtifactRef:
+def _checked(state: State[ArtifactRef], step: Step, label: str, began: float) -> ArtifactRef:
     ref = _as_ref(state.result())
-    hit = state.name == "Cached"
+    hit = state.name == "Cached" or _made_before(began, ref)
     if hit and not store().verify(ref):
-        refreshed: Any = _configured(step, label, refresh=True)
-        state = refreshed(str(sage_home()), step, label, return_state=True, wait_for=_made_by(step))
+        state = _run(step, label, again=True)
         ref = _as_ref(state.result())
         hit = False
         _remade.add(ref)
-    elif not hit and any(parent in _remade for parent in references(step)):
+    elif not hit and _feeds_on_remade(step):
         _remade.add(ref)
     _states[ref] = state
     _log(_name(step, label), Cached(ref, hit))
     for listener in list(_listeners):
         listener(_name(step, label), Cached(ref, hit))
     return ref
+
+
+def _made_before(time_s: float, ref: ArtifactRef) -> bool:
+    """Whether the store had it: a run that was killed can have finished an artefact that Prefect's
+    cache was not told of."""
+    return (store().folder(ref) / MANIFEST).stat().st_mtime < time_s
 
 
 def _log(name: str, cached: Cached) -> None:

@@ -97,8 +97,8 @@ def build(step: Step, label: str) -> ArtifactRef:
     return ref
 
 
-def build_in(home: str, step: Step, label: str) -> ArtifactRef:
-    """:func:`build` in a home that is given: on a worker of a cluster the environment does not name
-    it."""
+def build_in(home: str, step: Step, label: str, again: bool) -> ArtifactRef:
+    """:func:`make` in a home that is given: on a worker of a cluster the environment does not name
+    it. ``again``: make it even if it is there."""
     os.environ["SAGE_HOME"] = home
-    return build(step, label)
+    return build(step, label) if again else make(step, label)
