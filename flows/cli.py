@@ -39,12 +39,26 @@ for name, group in (("corpus", corpus), ("train", train), ("judge", judge), ("st
 
 
 def main() -> None:
-    """Run the command line; wrong input ends with one message and exit code 2."""
+    """Run the command line; wrong input ends with one message and exit code 2.
+
+    What goes wrong while an error of ours is reported, such as a Prefect server that cannot write
+    it down because the disk is full, must not hide it.
+    """
     try:
         app()
-    except SageError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+    except Exception as error:
+        ours = first_of_ours(error)
+        if ours is None:
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(ours))}", highlight=False)
         sys.exit(2)
+
+
+def first_of_ours(error: BaseException | None) -> SageError | None:
+    """The error, or what was being handled when it was raised, if that is one of ours."""
+    while error is not None and not isinstance(error, SageError):
+        error = error.__context__
+    return error
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""``sage deploy``: registers the deployments of ``deployments/prefect.yaml``, and the automation
-that finds zombie runs.
+"""``sage deploy``: registers the deployments of ``deployments/prefect.yaml``, and the automations
+that find runs whose process is gone and start them again.
 
 Prefect's own command does the work. Deployments of flows that this version does not have any more
 are removed.
@@ -19,7 +19,9 @@ from sage_core.errors import SageError
 
 _POOL = "sage"
 _ZOMBIES = "sage: crash runs that stopped answering"
+_RESTARTS = "sage: start crashed runs again"
 _SILENT_S = 300  # ten heartbeats (flows/commands/ui_servers.py): a busy machine is late at times
+_SETTLED_S = 30
 
 
 def deploy() -> None:
@@ -64,7 +66,7 @@ def _register() -> list[str]:
 
 
 def _settle(root: Path, registered: set[str]) -> list[str]:
-    """Remove deployments whose flow is gone, and make the automation."""
+    """Remove deployments whose flow is gone, and make the automations that are not there."""
     from prefect.client.orchestration import get_client
 
     lines = []
@@ -80,39 +82,97 @@ def _settle(root: Path, registered: set[str]) -> list[str]:
                 lines.append(f"removed [bold]{name}[/]: {source} is gone")
             elif deployment.name in registered:
                 lines.append(f"registered [bold]{name}[/]")
-        if not client.read_automations_by_name(_ZOMBIES):
-            client.create_automation(_zombies())
-            lines.append(f"made the automation [bold]{_ZOMBIES}[/]")
+        for automation in (_zombies(), _restarts()):
+            if not client.read_automations_by_name(automation.name):
+                client.create_automation(automation)
+                lines.append(f"made the automation [bold]{automation.name}[/]")
     return sorted(lines)
 
 
 def _zombies() -> Any:
-    """Marks a flow run as crashed whose process has sent no heartbeat for long: it was
-    killed together with its worker, or its machine is gone. Without that it would stay Running, and
-    hold its deployment's only slot."""
-    from prefect.automations import AutomationCore, EventTrigger, Posture
+    """Marks a flow run as crashed whose process has sent no heartbeat for long, or never started:
+    it was killed together with its worker, or its machine is gone. Without that it would stay
+    Running or Pending, and hold its deployment's only slot."""
+    from prefect.automations import AutomationCore
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
 
-    states = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended")
-    ends = {f"prefect.flow-run.{state}" for state in states}
-    beat = "prefect.flow-run.heartbeat"
+    signs = {"heartbeat", "Pending"}  # a run of the command line is Running without heartbeats
+    others = {
+        "Running",
+        "Completed",
+        "Failed",
+        "Cancelled",
+        "Crashed",
+        "AwaitingRetry",
+        "Suspended",
+    }
     return AutomationCore(
         name=_ZOMBIES,
         description="A run that stopped sending heartbeats was killed.",
-        trigger=EventTrigger(
-            after={beat},
-            expect={beat, *ends},
-            match={"prefect.resource.id": ["prefect.flow-run.*"]},
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=_SILENT_S),
-        ),
+        trigger=_silence(signs, signs | others, _SILENT_S),
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED,
                 message=f"No heartbeat for {_SILENT_S} s: the run's process was killed.",
             )
         ],
+    )
+
+
+def _restarts() -> Any:
+    """Puts a deployment's run that crashed (killed, out of memory, machine or worker gone) back in
+    the queue: it goes on where it was. A run that crashes each time ends as failed
+    (:func:`flows.runners.held_by_flow`), which starts nothing.
+
+    It waits a little, since the worker reports one crash twice, some seconds apart, and the second
+    report must not hit the new process.
+    """
+    from prefect.automations import AutomationCore
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+
+    others = {
+        "AwaitingRetry",
+        "Scheduled",
+        "Pending",
+        "Running",
+        "Completed",
+        "Failed",
+        "Cancelled",
+    }
+    return AutomationCore(
+        name=_RESTARTS,
+        description="A run whose process was killed goes on where it was.",
+        trigger=_silence({"Crashed"}, {"Crashed"} | others, _SETTLED_S, of_deployments=True),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED,
+                name="AwaitingRetry",
+                message="The run crashed; it goes on where it was.",
+            )
+        ],
+    )
+
+
+def _silence(
+    after: set[str], expect: set[str], seconds: int, *, of_deployments: bool = False
+) -> Any:
+    """Fires for a flow run of which, after one of the events ``after``, none of ``expect`` is heard
+    for some seconds; what is in both starts the wait anew."""
+    from prefect.automations import EventTrigger, Posture
+
+    deployments = {
+        "prefect.resource.role": ["deployment"],
+        "prefect.resource.id": ["prefect.deployment.*"],
+    }
+    return EventTrigger(
+        after={f"prefect.flow-run.{event}" for event in after},
+        expect={f"prefect.flow-run.{event}" for event in expect},
+        match={"prefect.resource.id": ["prefect.flow-run.*"]},
+        match_related=deployments if of_deployments else {},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=seconds),
     )

@@ -12,6 +12,7 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.context import FlowRunContext
+from prefect.settings import get_current_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from sage_core.errors import ArtifactError
@@ -135,6 +136,25 @@ def test_a_damaged_artefact_is_made_again_with_what_it_feeds(
         (folder / "manifest.json").unlink()
     assert run(text) == first
     assert made(seen) == {"upper", "join"}
+
+
+def test_what_prefects_cache_was_not_told_of_is_found_in_the_store(
+    seen: list[tuple[str, bool]],
+) -> None:
+    """As after a kill between an artefact and its entry in the cache, or with a new container."""
+    first = run("untold")
+    made(seen)
+    entries = [*get_current_settings().results.local_storage_path.iterdir()]
+    assert entries
+    for entry in entries:
+        entry.unlink()
+    assert run("untold") == first
+    assert made(seen) == set()
+    (store().folder(first) / "text").write_text("changed")
+    for entry in get_current_settings().results.local_storage_path.iterdir():
+        entry.unlink()
+    assert run("untold") == first
+    assert made(seen) == {"join"}
 
 
 def test_changed_code_makes_the_stage_again(

@@ -1,0 +1,175 @@
+"""``make bench-orchestration``: what Prefect, MLflow and the cache cost a run.
+
+1. A run shaped like the demo: its preset on the embedded model, with as many stages and shards as
+   the demo has and as little work in each as there can be. All its seconds that are not spent
+   within a step of ``sage_core`` are overhead: starting Python and Prefect's server, making
+   MLflow's database, keys, hashes, task runs, tracking. The share is that of a demo of 910 s
+   (docs/results.md). With ``--whole`` the demo itself is run and measured, a quarter of an hour.
+2. 1,000 finished shards passed over by a later run, one at a time, as shards of a model in this
+   process are, and side by side, as those that speak to a server are. The baseline looks each up
+   in the store and hashes its files, without Prefect.
+
+The server, the databases and MLflow are those of `sage run`.
+
+    python -m benchmarks.orchestration [--whole]
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness import Benchmark, alone, timed
+from sage_core.steps.base import Context, Step
+from sage_core.storage import read_json
+
+ROOT = Path(__file__).parents[1]
+DEMO_S = 910
+MOST_SHARE = 0.05
+LITTLE_WORK = [
+    "corpus.max_dialogues=6",
+    "annotation.shard_size=1",
+    "search.situations=2",
+    "search.candidates=2",
+    "search.grammar_probe=2",
+    "search.selfplay.shard_size=2",
+    "search.selfplay.max_turns=2",
+    "search.selfplay.sampling.max_new_tokens=32",
+    "refine.gates.kl_replies=1",
+    "dpo.max_pairs=2",
+    "evaluation.situations=2",
+    "evaluation.selfplay.shard_size=2",
+    "evaluation.selfplay.max_turns=2",
+    "evaluation.selfplay.sampling.max_new_tokens=32",
+    "steering_report.situations=1",
+    "steering_report.draws=1",
+    "steering_report.max_new_tokens=8",
+    "benchmarks.tasks=[]",
+]
+SHARDS = 1000
+SHARD_BYTES = 64 * 1024
+MOST_S = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard(Step):
+    """A shard that writes its bytes and does nothing else."""
+
+    name = "shard"
+    number: int
+
+    def run(self, folder: Path, context: Context) -> None:
+        (folder / "shard").write_bytes(self.number.to_bytes(4, "big") * (SHARD_BYTES // 4))
+
+
+def main() -> None:
+    benchmark = Benchmark("orchestration")
+    with tempfile.TemporaryDirectory() as name:
+        demo(benchmark, Path(name) / "demo", whole="--whole" in sys.argv)
+        cached_shards(benchmark, Path(name) / "shards")
+    benchmark.finish()
+
+
+def demo(benchmark: Benchmark, home: Path, *, whole: bool) -> None:
+    """How much of the demo's time is spent outside its steps."""
+    seconds, made = timed(run_demo, home, [] if whole else LITTLE_WORK)
+    manifests = [read_json(path) for path in (home / "artifacts").glob("*/*/manifest.json")]
+    inside = sum(manifest["cost"]["seconds"] for manifest in manifests)
+    outside = seconds - inside
+    share = outside / (seconds if whole else DEMO_S)
+    benchmark.add(
+        f"{'the demo' if whole else 'a run shaped like the demo'}, {made} stages and shards: s "
+        f"outside the steps, of all; share of {'it' if whole else f'a demo of {DEMO_S} s'}",
+        f"{outside:.0f} s of {seconds:.0f} s",
+        f"{inside:.0f} s (the steps alone)",
+        f"{share:.1%}",
+        f"at most {MOST_SHARE:.0%}",
+        share <= MOST_SHARE,
+    )
+
+
+def run_demo(home: Path, overrides: list[str]) -> int:
+    """`sage run --preset demo` in a fresh home; how many stages it made."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "flows.cli", "run", "--preset", "demo", "--json"),
+            *(part for each in overrides for part in ("--set", each)),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "SAGE_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return len(json.loads(done.stdout)["made"])
+
+
+def cached_shards(benchmark: Benchmark, home: Path) -> None:
+    """How long a run takes to pass over shards that are finished."""
+    alone(pass_over, home, make_side_by_side)
+    baseline = alone(look_up, home)
+    for how, make in (
+        ("one at a time", make_one_at_a_time),
+        ("side by side", make_side_by_side),
+    ):
+        seconds = alone(pass_over, home, make)
+        benchmark.add(
+            f"{SHARDS:,} cached shards passed over, {how}: s",
+            f"{seconds:.1f} s",
+            f"{baseline:.1f} s (the store alone)",
+            f"{seconds / SHARDS * 1000:.0f} ms a shard",
+            f"under {MOST_S} s",
+            seconds < MOST_S,
+        )
+
+
+def shards() -> list[Shard]:
+    return [Shard(number=number) for number in range(SHARDS)]
+
+
+def make_one_at_a_time() -> None:
+    from tasks.caching import make
+
+    for number, shard in enumerate(shards()):
+        make(shard, str(number))
+
+
+def make_side_by_side() -> None:
+    from tasks.caching import make_all
+
+    make_all(shards())
+
+
+def pass_over(home: Path, make: Callable[[], None]) -> float:
+    """Seconds that a flow takes for all shards, in a process of its own."""
+    os.environ["SAGE_HOME"] = str(home)
+    from flows import environment
+
+    environment.prepare(quiet=True)
+    from prefect import flow
+
+    from flows.runners import Runner, task_runner
+
+    @flow(name="cached-shards", task_runner=task_runner(Runner.threads))
+    def cached_shards() -> float:
+        seconds, _ = timed(make)
+        return seconds
+
+    return cached_shards()
+
+
+def look_up(home: Path) -> float:
+    """Seconds to find all shards in the store, whole."""
+    os.environ["SAGE_HOME"] = str(home)
+    from tasks.making import make
+
+    seconds, _ = timed(lambda: [make(shard) for shard in shards()])
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
