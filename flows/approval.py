@@ -81,7 +81,7 @@ def conclude(registry: Registry, record: Mapping[str, Any], answer: Approval) ->
     else:
         outcome = PROMOTED
         registry.promote(version, f"approved in round {record['round']}: {answer.reason}")
-    registry.withdraw(version)
+    registry.withdraw(version.version)
     return _record(registry, record, outcome, answer.reason)
 
 
@@ -96,7 +96,7 @@ def close(registry: Registry, decided: Iterable[Mapping[str, Any]]) -> None:
         if record["challenger"] in promoted:
             _record(registry, record, PROMOTED, "sage promote")
         elif datetime.fromisoformat(record["waits_until"]) < now:
-            registry.withdraw(registry.find(record["challenger"]))
+            registry.withdraw(record["challenger"])  # which a person may have deleted
             _record(registry, record, NOT_APPROVED, f"no answer until {record['waits_until']}")
 
 

@@ -123,7 +123,10 @@ class MirroredStore(ArtifactStore):
         return None
 
     def _keep(self, ref: ArtifactRef) -> None:
-        """Copy what was made without the mirror, or when it could not be reached."""
+        """Copy what was made without the mirror, or when it could not be reached; not what its user
+        has put elsewhere."""
+        if Path(ref.path).is_absolute():
+            return
         found = self._mirror.manifest(ref.path)
         if found is None or found["reference"]["sha256"] != ref.sha256:
             self._mirror.upload(self.folder(ref), ref.path)

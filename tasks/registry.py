@@ -109,7 +109,7 @@ class Registry:
         self._client.set_model_version_tag(
             self.name, version.version, "sage.promoted", f"{now}: {reason}"
         )
-        self.withdraw(version)
+        self.withdraw(version.version)
         return self.find(before[-1]) if before else None
 
     def rollback(self) -> tuple[Version, Version]:
@@ -133,9 +133,9 @@ class Registry:
         """Give a version that passed the gate the alias ``candidate``, for a person to decide."""
         self._client.set_registered_model_alias(self.name, CANDIDATE, version.version)
 
-    def withdraw(self, version: Version) -> None:
-        """Take the alias ``candidate`` from a version, if it has it."""
-        if self._aliases().get(CANDIDATE) == version.version:
+    def withdraw(self, version: str) -> None:
+        """Take the alias ``candidate`` from a version, by its number, if it has it."""
+        if self._aliases().get(CANDIDATE) == version:
             self._client.delete_registered_model_alias(self.name, CANDIDATE)
 
     def config(self, version: Version) -> PipelineConfig:

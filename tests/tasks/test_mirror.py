@@ -61,6 +61,17 @@ def test_what_was_made_without_the_mirror_is_copied_when_it_is_used(
     assert files(tmp_path / "mirror" / "stage" / "0") == files(tmp_path / "here" / "stage" / "0")
 
 
+def test_what_lies_elsewhere_is_not_copied(tmp_path: Path, mirror: Mirror) -> None:
+    elsewhere = make(ArtifactStore(tmp_path / "elsewhere"), "stage/0", "one")
+    folder = str(tmp_path / "elsewhere" / "stage" / "0")
+    given = ArtifactStore(tmp_path / "here").build(folder, lambda _: None, {})
+    store = MirroredStore(tmp_path / "here", mirror)
+    assert given.path == folder
+    assert store.verify(given)
+    assert not store.verify(elsewhere)
+    assert not (tmp_path / "mirror").exists()
+
+
 def test_a_copy_that_was_cut_short_is_not_taken(tmp_path: Path, mirror: Mirror) -> None:
     here = MirroredStore(tmp_path / "here", mirror)
     ref = make(here, "stage/0", "one")
