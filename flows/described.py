@@ -25,13 +25,16 @@ def tags(config: PipelineConfig) -> list[str]:
 
 
 def name_run(name: str, labels: list[str]) -> None:
-    """Give the flow run that is under way a name and more tags."""
+    """Give the flow run that is under way a name and more tags, in place of earlier ones of the same
+    kinds, the part before a colon."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(context.flow_run.id)
-        client.update_flow_run(run.id, name=name, tags=sorted({*run.tags, *labels}))
+        kinds = {label.partition(":")[0] for label in labels if ":" in label}
+        kept = {tag for tag in run.tags if tag.partition(":")[0] not in kinds}
+        client.update_flow_run(run.id, name=name, tags=sorted({*kept, *labels}))
 
 
 def link_mlflow(experiment: str, run: str) -> None:

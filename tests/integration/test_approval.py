@@ -172,6 +172,8 @@ def test_new_dialogues_start_a_round_that_waits_for_a_person(served: Served) -> 
     assert call(f"{address}/resume", {"run_input": answer})["status"] == "ACCEPT"
     done = finished(served.api, run["id"], served.home)
     assert done["name"] == "round 1 · promoted"
+    outcomes = [tag for tag in done["tags"] if tag.startswith("outcome:")]
+    assert outcomes == ["outcome:promoted"]
     tables = call(
         f"{served.api}/artifacts/filter",
         {"artifacts": {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["sage-decision"]}}},
