@@ -35,8 +35,12 @@ class Dialogue:
     """A human conversation: turns alternate, and either speaker may open it.
 
     All dialogues of a thread (the paths of one reply tree) are in the same ``split``.
-    ``has_roles``: the roles are the record's own. Otherwise the turns are those of two people, and
-    the first one is taken as the user's.
+
+    Attributes:
+        has_roles: the roles are the record's own. Otherwise the turns are those of two people, and
+            the first one is taken as the user's.
+        left_out: what the messages of its record were that are not among ``messages``, one each:
+            their role, or ``blank``. Only readers know; tables do not keep it.
     """
 
     dialogue_id: str
@@ -45,6 +49,7 @@ class Dialogue:
     messages: tuple[Message, ...]
     split: Part = "train"
     has_roles: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,27 @@ def test_paid_servers_cost_their_price_and_no_gpu() -> None:
     assert found.gpu_hours == 0
 
 
+def test_reasoning_is_written_before_each_answer() -> None:
+    """The demo judges 32 situations in two orders, and annotates 48 dialogues of 4 turns."""
+    servers = (
+        "evaluation.situations=32", "annotation.method=write", "annotation.topics=written",
+        "annotation.engine={kind: openai, model: r, base_url: 'http://localhost:8000/v1'}",
+    )  # fmt: skip
+    judge = "name: r, engine: {kind: openai, model: r, base_url: 'http://localhost:8000/v1'}"
+    plain = stages(*servers, f"evaluation.judges=[{{{judge}}}]")
+    reasoning = stages(
+        *servers, f"evaluation.judges=[{{{judge}, reasoning_tokens: 1000}}]",
+        "annotation.reasoning_tokens=500",
+    )  # fmt: skip
+    for stage, requests, tokens in (
+        (("judge-pair", "r m0-m1"), 32 * 2, 1000), (("annotate-shard", ""), 48 * 4, 500)
+    ):  # fmt: skip
+        assert reasoning[stage].written - plain[stage].written == requests * tokens
+        assert reasoning[stage].read == plain[stage].read
+    scored = stages("annotation.reasoning_tokens=500")["annotate-shard", ""]
+    assert scored.written == 0
+
+
 def test_a_price_that_is_not_set_is_not_zero() -> None:
     unpriced = "{name: gpt, engine: {kind: openai, model: gpt}}"
     own = "{name: own, engine: {kind: openai, model: x, base_url: 'http://localhost:8000/v1'}}"

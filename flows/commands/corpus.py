@@ -1,6 +1,7 @@
 """``sage corpus``: training dialogues."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,8 +98,15 @@ def _say_what_is_missing(read: Any, output: Path) -> None:
         if bad.reason not in shown:
             out.print(f"quarantined, {bad.reason}: {bad}", markup=False, soft_wrap=True)
         shown.add(bad.reason)
+    if left_out := read.get("left_out"):
+        out.print(_messages_left_out(left_out), markup=False, soft_wrap=True)
     if empty := read.get("empty"):
         out.print(f"without a record: {', '.join(empty)}", markup=False, soft_wrap=True)
+
+
+def _messages_left_out(counts: Mapping[str, int]) -> str:
+    shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return f"{sum(counts.values())} messages left out of dialogues: {shown}"
 
 
 @app.command()
@@ -151,6 +159,8 @@ def _show(seen: "Inspection") -> None:
     say(f"\n{seen.read} records read{'' if seen.complete else ', of more (--limit)'}")
     for reason, (count, first) in seen.bad.items():
         say(f"  {count} cannot be read, {reason}; the first: {first}")
+    if seen.left_out:
+        say(f"  {_messages_left_out(seen.left_out)}")
     for reason, count in seen.posts_dropped.items():
         say(f"  {count} posts dropped: {reason}")
     for rule, count in seen.dropped.items():

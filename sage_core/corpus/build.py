@@ -161,9 +161,11 @@ def merge(
         quarantined=quarantined,
         records={"read": records, **taken, "quarantined": quarantined},
     )
-    recognised, empty = seen(ingested)
-    if empty:
-        first["empty"] = empty
+    inputs = seen(ingested)
+    if inputs.empty:
+        first["empty"] = inputs.empty
+    if inputs.left_out:
+        first["left_out"] = inputs.left_out
     funnel = [first]
     for step in _steps(config, has_posts=has_posts):
         read -= dropped[step]
@@ -172,7 +174,7 @@ def merge(
             funnel[-1]["not_applied"] = not_applied[step]
     write_json(folder / FUNNEL, funnel)
     quarantine.save(folder)
-    card.write(folder, config, funnel, dict(quarantine.reasons), own, recognised)
+    card.write(folder, config, funnel, dict(quarantine.reasons), own, inputs.recognised)
 
 
 def load_funnel(folder: Path) -> list[FunnelStep]:

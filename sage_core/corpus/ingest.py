@@ -33,7 +33,8 @@ COUNTS = "counts.json"
 QUARANTINE = "quarantine.jsonl"
 BUCKETS = 4096
 _SAMPLES = 20  # bad records kept of each reason
-OF_NO_USE = ("no_turns", "no_agent")  # reasons of records that are read, and hold nothing of use
+# Reasons of records that are read, and hold nothing of use.
+OF_NO_USE = ("no_turns", "no_agent", "no_text", "no_parent")
 _EARLY = 100_000  # records after which a run with too many bad ones stops at once
 
 
@@ -73,6 +74,7 @@ def ingest(source: Source, config: CorpusConfig, folder: Path) -> None:
         DataError: far too many records are bad; see :func:`check_share`.
     """
     quarantine = Quarantine()
+    left_out: Counter[str] = Counter()
     read = 0
     reader = reader_of(config)
     row_type = Post if reader.posts else Dialogue
@@ -86,10 +88,17 @@ def ingest(source: Source, config: CorpusConfig, folder: Path) -> None:
                 writer.write((crc32(record.thread_id.encode()) % BUCKETS, record))
             else:
                 writer.write(record)
+                if record.left_out:
+                    left_out.update(record.left_out)
             if read == _EARLY:
                 check_share(config, read, quarantine)
     quarantine.save(folder)
-    counts = {"read": read, "quarantined": dict(quarantine.reasons), "source": source.name}
+    counts = {
+        "read": read,
+        "quarantined": dict(quarantine.reasons),
+        "left_out": dict(left_out),
+        "source": source.name,
+    }
     if recognised := reader.recognise(source, config):
         counts["recognised"] = asdict(recognised)
     write_json(folder / COUNTS, counts)
@@ -137,19 +146,35 @@ def counted(folders: Sequence[Path]) -> tuple[int, Quarantine]:
     return read, quarantine
 
 
-def seen(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
-    """What was recognised in the sources of ``folders``, each with the number of its ``files``, and
-    the names of those without a record."""
+@dataclass(frozen=True)
+class Seen:
+    """What was seen in the sources of a corpus beside its records.
+
+    Attributes:
+        recognised: what was recognised, each with the number of its ``files``.
+        empty: the names of files without a record.
+        left_out: messages of dialogues that are left out, by their role, or ``blank``.
+    """
+
+    recognised: list[dict[str, Any]]
+    empty: list[str]
+    left_out: dict[str, int]
+
+
+def seen(folders: Sequence[Path]) -> Seen:
+    """What was seen in the sources that were read into ``folders``."""
     found: dict[str, dict[str, Any]] = {}
     empty = []
+    left_out: Counter[str] = Counter()
     for folder in folders:
         counts = read_json(folder / COUNTS)
+        left_out.update(counts["left_out"])
         if counts["read"] == 0:
             empty.append(counts["source"])
         if recognised := counts.get("recognised"):
             entry = found.setdefault(canonical_json(recognised), {**recognised, "files": 0})
             entry["files"] += 1
-    return list(found.values()), empty
+    return Seen(list(found.values()), empty, dict(sorted(left_out.items())))
 
 
 def load_quarantine(folder: Path) -> list[BadRecord]:

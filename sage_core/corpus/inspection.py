@@ -37,6 +37,7 @@ class Inspection:
         complete: whether these are all.
         examples: the first dialogues as they are read.
         bad: records that cannot be read, by reason, with the first of each.
+        left_out: messages of dialogues that are left out, by their role, or ``blank``.
         dropped: dialogues that the rules of the settings drop, by rule.
         not_applied: dialogues that passed a rule which is not about their language, by rule.
         kept: dialogues that stay.
@@ -49,9 +50,10 @@ class Inspection:
     complete: bool = True
     examples: list[Dialogue] = field(default_factory=list)
     bad: dict[str, tuple[int, BadRecord]] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     posts_dropped: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
-    not_applied: Counter[str] = field(default_factory=Counter)
+    not_applied: dict[str, int] = field(default_factory=dict)
     kept: int = 0
 
 
@@ -71,9 +73,19 @@ def recognise_reader(path: Path) -> str:
         except SageError:  # not of this reader
             continue
     raise DataError(
-        f"'{path}' is of no known format; name its reader with --reader ({READERS.choices}), and "
-        "its fields with --set corpus.columns.messages=NAME and the like"
+        f"'{path}' is of no known format{_first_problem(path)}. Name its reader with --reader "
+        f"({READERS.choices}), and its fields with --set corpus.columns.messages=NAME and the like"
     )
+
+
+def _first_problem(path: Path) -> str:
+    """Why the reader of the usual layouts does not take a file or folder, in words."""
+    config = CorpusConfig(reader="messages", input=path)
+    try:
+        first = next(read(sources(config)[0], config), None)
+    except SageError as error:
+        return f": {error}"
+    return f"; its first record is {first}" if isinstance(first, BadRecord) else ""
 
 
 def inspect(config: CorpusConfig, limit: int) -> Inspection:
@@ -86,17 +98,19 @@ def inspect(config: CorpusConfig, limit: int) -> Inspection:
     rules = filters(config)
     found = sources(config)
     seen = Inspection(config.reader, len(found), reader_of(config).recognise(found[0], config))
+    not_applied: Counter[str] = Counter()
     records = _records(found, config)
     for dialogue in _dialogues(islice(records, limit or None), config, seen):
         outcome: Dialogue | Rejection = dialogue
         if isinstance(dialogue, Dialogue):
             if len(seen.examples) < SHOWN:
                 seen.examples.append(dialogue)
-            outcome = screen(dialogue, rules, config, seen.not_applied)
+            outcome = screen(dialogue, rules, config, not_applied)
         if isinstance(outcome, Rejection):
             seen.dropped[outcome.reason] = seen.dropped.get(outcome.reason, 0) + 1
         else:
             seen.kept += 1
+    seen.not_applied = dict(not_applied)
     seen.complete = next(records, None) is None
     if seen.read == 0:
         raise DataError(
@@ -116,6 +130,7 @@ def _dialogues(
 ) -> Iterator[Dialogue | Rejection]:
     """The dialogues of the records; those of posts once all are read."""
     posts = []
+    left_out: Counter[str] = Counter()
     for record in records:
         seen.read += 1
         if isinstance(record, BadRecord):
@@ -124,7 +139,9 @@ def _dialogues(
         elif isinstance(record, Post):
             posts.append(record)
         else:
+            left_out.update(record.left_out)
             yield record
+    seen.left_out = dict(sorted(left_out.items()))
     counts = threads.PostCounts()
     posts.sort(key=lambda post: post.thread_id)
     yield from threads.dialogues(posts, config.threads, counts)

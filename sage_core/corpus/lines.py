@@ -112,8 +112,10 @@ def parse_json(line: bytes, where: str) -> dict[str, Any] | BadRecord:
     """The JSON object on a line, or ``not_utf8``, ``not_json`` or ``wrong_type`` (no object)."""
     try:
         value = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return bad_record("not_json" if is_utf8(line) else "not_utf8", where, line)
+    except orjson.JSONDecodeError as error:
+        if not is_utf8(line):
+            return bad_record("not_utf8", where, line)
+        return bad_record("not_json", where, line, f"{error.msg} at character {error.pos + 1}")
     if isinstance(value, dict):
         return value
     return bad_record("wrong_type", where, line, "it is no object")

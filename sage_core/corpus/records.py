@@ -53,7 +53,7 @@ class BadRecord:
     Attributes:
         reason: one word or two with underscores: ``not_json``, ``not_utf8``, ``not_text``,
             ``missing_field``, ``wrong_type``, ``unknown_role``, ``too_long``, ``truncated``,
-            ``scattered``, ``no_turns``, ``no_agent``.
+            ``scattered``, ``no_text``, ``no_turns``, ``no_agent``, ``no_parent``, ``parent_cycle``.
         where: file and line (from 1), such as ``RC_2012-01.zst, line 7``; the file's name only,
             so that outputs do not depend on where the input lies.
         sample: the first characters of the record, at most ``SAMPLE_CHARACTERS``.
@@ -78,7 +78,8 @@ class FunnelStep(TypedDict, total=False):
 
     On the first step, ``read``, stand ``quarantined``, the bad records, and ``records``: what
     became of the input's records, of which the posts of reply trees make up several a dialogue;
-    and ``empty``, the files without a record. ``not_applied``, where it is not 0: the dialogues
+    ``empty``, the files without a record; and ``left_out``, the messages of dialogues that are left
+    out, by their role, or ``blank``. ``not_applied``, where it is not 0: the dialogues
     that the step's rule is not about, by their language; they passed.
     """
 
@@ -89,3 +90,4 @@ class FunnelStep(TypedDict, total=False):
     not_applied: int
     records: dict[str, int]
     empty: list[str]
+    left_out: dict[str, int]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sage_core import labels
+from sage_core.config.answers import AnswersSection
 from sage_core.config.conversation import SelfPlayConfig
 from sage_core.config.engine import EngineConfig
 from sage_core.config.pipeline import PipelineConfig
@@ -132,7 +133,8 @@ class _Planner:
         annotated = run.made
         if settings.method == "score":
             annotated = self.store.table(SAC, [self._annotated(dialogue)])
-        uses = [self._use("annotator", settings.engine, run.engines[0], self.dialogues)]
+        annotator = self._use("annotator", settings.engine, run.engines[0], self.dialogues)
+        uses = [_reasoning(annotator, settings)]
         if settings.compares_situations:
             scores = configured.situation_scores(self.config, self.opening, self.m0)
             (compared,) = self.store.run(scores, 0).engines
@@ -266,6 +268,7 @@ class _Planner:
                 step = configured.judge_pair(self.config, settings, pair, played, self.m0)
                 (engine,) = self.store.run(step, 1).engines
                 use = self._use(f"judge {settings.name}", settings.engine, engine, self.held_out)
+                use = _reasoning(use, settings)
                 found.append(
                     self.costs.generation(
                         "judge-pair", f"{settings.name} {pair[0]}-{pair[1]}", [use],
@@ -288,6 +291,7 @@ class _Planner:
             step = configured.calibrate_judge(one, settings, human, "", self.m0)
             (engine,) = self.store.run(step, 1).engines
             use = self._use(f"judge {settings.name}", settings.engine, engine, items)
+            use = _reasoning(use, settings)
             found.append(
                 self.costs.generation(
                     "calibrate-judge", settings.name, [use],
@@ -405,6 +409,13 @@ class _SteeringEvidence(SteeringEvidence):
 
     def embedder(self) -> None:
         return None
+
+
+def _reasoning(use: Use, settings: AnswersSection) -> Use:
+    """With all the tokens of reasoning that each written answer may have."""
+    if not use.written:  # options are scored: nothing is said
+        return use
+    return replace(use, written=use.written + use.requests * settings.reasoning_tokens)
 
 
 def _no_embedding(texts: Sequence[str], fitted_on: Sequence[str]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from sage_core.config.annotation import AnnotationConfig
 from sage_core.config.engine import EngineConfig
 from sage_core.config.model import ModelConfig
 from sage_core.corpus.records import DIALOGUES
+from sage_core.engines.base import Engine
 from sage_core.schema import AnnotatedDialogue, Dialogue, ScoredDialogue, Situation
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import ANSWERS, SAC, SCORES, SITUATION_SCORES, SITUATIONS
@@ -16,29 +17,43 @@ from sage_core.storage import ArtifactRef, read_rows, shards, write_json, write_
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnnotateShard(Step):
-    """States for the utterances of one shard of dialogues, or the scores of all listed values,
-    among which only the whole corpus can choose."""
+class _AnnotatorStep(Step):
+    """What asks the annotator.
 
-    name = "annotate-shard"
+    Attributes:
+        annotator: m0, unless the annotator is on a server of the user's.
+    """
+
     retries = 1
-    dialogues: ArtifactRef
     annotator: Model
     settings: AnnotationConfig
     model: ModelConfig
-    shard: int
     seed: int
 
     @property
     def engines(self) -> tuple[EngineConfig, ...]:
         return (self.settings.engine,)
 
+    def engine(self, context: Context) -> Engine:
+        """The annotator's engine."""
+        return context.engine(self.settings.engine, self.annotator, self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateShard(_AnnotatorStep):
+    """States for the utterances of one shard of dialogues, or the scores of all listed values,
+    among which only the whole corpus can choose."""
+
+    name = "annotate-shard"
+    dialogues: ArtifactRef
+    shard: int
+
     def run(self, folder: Path, context: Context) -> None:
         settings, seed = self.settings, self.seed
         rows = read_rows(context.folder(self.dialogues) / DIALOGUES, Dialogue)
         part = shards(rows, settings.shard_size)[self.shard]
         tally = Tally()
-        engine = context.engine(settings.engine, self.annotator, self.model)
+        engine = self.engine(context)
         with context.progress(f"annotate shard {self.shard + 1}", len(part)) as advance:
             if settings.method == "score":
                 scored = labels.score(part, engine, settings, seed, advance, tally)
@@ -51,23 +66,13 @@ class AnnotateShard(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SituationScores(Step):
+class SituationScores(_AnnotatorStep):
     """How likely each emotion is after each situation, whoever is annotated."""
 
     name = "situation-scores"
-    retries = 1
     situations: ArtifactRef
-    annotator: Model
-    settings: AnnotationConfig
-    model: ModelConfig
-    seed: int
-
-    @property
-    def engines(self) -> tuple[EngineConfig, ...]:
-        return (self.settings.engine,)
 
     def run(self, folder: Path, context: Context) -> None:
         rows = read_rows(context.folder(self.situations) / SITUATIONS, Situation)
-        engine = context.engine(self.settings.engine, self.annotator, self.model)
-        scores = labels.score_situations(rows, engine, self.settings, self.seed)
+        scores = labels.score_situations(rows, self.engine(context), self.settings, self.seed)
         write_json(folder / SITUATION_SCORES, scores)

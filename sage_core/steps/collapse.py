@@ -3,45 +3,31 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
-from sage_core.config.engine import EngineConfig
-from sage_core.config.model import ModelConfig
 from sage_core.config.refine import GatesConfig
 from sage_core.schema import Trajectory
-from sage_core.steps.base import Context, Model, Step
+from sage_core.steps.base import Context
 from sage_core.steps.names import COLLAPSE, TRAJECTORIES
 from sage_core.steps.reading import read_measurements
-from sage_core.steps.speaking import speaker
+from sage_core.steps.speaking import AgentStep
 from sage_core.storage import ArtifactRef, read_rows, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollapseMetrics(Step):
+class CollapseMetrics(AgentStep):
     """Whether a refined model has collapsed, by its conversations."""
 
     name = "collapse-metrics"
-    retries = 1
-    agent: Model
     rollouts: ArtifactRef
     measured: ArtifactRef
     settings: GatesConfig
-    selfplay: SelfPlayConfig
-    profile: ProfileConfig
-    model: ModelConfig
-    seed: int
-
-    @property
-    def engines(self) -> tuple[EngineConfig, ...]:
-        return (self.selfplay.agent_engine,)
 
     def run(self, folder: Path, context: Context) -> None:
         from sage_core.evaluation import collapse  # imports scipy
 
-        engine = self.selfplay.agent_engine
         found = collapse.collapse_metrics(
             read_rows(context.folder(self.rollouts) / TRAJECTORIES, Trajectory),
-            speaker(context, self.agent, engine, self.model, self.profile),
-            context.engine(engine, self.agent.m0, self.model),
+            self.speaker(context),
+            context.engine(self.selfplay.agent_engine, self.agent.m0, self.model),
             self.selfplay,
             self.settings.kl_replies,
             self.seed,

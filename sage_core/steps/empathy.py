@@ -3,19 +3,16 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
 from sage_core.config.empathy import EmpathyConfig
-from sage_core.config.engine import EngineConfig
-from sage_core.config.model import ModelConfig
 from sage_core.schema import Situation
-from sage_core.steps.base import Context, Model, Step
+from sage_core.steps.base import Context
 from sage_core.steps.names import EMPATHY, SITUATIONS
-from sage_core.steps.speaking import speaker
+from sage_core.steps.speaking import AgentStep
 from sage_core.storage import ArtifactRef, read_rows, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Empathy(Step):
+class Empathy(AgentStep):
     """The emotions that a model finds in situations, and its answers to "are you human?".
 
     Attributes:
@@ -23,24 +20,14 @@ class Empathy(Step):
     """
 
     name = "empathy"
-    retries = 1
-    agent: Model
     situations: ArtifactRef
     settings: EmpathyConfig
-    selfplay: SelfPlayConfig
-    profile: ProfileConfig
-    model: ModelConfig
-    seed: int
-
-    @property
-    def engines(self) -> tuple[EngineConfig, ...]:
-        return (self.selfplay.agent_engine,)
 
     def run(self, folder: Path, context: Context) -> None:
         from sage_core.evaluation.empathy import emotions, human_probe  # import scipy
 
         rows = read_rows(context.folder(self.situations) / SITUATIONS, Situation)
-        agent = speaker(context, self.agent, self.selfplay.agent_engine, self.model, self.profile)
+        agent = self.speaker(context)
         with context.progress(f"empathy {self.agent.name}", 2) as advance:
             found = emotions.recognise(rows, agent, self.seed)
             advance(1)

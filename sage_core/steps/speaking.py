@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
@@ -12,9 +13,34 @@ from sage_core.schema import Situation
 from sage_core.search.dialogue import Speaker
 from sage_core.search.selfplay import Found
 from sage_core.search.unread import tally_of
-from sage_core.steps.base import Context, Model
+from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import ANSWERS, SITUATIONS
 from sage_core.storage import ArtifactRef, read_rows, shards, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentStep(Step):
+    """What talks with one model, as the evaluation does.
+
+    Attributes:
+        profile: of the agent.
+    """
+
+    retries = 1
+    agent: Model
+    selfplay: SelfPlayConfig
+    profile: ProfileConfig
+    model: ModelConfig
+    seed: int
+
+    @property
+    def engines(self) -> tuple[EngineConfig, ...]:
+        return (self.selfplay.agent_engine,)
+
+    def speaker(self, context: Context) -> Speaker:
+        """The model under its profile."""
+        engine = self.selfplay.agent_engine
+        return speaker(context, self.agent, engine, self.model, self.profile)
 
 
 def speaker(

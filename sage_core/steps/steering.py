@@ -4,14 +4,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
-from sage_core.config.engine import EngineConfig
-from sage_core.config.model import ModelConfig
 from sage_core.config.steering import SteeringReportConfig
 from sage_core.schema import Situation
-from sage_core.steps.base import Context, Model, Step
+from sage_core.steps.base import Context
 from sage_core.steps.names import SITUATIONS, STEERING
-from sage_core.steps.speaking import speaker
+from sage_core.steps.speaking import AgentStep
 from sage_core.storage import ArtifactRef, read_rows, write_json
 
 if TYPE_CHECKING:
@@ -19,22 +16,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SteeringEvidence(Step):
+class SteeringEvidence(AgentStep):
     """How far a model can be steered, on held-out situations (section 5.3, Tables 3 to 5)."""
 
     name = "steering-evidence"
-    retries = 1
-    agent: Model
     situations: ArtifactRef
     settings: SteeringReportConfig
-    selfplay: SelfPlayConfig
-    profile: ProfileConfig
-    model: ModelConfig
-    seed: int
-
-    @property
-    def engines(self) -> tuple[EngineConfig, ...]:
-        return (self.selfplay.agent_engine,)
 
     def embedder(self) -> "Embed | None":
         """What makes sentence embeddings; None: no measure by them."""
@@ -46,7 +33,7 @@ class SteeringEvidence(Step):
         from sage_core.evaluation import steering  # imports scipy
 
         rows = read_rows(context.folder(self.situations) / SITUATIONS, Situation)
-        agent = speaker(context, self.agent, self.selfplay.agent_engine, self.model, self.profile)
+        agent = self.speaker(context)
         title = f"steer {self.agent.name}"
         with context.progress(title, steering.steps(self.settings)) as advance:
             evidence = steering.evidence(

@@ -87,7 +87,8 @@ def test_identifiers(tmp_path: Path, reader: str) -> None:
          [("assistant", "a\nb"), ("user", "c")]),
         ([("user", "a"), ("assistant", "b"), ("assistant", "c"), ("assistant", "d")],
          [("user", "a"), ("assistant", "b\nc\nd")]),
-        ([("user", "")], [("user", "")]),
+        ([("user", "a"), ("assistant", " \n"), ("user", "b"), ("assistant", "c")],
+         [("user", "a\nb"), ("assistant", "c")]),
         ([("assistant", "a")], [("assistant", "a")]),
     ],
 )  # fmt: skip

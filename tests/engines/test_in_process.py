@@ -4,18 +4,29 @@ Weights are float32, so that sums in another order change no token.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import regex
 import torch
+from in_process_results import (
+    CONFIG,
+    SINGLE,
+    SYSTEM,
+    TEXTS,
+    asked,
+    greedy,
+    log_probability,
+    plain_model,
+    prompt_ids,
+    sampling,
+)
 
 from sage_core.config.engine import SamplingConfig
-from sage_core.config.model import ModelConfig
 from sage_core.engines import in_process, plain
-from sage_core.engines.base import Completion, Constraint, Request
+from sage_core.engines.base import Constraint, Request
 from sage_core.engines.drawing import Rows, draw
 from sage_core.engines.grammar import json_schema, one_of, sac_grammar
 from sage_core.engines.in_process import TransformersEngine
@@ -23,27 +34,6 @@ from sage_core.engines.loaded_model import LoadedModel, loaded_model, release
 from sage_core.engines.self_test import Generation, Way
 from sage_core.errors import EngineError
 from sage_core.sac import is_well_formed
-from sage_core.schema import Message
-
-CONFIG = ModelConfig(base="tiny", dtype="float32", device="cpu", max_context=1024)
-TEXTS = ("hi", "I waited an hour for the bus again!", "My dog ran away last night. Oh no.", "b", "")
-SYSTEM = "Be my companion: caring, playful, honest about being an AI, and brief. " * 2
-
-
-def sampling(**more: Any) -> SamplingConfig:
-    plain = {"temperature": 0, "top_k": 0, "repetition_penalty": 1, "max_new_tokens": 48}
-    return SamplingConfig.model_validate({**plain, **more})
-
-
-def asked(
-    text: str, *, system: str = "", how: SamplingConfig | None = None, **more: Any
-) -> Request:
-    messages = (*([Message("system", system)] if system else []), Message("user", text))
-    return Request(f"r/{text}", messages, how or sampling(), **more)
-
-
-def texts_of(answers: Sequence[Sequence[Completion]]) -> list[list[str]]:
-    return [[completion.text for completion in row] for row in answers]
 
 
 @pytest.fixture(scope="module")
@@ -60,36 +50,7 @@ def loaded(engine: TransformersEngine, tiny_base: Path) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def reference(tiny_base: Path) -> Any:
-    """The same model, read and run by transformers alone."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
-
-
-def prompt_ids(tokenizer: Any, request: Request) -> list[int]:
-    text = "".join(f"<|im_start|>{m.role}\n{m.content}<|im_end|>\n" for m in request.messages)
-    ids: list[int] = tokenizer.encode(
-        f"{text}<|im_start|>assistant\n{request.prefix}", add_special_tokens=False
-    )
-    return ids
-
-
-def greedy(model: Any, tokenizer: Any, request: Request) -> Completion:
-    """transformers' own greedy continuation."""
-    ids = prompt_ids(tokenizer, request)
-    with torch.no_grad():
-        output = model.generate(
-            torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids)),
-            do_sample=False,
-            max_new_tokens=request.sampling.max_new_tokens,
-            repetition_penalty=request.sampling.repetition_penalty,
-        )
-    tokens = output[0, len(ids) :].tolist()
-    ended = tokens[-1] == tokenizer.eos_token_id
-    spoken = tokens[:-1] if ended else tokens
-    text = tokenizer.decode(spoken, skip_special_tokens=True)
-    return Completion(text, "stop" if ended else "length", len(spoken), 0, tuple(spoken))
+    return plain_model(tiny_base)
 
 
 @pytest.mark.parametrize("system", ["", SYSTEM], ids=["no common start", "long common start"])
@@ -196,18 +157,7 @@ def test_a_uniform_of_almost_one_draws_no_impossible_token() -> None:
             assert logits[drawn.item()] > -torch.inf
 
 
-SINGLE = ["A", "B", "!", "z"]
 MULTI = ["A", "My dog ran", "I waited", "zebra crossing", "My dog"]
-
-
-def log_probability(model: Any, tokenizer: Any, request: Request, option: str) -> float:
-    """Sum of the option's token log-probabilities in one plain forward pass."""
-    prompt = prompt_ids(tokenizer, request)
-    tokens = tokenizer.encode(option, add_special_tokens=False)
-    with torch.no_grad():
-        logits = model(torch.tensor([prompt + tokens])).logits[0].log_softmax(-1)
-    places = range(len(prompt) - 1, len(prompt) + len(tokens) - 1)
-    return sum(float(logits[place, token]) for place, token in zip(places, tokens, strict=True))
 
 
 @pytest.mark.parametrize("system", ["", SYSTEM], ids=["no common start", "long common start"])
@@ -434,73 +384,3 @@ def test_a_prompt_that_is_too_long_is_named(engine: TransformersEngine) -> None:
     assert "raise model.max_context" in str(caught.value)
     with pytest.raises(EngineError, match="leaves room for"):
         engine.choose([long], [["A"]])
-
-
-def make_adapter(folder: Path, base: Path, seed: int) -> Path:
-    """A LoRA adapter whose weights are random on both sides, so that it changes the output."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    peft = get_peft_model(
-        model,
-        LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
-    )
-    with torch.no_grad():
-        for name, parameter in peft.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.3)
-    peft.save_pretrained(folder)
-    return folder
-
-
-def merged(base: Path, adapter: Path) -> Any:
-    """Base and adapter as one plain model."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload().eval()
-
-
-@pytest.mark.parametrize("resident_adapters", [4, 1], ids=["side by side", "one at a time"])
-def test_adapters_are_switched_and_leave_no_trace(
-    tiny_base: Path, tmp_path: Path, chatml_tokenizer: Any, reference: Any, resident_adapters: int
-) -> None:
-    config = CONFIG.model_copy(update={"resident_adapters": resident_adapters})
-    adapters = [make_adapter(tmp_path / f"v1.{n}", tiny_base, n) for n in range(2)]
-    requests = [asked(text) for text in TEXTS]
-    models = [reference, *(merged(tiny_base, adapter) for adapter in adapters)]
-    expected = [
-        [[greedy(model, chatml_tokenizer, request)] for request in requests] for model in models
-    ]
-    assert len({str(texts) for texts in expected}) == 3
-    engines = [TransformersEngine(tiny_base, adapter, config) for adapter in (None, *adapters)]
-    assert engines[1].name == "transformers:v1.0"
-    for which in (0, 1, 0, 2, 1, 2, 0):
-        assert engines[which].generate(requests) == expected[which]
-    # Scores are the adapter's, too.
-    scores = [e.choose([requests[0]], [SINGLE])[0] for e in engines]
-    for model, row in zip(models, scores, strict=True):
-        assert row == pytest.approx(
-            [log_probability(model, chatml_tokenizer, requests[0], o) for o in SINGLE], abs=1e-3
-        )
-    # And so is the model that another library is lent.
-    ids = torch.tensor([chatml_tokenizer.encode(TEXTS[0])])
-    for which in (1, 0, 2):
-        with engines[which].weights() as (lent, tokenizer), torch.no_grad():
-            assert tokenizer.decode(ids[0]) == TEXTS[0]
-            torch.testing.assert_close(lent(ids).logits, models[which](ids).logits)
-
-
-def test_an_error_leaves_no_adapter_on(
-    tiny_base: Path, tmp_path: Path, engine: TransformersEngine
-) -> None:
-    adapter = make_adapter(tmp_path / "a", tiny_base, 3)
-    base = TransformersEngine(tiny_base, None, CONFIG)
-    before = base.generate([asked("hi")])
-    broken = asked("hi", constraint=Constraint("grammar", "root ::= nothing"))
-    with pytest.raises(EngineError):
-        TransformersEngine(tiny_base, adapter, CONFIG).generate([broken])
-    assert base.generate([asked("hi")]) == before

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -20,8 +21,16 @@ def steps() -> dict[str, Step]:
     """Name -> a step of each kind."""
     for found in pkgutil.iter_modules(sage_core.steps.__path__):
         importlib.import_module(f"sage_core.steps.{found.name}")
-    kinds = [kind for kind in Step.__subclasses__() if kind.__module__.startswith("sage_core.")]
-    return {kind.name: made(kind) for kind in kinds}
+    return {kind.name: made(kind) for kind in kinds_of(Step)}
+
+
+def kinds_of(base: type[Step]) -> Iterator[type[Step]]:
+    """The package's steps; a base that only holds what several of them share has no name."""
+    for kind in base.__subclasses__():
+        if kind.__module__.startswith("sage_core.steps."):
+            if hasattr(kind, "name"):
+                yield kind
+            yield from kinds_of(kind)
 
 
 def made(kind: type[Step]) -> Step:

@@ -13,14 +13,16 @@ from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.readers.app_json import first_of, knows
 from sage_core.corpus.readers.branches import branch
 from sage_core.corpus.readers.containers import read_json_rows
-from sage_core.corpus.readers.conversations import Turn, dialogue, joined, records_of
+from sage_core.corpus.readers.conversations import Turn, dialogue
 from sage_core.corpus.readers.fields import FieldError, text, wrong
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.readers.roles import SYSTEM, role_of
+from sage_core.corpus.readers.rows import records_of
 from sage_core.corpus.records import Record
 from sage_core.schema import Dialogue
 
 _SHOWN = ("text", "multimodal_text")
+_SPOKEN = "audio_transcription"  # a part: what was said in a voice conversation
 
 
 def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
@@ -47,36 +49,56 @@ def _dialogue(
         raise wrong(mapping, "mapping", "an object")
     nodes = {name: node for name, node in mapping.items() if isinstance(node, dict)}
     leaf = record.get("current_node")
-    if leaf not in nodes:  # older exports: the last one written without an answer
+    if not isinstance(leaf, str) or leaf not in nodes:
+        # Older exports: the last one written without an answer.
         leaf = next((name for name in reversed(nodes) if not nodes[name].get("children")), "")
-    turns = [_turn(node["message"], config) for node in branch(nodes, str(leaf), "parent")
+    turns = [_turn(node["message"], config) for node in branch(nodes, leaf, "parent")
              if isinstance(node.get("message"), dict)]  # fmt: skip
-    spoken = joined(turn for turn in turns if turn and turn[1].strip())
     return dialogue(
-        record, number, spoken, source.name, config.max_record_bytes, has_roles=True,
+        record, number, turns, source.name, config.max_record_bytes, has_roles=True,
         id_column="" if record.get("id") else "conversation_id",
     )  # fmt: skip
 
 
-def _turn(message: dict[str, Any], config: CorpusConfig) -> Turn | None:
+def _turn(message: dict[str, Any], config: CorpusConfig) -> Turn:
     author, content = message.get("author"), message.get("content")
     if not isinstance(author, dict):
         raise wrong(author, "message.author", "an object")
     if not isinstance(content, dict):
         raise wrong(content, "message.content", "an object")
-    field = "message.author.role"
-    role = role_of(text(author, "role", "message.author."), config.roles, field)
-    hidden = (message.get("metadata") or {}).get("is_visually_hidden_from_conversation")
-    to_tool = message.get("recipient") not in (None, "all")
-    if role == SYSTEM or hidden or to_tool or content.get("content_type") not in _SHOWN:
-        return None
+    name = text(author, "role", "message.author.")
+    role = role_of(name, config.roles, "message.author.role")
+    if role == SYSTEM:
+        return SYSTEM, name
+    if hidden := _hidden(message, content):
+        return SYSTEM, hidden
     parts = content.get("parts")
     if not isinstance(parts, list):
         raise wrong(parts, "message.content.parts", "a list")
-    texts = [part for part in parts if isinstance(part, str)]
+    texts = [written for part in parts if (written := _text(part)) is not None]
     if not texts and parts:
         raise FieldError("no_text", "'message.content.parts' has no text, only images or files")
     return role, "\n".join(texts)
+
+
+def _hidden(message: dict[str, Any], content: dict[str, Any]) -> str:
+    """What a message is that the page does not show; "" for one that it shows."""
+    metadata = message.get("metadata")
+    if isinstance(metadata, dict) and metadata.get("is_visually_hidden_from_conversation"):
+        return "hidden"
+    if message.get("recipient") not in (None, "all"):
+        return "call of a tool"
+    kind = content.get("content_type")
+    return "" if kind in _SHOWN else str(kind)
+
+
+def _text(part: object) -> str | None:
+    """The text of a part; None for a picture or file."""
+    if isinstance(part, str):
+        return part
+    if isinstance(part, dict) and part.get("content_type") == _SPOKEN:
+        return text(part, "text", "message.content.parts[].")
+    return None
 
 
 READER = Reader(

@@ -18,13 +18,12 @@ from sage_core.corpus.readers.conversations import (
     Turn,
     content_text,
     dialogue,
-    joined,
     listed,
-    records_of,
 )
 from sage_core.corpus.readers.fields import text, wrong
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.readers.roles import SYSTEM, role_of
+from sage_core.corpus.readers.rows import records_of
 from sage_core.corpus.records import Record
 from sage_core.schema import Dialogue
 
@@ -60,15 +59,17 @@ def _dialogue(
         named = {str(message.get("uuid")): message for message in messages}
         messages = branch(named, str(messages[-1].get("uuid")), _PARENT)
     turns = [_turn(message, config, f"{_MESSAGES}[{at}].") for at, message in enumerate(messages)]
-    spoken = joined(turn for turn in turns if turn[0] != SYSTEM and turn[1].strip())
     return dialogue(
-        record, number, spoken, source.name, config.max_record_bytes, has_roles=True,
+        record, number, turns, source.name, config.max_record_bytes, has_roles=True,
         id_column="uuid",
     )  # fmt: skip
 
 
 def _turn(message: dict[str, Any], config: CorpusConfig, at: str) -> Turn:
-    role = role_of(text(message, "sender", at), config.roles, f"{at}sender")
+    name = text(message, "sender", at)
+    role = role_of(name, config.roles, f"{at}sender")
+    if role == SYSTEM:
+        return SYSTEM, name
     parts = message.get("content")
     shown = [
         part

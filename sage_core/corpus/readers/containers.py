@@ -5,10 +5,8 @@ Tables are known by their suffix, JSON by its beginning, under any suffix.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import Any
 
 import orjson
 
@@ -23,6 +21,7 @@ from sage_core.corpus.lines import (
 )
 from sage_core.corpus.readers import parquet, separated
 from sage_core.corpus.readers.arrays import split_array, split_objects
+from sage_core.corpus.readers.rows import Row, json_rows, table_rows
 from sage_core.corpus.records import BadRecord
 
 _JSON = (".jsonl", ".ndjson", ".json")
@@ -30,7 +29,7 @@ _WRAPPERS = ("data", "rows", "records", "items", "examples", "instances", "dialo
              "chats", "conversations", "train")  # fmt: skip
 _HEAD_BYTES = 65_536
 _CONTENTS = {
-    b"PK\x03\x04": "a zip archive",
+    b"PK\x03\x04": "a zip archive; unpack it",
     b"\x1f\x8b": "compressed by gzip; name it *.gz",
     b"\x28\xb5\x2f\xfd": "compressed by zstd; name it *.zst",
     b"BZh": "compressed by bzip2; name it *.bz2",
@@ -39,27 +38,6 @@ _CONTENTS = {
     b"%PDF": "a PDF document",
     b"SQLite": "a SQLite database",
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """A record of a file, as an object.
-
-    Attributes:
-        number: of its line, row or element, from 1.
-        place: file and number, in words.
-        raw: its bytes; None for a row of a table.
-    """
-
-    number: int
-    place: str
-    record: dict[str, Any]
-    raw: bytes | None = None
-
-    def refused(self, reason: str, detail: str) -> BadRecord:
-        """The record as a bad one."""
-        raw = repr(self.record).encode("utf-8", "replace") if self.raw is None else self.raw
-        return bad_record(reason, self.place, raw, detail)
 
 
 def knows_json(path: PurePath) -> bool:
@@ -78,9 +56,9 @@ def read_rows(path: Path, where: str, max_bytes: int) -> Iterator[Row | BadRecor
     Bad records: as those of its kind; ``not_text`` for a file of another kind.
     """
     if parquet.knows(path):
-        return _of_table(parquet.read_rows(path, where), where)
+        return table_rows(parquet.read_rows(path, where), where)
     if separated.knows(path):
-        return _of_table(separated.read_rows(path, where, max_bytes), where)
+        return table_rows(separated.read_rows(path, where, max_bytes), where)
     return read_json_rows(path, where, max_bytes)
 
 
@@ -89,18 +67,18 @@ def read_json_rows(path: Path, where: str, max_bytes: int) -> Iterator[Row | Bad
     head = _head(path)
     if is_binary(head[:_HEAD_BYTES]) and not head.lstrip().startswith((b"{", b"[")):
         kind = next((kind for start, kind in _CONTENTS.items() if head.startswith(start)), "")
-        detail = f"the file is {kind}" if kind else "the file is no text in UTF-8"
+        detail = f"the file is {kind or 'no text in UTF-8; save it as UTF-8'}"
         return iter([bad_record("not_text", where, head, detail)])
     if head.lstrip().startswith(b"["):
-        return _of_json(split_array(read_chunks(path), where, max_bytes), where, "record")
+        return json_rows(split_array(read_chunks(path), where, max_bytes), where, "record")
     if not head.lstrip().startswith(b"{"):
-        return _of_json(read_lines(path, where, max_bytes), where, "line")
+        return json_rows(read_lines(path, where, max_bytes), where)
     if key := _wrapper(path, where, head):
         elements = split_array(read_chunks(path), where, max_bytes, key)
-        return _of_json(elements, where, "record")
+        return json_rows(elements, where, "record")
     if _on_several_lines(head):
-        return _of_json(split_objects(read_chunks(path), where, max_bytes), where, "record")
-    return _of_json(read_lines(path, where, max_bytes), where, "line")
+        return json_rows(split_objects(read_chunks(path), where, max_bytes), where, "record")
+    return json_rows(read_lines(path, where, max_bytes), where)
 
 
 def _head(path: Path) -> bytes:
@@ -152,26 +130,3 @@ def _holds_records(path: Path, key: str) -> bool:
         record = parse_json(element[1], "")
         return isinstance(record, dict) and not {"role", "from", "speaker", "sender"} & set(record)
     return False
-
-
-def _of_json(
-    items: Iterable[tuple[int, bytes] | BadRecord], where: str, unit: str
-) -> Iterator[Row | BadRecord]:
-    for item in items:
-        if isinstance(item, BadRecord):
-            yield item
-            continue
-        number, raw = item
-        place = f"{where}, {unit} {number}"
-        record = parse_json(raw, place)
-        yield record if isinstance(record, BadRecord) else Row(number, place, record, raw)
-
-
-def _of_table(
-    rows: Iterable[tuple[int, dict[str, Any]] | BadRecord], where: str
-) -> Iterator[Row | BadRecord]:
-    for row in rows:
-        if isinstance(row, BadRecord):
-            yield row
-        else:
-            yield Row(row[0], f"{where}, row {row[0]}", row[1])

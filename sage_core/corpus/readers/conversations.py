@@ -1,10 +1,11 @@
 """Message lists, however their fields are called, as dialogues.
 
-Roles are kept, so a conversation may open with the assistant. Messages of the system, of tools and
-calls of tools are left out; consecutive messages of one role are one turn, joined by a line feed.
+Roles are kept, so a conversation may open with the assistant. Messages of the system, of tools,
+calls of tools and messages without a text are left out; consecutive messages of one role are one
+turn, joined by a line feed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -16,20 +17,22 @@ import orjson
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import uncompressed
-from sage_core.corpus.readers.containers import Row, knows_json, read_json_rows
+from sage_core.corpus.readers.containers import knows_json, read_json_rows
 from sage_core.corpus.readers.fields import FieldError, identifier, text, wrong
 from sage_core.corpus.readers.reader import Source
 from sage_core.corpus.readers.roles import SYSTEM, role_of
-from sage_core.corpus.records import BadRecord, Record
+from sage_core.corpus.readers.rows import records_of
+from sage_core.corpus.records import Record
 from sage_core.schema import Dialogue, Message
 
 __all__ = ["SYSTEM", "Layout", "conversation", "dialogue", "knows_json", "read_json"]
 
 IDENTIFIERS = ("dialogue_id", "id", "conversation_id", "conversation_hash", "uuid")
+BLANK = "blank"
 _CALLS = ("tool_calls", "function_call")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
-Turn = tuple[str, str]  # role and text
+Turn = tuple[str, str]  # role and text; of SYSTEM, which is left out, what it is instead
 
 
 @dataclass(frozen=True)
@@ -51,20 +54,6 @@ def read_json(source: Source, config: CorpusConfig, layout: Layout) -> Iterator[
     return records_of(rows, make)
 
 
-def records_of(
-    rows: Iterable[Row | BadRecord], make: Callable[[dict[str, Any], int], Record]
-) -> Iterator[Record]:
-    """``make(object, number)`` of each row; where it raises FieldError, a BadRecord."""
-    for row in rows:
-        if isinstance(row, BadRecord):
-            yield row
-            continue
-        try:
-            yield make(row.record, row.number)
-        except FieldError as error:
-            yield row.refused(error.reason, error.detail)
-
-
 def conversation(
     record: dict[str, Any], number: int, layout: Layout, name: str, max_bytes: int
 ) -> Dialogue:
@@ -76,9 +65,7 @@ def conversation(
     """
     messages = listed(record.get(layout.messages), layout.messages)
     turns = said(messages, layout, layout.messages)
-    return dialogue(
-        record, number, joined(turns), name, max_bytes, has_roles=True, id_column=layout.id
-    )
+    return dialogue(record, number, turns, name, max_bytes, has_roles=True, id_column=layout.id)
 
 
 def listed(value: object, column: str) -> list[Any]:
@@ -98,39 +85,54 @@ def listed(value: object, column: str) -> list[Any]:
 
 
 def said(messages: Sequence[object], layout: Layout, column: str) -> list[Turn]:
-    """What user and assistant said, without all other messages.
+    """The messages as turns.
 
     Raises:
         FieldError: as :func:`conversation`.
     """
-    turns = (_turn(each, layout, f"{column}[{at}].") for at, each in enumerate(messages))
-    return [turn for turn in turns if turn]
+    return [_turn(each, layout, f"{column}[{at}].") for at, each in enumerate(messages)]
 
 
-def joined(turns: Iterable[Turn]) -> list[Message]:
-    """Messages, with consecutive ones of a role as one."""
-    return [
-        Message(role, "\n".join([said for _, said in of_role]))
-        for role, of_role in groupby(turns, itemgetter(0))
+def taken(turns: Iterable[Turn]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """The messages of a dialogue, and what is left out (:attr:`Dialogue.left_out`).
+
+    All readers of messages have this one rule: turns of SYSTEM and turns without a text are left
+    out, then consecutive ones of a role are one message.
+    """
+    spoken: list[Turn] = []
+    left_out: list[str] = []
+    for role, words in turns:
+        if role == SYSTEM:
+            left_out.append(words)
+        elif words.strip():
+            spoken.append((role, words))
+        else:
+            left_out.append(BLANK)
+    messages = [
+        Message(role, "\n".join([words for _, words in of_role]))
+        for role, of_role in groupby(spoken, itemgetter(0))
     ]
+    return tuple(messages), tuple(left_out)
 
 
 def dialogue(
     record: dict[str, Any],
     number: int,
-    messages: Sequence[Message],
+    turns: Iterable[Turn],
     name: str,
     max_bytes: int,
     *,
     has_roles: bool,
     id_column: str = "",
 ) -> Dialogue:
-    """``messages`` under the record's ``dialogue_id`` or ``id`` and ``thread_id``, or default ones.
+    """The turns that are :func:`taken`, under the record's ``dialogue_id`` or ``id`` and
+    ``thread_id``, or default ones.
 
     Raises:
         FieldError: ``no_turns``, ``wrong_type`` for an identifier that is none, or ``too_long``:
             a table's rows come whole, so their length is known only here.
     """
+    messages, left_out = taken(turns)
     if not messages:
         raise FieldError("no_turns", "nobody says anything")
     if (length := sum(len(message.content) for message in messages)) > max_bytes:
@@ -139,16 +141,21 @@ def dialogue(
     dialogue_id = identifier(record, *names) or f"{name}-{number}"
     thread_id = identifier(record, "thread_id") or dialogue_id
     source = uncompressed(PurePath(name)).stem
-    return Dialogue(dialogue_id, source, thread_id, tuple(messages), has_roles=has_roles)
+    return Dialogue(
+        dialogue_id, source, thread_id, messages, has_roles=has_roles, left_out=left_out
+    )
 
 
-def _turn(message: object, layout: Layout, at: str) -> Turn | None:
+def _turn(message: object, layout: Layout, at: str) -> Turn:
     if not isinstance(message, dict):
         raise wrong(message, at.removesuffix("."), "an object")
-    role = role_of(text(message, layout.role, at), layout.roles, f"{at}{layout.role}")
+    name = text(message, layout.role, at)
+    role = role_of(name, layout.roles, f"{at}{layout.role}")
     content = message.get(layout.content)
-    if role == SYSTEM or (content in (None, "") and any(message.get(call) for call in _CALLS)):
-        return None
+    if role == SYSTEM:
+        return SYSTEM, name
+    if content in (None, "") and any(message.get(call) for call in _CALLS):
+        return SYSTEM, "call of a tool"
     return role, content_text(content, f"{at}{layout.content}")
 
 

@@ -9,7 +9,7 @@ post needs. The post's source is the name of the folder or zip, with the folders
 ``corpus.input``. It also stands before its identifiers: corpora side by side may use the same ones.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import PurePath
 from typing import Any, cast
@@ -21,13 +21,12 @@ from sage_core.corpus.readers import parquet
 from sage_core.corpus.readers.fields import (
     FieldError,
     identifier,
-    json_records,
     needed,
-    row_records,
     seconds,
     text,
 )
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
+from sage_core.corpus.readers.rows import json_rows, records_of, table_rows
 from sage_core.corpus.records import Post, Record
 from sage_core.storage import printable
 
@@ -41,15 +40,15 @@ def knows(path: PurePath) -> bool:
 
 def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     """The utterances of one corpus, in its order."""
-    path = source.file
+    path, make = source.file, partial(_post, _corpus(source))
     if path.suffix.lower() == ".zip":
-        yield from _read_zip(source, config.max_record_bytes)
+        yield from _read_zip(source, config.max_record_bytes, make)
     elif parquet.knows(path):
         rows = parquet.read_rows(path, source.name, ("id", "text"))
-        yield from row_records(rows, source.name, partial(_post, _corpus(source)))
+        yield from records_of(table_rows(rows, source.name), make)
     else:
         lines = read_lines(path, source.name, config.max_record_bytes)
-        yield from json_records(lines, source.name, partial(_post, _corpus(source)))
+        yield from records_of(json_rows(lines, source.name), make)
 
 
 def recognise(source: Source, config: CorpusConfig) -> Recognised | None:
@@ -69,7 +68,9 @@ def _corpus(source: Source) -> str:
     )
 
 
-def _read_zip(source: Source, max_bytes: int) -> Iterator[Record]:
+def _read_zip(
+    source: Source, max_bytes: int, make: Callable[[dict[str, Any], int], Post]
+) -> Iterator[Record]:
     name = source.name
     try:
         with ZipFile(source.file) as archive:
@@ -81,9 +82,10 @@ def _read_zip(source: Source, max_bytes: int) -> Iterator[Record]:
                 with archive.open(member) as stream:
                     chunks = stream_chunks(cast(ZipExtFile, stream))
                     lines = split_lines(chunks, where, max_bytes)
-                    yield from json_records(lines, where, partial(_post, _corpus(source)))
-    except BadZipFile:  # the list of files, or a file's head; its data is stream_chunks's
-        yield bad_record("truncated", name, b"")
+                    yield from records_of(json_rows(lines, where), make)
+    # The list of files, or a file's head, or it is encrypted; its data is stream_chunks's.
+    except (BadZipFile, RuntimeError) as error:
+        yield bad_record("truncated", name, b"", str(error))
 
 
 def _post(corpus: str, record: dict[str, Any], number: int) -> Post:

@@ -13,6 +13,7 @@ row is refused whole, as one record; so is the one that the end of a damaged fil
 
 import csv
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path, PurePath
@@ -174,9 +175,10 @@ def _quotes(lines: list[bytes]) -> bool:
 
 def _fields(raw: bytes, *, quoted: bool) -> list[str]:
     text = raw.decode("utf-8", "replace").rstrip("\r")
-    if not quoted:
-        return text.split(",")
-    return next(csv.reader([text]), [])
+    if quoted:
+        with suppress(csv.Error):  # such as a line feed within a field that is not quoted
+            return next(csv.reader([text]), [])
+    return text.split(",")
 
 
 def _whole_rows(

@@ -12,17 +12,16 @@ from typing import Any
 import orjson
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.readers.containers import Row, knows, read_rows
+from sage_core.corpus.readers.containers import knows, read_rows
 from sage_core.corpus.readers.conversations import (
     Layout,
     dialogue,
-    joined,
     listed,
-    records_of,
     said,
 )
 from sage_core.corpus.readers.fields import FieldError
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
+from sage_core.corpus.readers.rows import Row, records_of
 from sage_core.corpus.records import Record
 from sage_core.schema import Dialogue
 
@@ -56,7 +55,7 @@ def _dialogue(
     hubs = messages and isinstance(messages[0], dict) and "text" in messages[0]
     content = "text" if hubs else "content"
     layout = Layout("dialog", "speaker", content, {**_ROLES, **config.roles})
-    spoken = joined((role, words.strip()) for role, words in said(messages, layout, "dialog"))
+    spoken = [(role, words.strip()) for role, words in said(messages, layout, "dialog")]
     return dialogue(record, number, spoken, source.name, config.max_record_bytes, has_roles=True)
 
 

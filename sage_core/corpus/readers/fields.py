@@ -1,62 +1,18 @@
-"""What the readers share: fields of JSON records, and the refusal of bad ones."""
+"""What the readers share: fields of records, and the error of a wrong one."""
 
-from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-
-from sage_core.corpus.lines import bad_record, parse_json
-from sage_core.corpus.records import BadRecord, Record
 
 _SHOWN = 60  # characters of a wrong value in a message
 
 
 class FieldError(Exception):
-    """A record is refused; ``reason`` and ``detail`` are those of its :class:`BadRecord`."""
+    """A record is refused; ``reason`` and ``detail`` are those of its
+    :class:`~sage_core.corpus.records.BadRecord`."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.detail = detail
-
-
-def json_records(
-    lines: Iterable[tuple[int, bytes] | BadRecord],
-    where: str,
-    make: Callable[[dict[str, Any], int], Record],
-    unit: str = "line",
-) -> Iterator[Record]:
-    """``make(object, number)`` of each line of JSON; where it raises FieldError, a BadRecord."""
-    for line in lines:
-        if isinstance(line, BadRecord):
-            yield line
-            continue
-        number, raw = line
-        place = f"{where}, {unit} {number}"
-        record = parse_json(raw, place)
-        if isinstance(record, BadRecord):
-            yield record
-            continue
-        try:
-            yield make(record, number)
-        except FieldError as error:
-            yield bad_record(error.reason, place, raw, error.detail)
-
-
-def row_records(
-    rows: Iterable[tuple[int, dict[str, Any]] | BadRecord],
-    where: str,
-    make: Callable[[dict[str, Any], int], Record],
-) -> Iterator[Record]:
-    """:func:`json_records` for the numbered rows of a table."""
-    for row in rows:
-        if isinstance(row, BadRecord):
-            yield row
-            continue
-        number, record = row
-        try:
-            yield make(record, number)
-        except FieldError as error:
-            sample = repr(record).encode("utf-8", "replace")
-            yield bad_record(error.reason, f"{where}, row {number}", sample, error.detail)
 
 
 def text(record: dict[str, Any], key: str, at: str = "") -> str:

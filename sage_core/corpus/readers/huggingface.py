@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.readers.containers import Row
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.readers.recognition import (
     SAMPLE,
@@ -22,6 +21,7 @@ from sage_core.corpus.readers.recognition import (
     recognised,
     unknown_layout,
 )
+from sage_core.corpus.readers.rows import Row
 from sage_core.corpus.records import Record
 from sage_core.errors import DataError
 from sage_core.schema import Dialogue

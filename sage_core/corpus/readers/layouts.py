@@ -8,20 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sage_core.corpus.readers.containers import Row
 from sage_core.corpus.readers.conversations import (
     Layout,
     Turn,
     content_text,
     conversation,
     dialogue,
-    joined,
     listed,
-    records_of,
     said,
 )
-from sage_core.corpus.readers.fields import FieldError, identifier, needed, text
+from sage_core.corpus.readers.fields import FieldError, identifier, needed, text, wrong
 from sage_core.corpus.readers.roles import ASSISTANT, SYSTEM, USER, known_role
+from sage_core.corpus.readers.rows import Row, records_of
 from sage_core.corpus.records import BadRecord, Record
 from sage_core.schema import Dialogue, with_roles
 
@@ -57,7 +55,7 @@ class Shape(ABC):
         self, record: dict[str, Any], number: int, turns: Iterable[Turn], *, has_roles: bool = True
     ) -> Dialogue:
         return dialogue(
-            record, number, joined(turns), self.name, self.max_bytes, has_roles=has_roles,
+            record, number, turns, self.name, self.max_bytes, has_roles=has_roles,
             id_column=self.columns.get("id", ""),
         )  # fmt: skip
 
@@ -94,11 +92,10 @@ class TextList(Shape):
         column = self.columns["messages"]
         texts = listed(record.get(column), column)
         for at, each in enumerate(texts):
-            content_text(each if isinstance(each, str) else {}, f"{column}[{at}]")
-        return dialogue(
-            record, number, with_roles(texts), self.name, self.max_bytes, has_roles=False,
-            id_column=self.columns.get("id", ""),
-        )  # fmt: skip
+            if not isinstance(each, str):
+                raise wrong(each, f"{column}[{at}]", "a text")
+        turns = [(message.role, message.content) for message in with_roles(texts)]
+        return self._dialogue(record, number, turns, has_roles=False)
 
 
 class Exchange(Shape):
@@ -193,7 +190,7 @@ class TurnRows(Shape):
             (needed(identifier(row.record, role), role), text(row.record, content)) for row in rows
         ]
         roles = self._roles(list(dict.fromkeys(name for name, _ in turns)))
-        spoken = [(roles[name], said) for name, said in turns if roles[name] != SYSTEM]
+        spoken = [(roles[name], name if roles[name] == SYSTEM else said) for name, said in turns]
         known = any(known_role(name, self.roles) for name in roles)
         record = {**rows[0].record, self.columns.get("id") or "dialogue_id": conversation_id}
         return self._dialogue(record, number, spoken, has_roles=known)

@@ -4,21 +4,20 @@
 
 Every path from the prompt to a last reply is a dialogue, named after its last message; the paths of
 a tree are one thread. A deleted message ends the path before it. In tables the messages of a tree
-stand together.
+stand together; one that no path leads to, since the message before is missing, is refused.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 from typing import Any
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.readers.containers import Row, knows, read_rows
-from sage_core.corpus.readers.conversations import joined
+from sage_core.corpus.readers.containers import knows, read_rows
+from sage_core.corpus.readers.conversations import Turn, dialogue
 from sage_core.corpus.readers.fields import FieldError, identifier, needed, text, wrong
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
-from sage_core.corpus.readers.roles import role_of
+from sage_core.corpus.readers.roles import SYSTEM, role_of
+from sage_core.corpus.readers.rows import Row
 from sage_core.corpus.records import BadRecord, Record
-from sage_core.schema import Dialogue
 
 _TREE = "message_tree_id"
 
@@ -26,17 +25,20 @@ _TREE = "message_tree_id"
 def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     """The paths of all trees of a file, tree by tree."""
     rows = read_rows(source.file, source.name, config.max_record_bytes)
-    for _, of_tree in groupby(rows, _tree):
-        together = list(of_tree)
-        first = together[0]
-        if isinstance(first, BadRecord):
-            yield from (row for row in together if isinstance(row, BadRecord))
+    for tree in _trees(rows):
+        if isinstance(tree, BadRecord):
+            yield tree
             continue
         try:
-            yield from _dialogues(_root([row.record for row in together if isinstance(row, Row)]),
-                                  source.name, config)  # fmt: skip
+            if "prompt" in tree[0].record:
+                root = _object(tree[0].record["prompt"], "prompt")
+            else:
+                root, lost = _linked(tree)
+                yield from lost
+            for path in _paths(root):
+                yield _dialogue(path, tree[0], source, config)
         except FieldError as error:
-            yield first.refused(error.reason, error.detail)
+            yield tree[0].refused(error.reason, error.detail)
 
 
 def recognise(source: Source, config: CorpusConfig) -> Recognised | None:
@@ -50,45 +52,101 @@ def recognise(source: Source, config: CorpusConfig) -> Recognised | None:
     )
 
 
-def _tree(row: Row | BadRecord) -> object:
-    return row.where if isinstance(row, BadRecord) else row.record.get(_TREE, row.number)
+def _trees(rows: Iterable[Row | BadRecord]) -> Iterator[list[Row] | BadRecord]:
+    """The rows of each tree; one that is written as a whole is one row."""
+    held: list[Row] = []
+    for row in rows:
+        if isinstance(row, BadRecord):
+            yield row
+            continue
+        if held and _tree(row) != _tree(held[0]):
+            yield held
+            held = []
+        held.append(row)
+    if held:
+        yield held
 
 
-def _root(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """The prompt of a tree with its replies."""
-    if "prompt" in records[0]:
-        prompt = records[0]["prompt"]
-        if not isinstance(prompt, dict):
-            raise wrong(prompt, "prompt", "an object")
-        return prompt
-    named = {needed(identifier(each, "message_id"), "message_id"): each for each in records}
+def _tree(row: Row) -> object:
+    return row.number if "prompt" in row.record else row.record.get(_TREE, row.number)
+
+
+def _linked(rows: list[Row]) -> tuple[dict[str, Any], list[BadRecord]]:
+    """The prompt of a table's tree with its replies, and the messages that are not in it."""
+    named: dict[str, dict[str, Any]] = {}
+    row_of: dict[str, Row] = {}
+    lost = []
+    for row in rows:
+        name = needed(identifier(row.record, "message_id"), "message_id")
+        if name in named:
+            lost.append(row.refused("wrong_type", f"'message_id' {name!r} is there already"))
+            continue
+        named[name] = {**row.record, "replies": []}
+        row_of[name] = row
     root = None
     for message in named.values():
-        message["replies"] = []
-    for message in named.values():
-        parent = message.get("parent_id")
-        if parent is None:
-            root = message
+        parent = identifier(message, "parent_id")
+        if not parent:
+            root = root or message
         elif parent in named:
             named[parent]["replies"].append(message)
     if root is None:
         raise FieldError("missing_field", "no message of the tree has the 'parent_id' null")
-    return root
+    reached = set()
+    waiting = [root]
+    while waiting:
+        message = waiting.pop()
+        reached.add(identifier(message, "message_id"))
+        waiting += message["replies"]
+    lost += [
+        row.refused("no_parent", "'parent_id' leads to no prompt of the tree")
+        for name, row in row_of.items()
+        if name not in reached
+    ]
+    return root, lost
 
 
-def _dialogues(root: dict[str, Any], name: str, config: CorpusConfig) -> Iterator[Dialogue]:
-    tree_id = needed(identifier(root, "message_id"), "message_id")
-    waiting: list[list[dict[str, Any]]] = [[root]]
+def _paths(root: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    if _deleted(root):
+        raise FieldError("no_turns", "the prompt is deleted")
+    waiting = [[root]]
     while waiting:
         path = waiting.pop()
-        replies = [each for each in _replies(path[-1]) if not each.get("deleted")]
+        replies = [each for each in _replies(path[-1]) if not _deleted(each)]
         if replies:
             waiting += [[*path, reply] for reply in reversed(replies)]
-            continue
-        turns = [(role_of(text(each, "role"), config.roles, "role"), text(each, "text"))
-                 for each in path]  # fmt: skip
-        dialogue_id = needed(identifier(path[-1], "message_id"), "message_id")
-        yield Dialogue(dialogue_id, name, tree_id, tuple(joined(turns)), has_roles=True)
+        else:
+            yield path
+
+
+def _dialogue(path: list[dict[str, Any]], row: Row, source: Source, config: CorpusConfig) -> Record:
+    try:
+        record = {
+            "dialogue_id": needed(identifier(path[-1], "message_id"), "message_id"),
+            "thread_id": needed(identifier(path[0], "message_id"), "message_id"),
+        }
+        turns = [_turn(message, config) for message in path]
+        limit = config.max_record_bytes
+        return dialogue(record, row.number, turns, source.name, limit, has_roles=True)
+    except FieldError as error:
+        return row.refused(error.reason, error.detail)
+
+
+def _turn(message: dict[str, Any], config: CorpusConfig) -> Turn:
+    name = text(message, "role")
+    role = role_of(name, config.roles, "role")
+    return (SYSTEM, name) if role == SYSTEM else (role, text(message, "text"))
+
+
+def _deleted(message: dict[str, Any]) -> bool:
+    """Of a message; in CSV a truth value is a text."""
+    return str(message.get("deleted")).casefold() in ("true", "1")
+
+
+def _object(value: object, field: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise wrong(value, field, "an object")
+    return value
 
 
 def _replies(message: dict[str, Any]) -> Iterable[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Chats of people, as their apps export them: a stream of messages, cut into dialogues.
 
 A pause over ``corpus.pause_hours`` begins a new dialogue. ``corpus.roles`` says whose turns are the
-assistant's; everybody else is the user, or left out where it says ``system``. Consecutive messages
-of one role are one turn, joined by a line feed.
+assistant's; everybody else is the user, or left out where it says ``system``. What is taken of a
+dialogue is as in :func:`sage_core.corpus.readers.conversations.taken`.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from itertools import islice
 
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import bad_record
-from sage_core.corpus.readers.conversations import joined
+from sage_core.corpus.readers.conversations import BLANK, Turn, taken
 from sage_core.corpus.readers.reader import Recognised, Source
 from sage_core.corpus.readers.roles import ASSISTANT, SYSTEM, USER
 from sage_core.corpus.records import BadRecord, Record
@@ -30,7 +30,7 @@ class Said:
     Attributes:
         speaker: as the export shows the name.
         time: in seconds, from any moment on.
-        text: what was said; without any, the message is left out.
+        text: what was said; empty for a picture and the like.
         chat: what tells chats of one file from each other.
     """
 
@@ -59,7 +59,11 @@ def read_chats(messages: Messages, source: Source, config: CorpusConfig) -> Iter
             yield said
             continue
         role = config.roles.get(said.speaker, USER)
-        if role == SYSTEM or not said.text.strip():
+        if role == SYSTEM:
+            dialogue.left_out.append(said.speaker)
+            continue
+        if not said.text.strip():
+            dialogue.left_out.append(BLANK)
             continue
         if dialogue.ends_before(said, config):
             number += 1
@@ -82,7 +86,8 @@ def recognised(layout: str, messages: Messages, config: CorpusConfig) -> Recogni
 class _Running:
     """A dialogue under way."""
 
-    turns: list[tuple[str, str]] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     speakers: Counter[str] = field(default_factory=Counter)
     chat: str = ""
     time: float = 0.0
@@ -107,7 +112,10 @@ class _Running:
             detail = f"the assistant says nothing here; speakers: {_listed(self.speakers.items())}"
             sample = self.turns[0][1].encode("utf-8", "replace")
             return bad_record("no_agent", f"{name}, dialogue {number}", sample, detail)
-        return Dialogue(dialogue_id, name, dialogue_id, tuple(joined(self.turns)), has_roles=True)
+        messages, _ = taken(self.turns)
+        return Dialogue(
+            dialogue_id, name, dialogue_id, messages, has_roles=True, left_out=tuple(self.left_out)
+        )
 
 
 def _check_roles(messages: Messages, source: Source, config: CorpusConfig) -> None:

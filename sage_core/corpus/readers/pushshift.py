@@ -27,8 +27,9 @@ from typing import Any
 from sage_core.config.corpus import CorpusConfig
 from sage_core.corpus.lines import COMPRESSED, read_lines
 from sage_core.corpus.readers import parquet
-from sage_core.corpus.readers.fields import json_records, row_records, seconds, text, wrong
+from sage_core.corpus.readers.fields import seconds, text, wrong
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
+from sage_core.corpus.readers.rows import json_rows, records_of, table_rows
 from sage_core.corpus.records import Post, Record, is_gone
 
 _SUFFIXES = (*COMPRESSED, ".ndjson", ".jsonl", ".json")
@@ -52,9 +53,9 @@ def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
     """The posts of one dump, in its order."""
     if parquet.knows(source.file):
         rows = parquet.read_rows(source.file, source.name, ("id",), _FIELDS)
-        return row_records(rows, source.name, _of_table)
+        return records_of(table_rows(rows, source.name), _of_table)
     lines = read_lines(source.file, source.name, config.max_record_bytes)
-    return json_records(lines, source.name, _post)
+    return records_of(json_rows(lines, source.name), _post)
 
 
 def recognise(source: Source, config: CorpusConfig) -> Recognised | None:

@@ -5,12 +5,12 @@ from itertools import chain, islice
 from typing import Any
 
 from sage_core.config.corpus import ColumnsConfig, CorpusConfig
-from sage_core.corpus.readers.containers import Row
 from sage_core.corpus.readers.conversations import listed
 from sage_core.corpus.readers.fields import FieldError
 from sage_core.corpus.readers.layouts import Exchange, MessageList, Shape, TextList, TurnRows
 from sage_core.corpus.readers.reader import Recognised
 from sage_core.corpus.readers.roles import known_role
+from sage_core.corpus.readers.rows import Row
 from sage_core.corpus.records import BadRecord, Record
 
 SAMPLE = 100  # records that are looked at

@@ -8,6 +8,7 @@ memory until its end.
 """
 
 import re
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -105,15 +106,19 @@ def _messages(source: Source, config: CorpusConfig) -> Iterator[Said | BadRecord
             yield from said_in
 
 
-def _loaded(day: Folder, place: str) -> list[dict[str, Any] | BadRecord]:
-    raw = day.read_bytes()
+def _loaded(day: Folder, place: str) -> list[Any]:
+    """The messages of a day, or a BadRecord of it."""
+    try:
+        raw = day.read_bytes()
+    except (BadZipFile, RuntimeError, zlib.error) as error:  # damaged or encrypted
+        return [bad_record("truncated", place, b"", str(error))]
     try:
         messages = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return [bad_record("not_json", place, raw)]
+    except orjson.JSONDecodeError as error:
+        return [bad_record("not_json", place, raw, str(error))]
     if not isinstance(messages, list):
         return [bad_record("wrong_type", place, raw, "it is no array of messages")]
-    return [each for each in messages if isinstance(each, dict)]
+    return messages
 
 
 def _names(root: Folder) -> dict[str, str]:
@@ -123,10 +128,12 @@ def _names(root: Folder) -> dict[str, str]:
         return {}
     try:
         users = orjson.loads(file.read_bytes())
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, BadZipFile, RuntimeError, zlib.error):
         users = None
     if not isinstance(users, list) or not all(isinstance(user, dict) for user in users):
-        raise DataError(f"'{file}' is no array of users; export again, or delete it to read ids")
+        raise DataError(
+            f"'{file}' cannot be read as an array of users; export again, or delete it to read ids"
+        )
     found = {}
     for user in users:
         profile = user.get("profile") or {}
@@ -135,8 +142,10 @@ def _names(root: Folder) -> dict[str, str]:
     return found
 
 
-def _said(message: dict[str, Any], names: dict[str, str], channel: str) -> tuple[str, Said | None]:
+def _said(message: object, names: dict[str, str], channel: str) -> tuple[str, Said | None]:
     """The thread, "" for none, and what is said; None for a notice."""
+    if not isinstance(message, dict):
+        raise FieldError("wrong_type", "it is no object")
     if message.get("type") != "message" or message.get("subtype") not in _SPOKEN:
         return "", None
     thread = str(message.get("thread_ts") or "") if _in_thread(message) else ""

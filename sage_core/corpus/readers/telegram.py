@@ -55,9 +55,15 @@ def _text(value: object) -> str:
     parts = [value] if isinstance(value, str) else value
     if not isinstance(parts, list):
         raise wrong(value, "text", "a text or a list of parts")
-    return "".join(
-        part if isinstance(part, str) else text(part, "text", "text[].") for part in parts
-    )
+    return "".join(_part(part) for part in parts)
+
+
+def _part(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise wrong(part, "text[]", "a text or an object")
+    return text(part, "text", "text[].")
 
 
 READER = Reader(

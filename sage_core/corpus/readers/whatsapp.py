@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import PurePath
 
 from sage_core.config.corpus import CorpusConfig
-from sage_core.corpus.lines import bad_record, read_lines
+from sage_core.corpus.lines import bad_record, is_utf8, read_lines
 from sage_core.corpus.readers.people import Said, read_chats, recognised
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.records import BadRecord, Record
@@ -61,6 +61,12 @@ def _messages(source: Source, config: CorpusConfig) -> Iterator[Said | BadRecord
         number, raw = line
         head = _head(raw)
         place = f"{source.name}, line {number}"
+        if not is_utf8(raw):
+            yield bad_record("not_utf8", place, raw, "export again, or save the file as UTF-8")
+            if said and head:
+                yield said
+            said = None  # the message that this line is of
+            continue
         if head is None:
             if said:
                 said = Said(said.speaker, said.time, f"{said.text}\n{_decoded(raw)}")
