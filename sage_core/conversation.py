@@ -129,7 +129,7 @@ def of_turns(turns: Sequence[TrajectoryTurn]) -> list[Said]:
 
 
 def of_annotated(dialogue: AnnotatedDialogue) -> list[Said]:
-    """The turns of a human dialogue. Before each stand the state that its speaker sees in the other
+    """The turns of a human dialogue. Before each are the state that its speaker sees in the other
     one, which is that of the turn before, and the speaker's own (section 4.2)."""
     said: list[Said] = []
     seen = EMPTY

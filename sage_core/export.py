@@ -1,9 +1,9 @@
 """A model as a folder that transformers, peft and vLLM load, with its card; and onto a hub.
 
 Two forms: the adapter alone, which names its base, or the adapter merged into the base. m0 has no
-adapter and is always whole. The tokenizer lies beside either, with the chat template that the model
+adapter and is always whole. The tokenizer is beside either, with the chat template that the model
 was trained under. Of the embedded base, which was dequantised from 4 bits, no hub has these
-weights; so an adapter over it names the original, and its card says where the difference lies.
+weights; so an adapter over it names the original, and its card says what the difference is.
 """
 
 import shutil
@@ -154,7 +154,7 @@ def check_push(repository: str) -> str:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise ConfigError(f"--push '{repository}' is no name on a hub: {error}") from None
+        raise ConfigError(f"--push '{repository}' is not a name on a hub: {error}") from None
     if repository.count("/") != 1:
         raise ConfigError(f"--push '{repository}' is not ORG/NAME; name the owner as well")
     if constants.HF_HUB_OFFLINE:

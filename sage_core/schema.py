@@ -188,7 +188,7 @@ class SearchNode:
         node: its number in the tree, from 0, the situation.
         parent: the node that it goes on from; -1 for the situation.
         kind: 'reply' is a turn of either speaker; 'action' the agent's states without words, under
-            which its wordings hang; 'look_ahead' a turn that was played to value a branch only.
+            which its wordings are; 'look_ahead' a turn that was played to value a branch only.
         content: as of a trajectory's turn; of an action, its states.
         votes: the selector's points among the branches it was compared with; None where nothing was
             compared.
@@ -211,7 +211,7 @@ class Showing:
 
     Attributes:
         options: how many it was shown.
-        place: where the option stood that it ranked first, from 0; None where it ranked several
+        place: of the option that it ranked first, from 0; None where it ranked several
             first, or the answer could not be read.
         outcome: what became of the request (:data:`sage_core.answers.outcomes.OUTCOMES`).
     """

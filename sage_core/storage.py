@@ -184,7 +184,7 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     """
     paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not path.exists() or not paths:
-        raise DataError(f"'{path}' is no Parquet file and no folder of them; check the path")
+        raise DataError(f"'{path}' is not a Parquet file or a folder of them; check the path")
     columns = ARROW_SCHEMAS[row_type].names
     needed = {field.name for field in fields(row_type) if field.default is MISSING}  # type: ignore[arg-type]
     rows: list[Row] = []
@@ -207,7 +207,8 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
         except ValidationError as error:
             row = error.errors()[0]["loc"][0]
             raise DataError(
-                f"'{file}', row {row} (from 0), is no {row_type.__name__}: {first_problem(error)}"
+                f"'{file}', row {row} (from 0), is not a {row_type.__name__}: "
+                f"{first_problem(error)}"
             ) from None
     return rows
 

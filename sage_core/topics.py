@@ -55,7 +55,7 @@ def extract(dialogues: Sequence[Sequence[str]], most: int) -> list[tuple[str, ..
     """At most ``most`` topics for every utterance of ``dialogues``, in one list; an utterance that
     has no candidate takes the topics of the turn before it.
 
-    Topics are in lower case, stand in the utterance word for word, and share no word.
+    Topics are in lower case, are in the utterance word for word, and share no word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds to import
 

@@ -57,10 +57,10 @@ def find(reference: str, model: ModelConfig) -> Checkpoint:
     if path is None:
         names = ", ".join(sorted({_name(record) for _, record in _models()}))
         raise ConfigError(
-            f"'{reference}' is no model on {model.base} in '{store().root.parent}' and no folder "
-            f"with {_ADAPTER}; models there are: {names or 'none yet, see `sage run`'}. Choose one "
-            "of them, the folder of another, or with --preset and --set model.base the base it "
-            "was trained on"
+            f"'{reference}' is not a model on {model.base} in '{store().root.parent}' and no "
+            f"folder with {_ADAPTER}; models there are: {names or 'none yet, see `sage run`'}. "
+            "Choose one of them, the folder of another, or with --preset and --set model.base the "
+            "base it was trained on"
         )
     if reference == _M0:
         return Checkpoint(_M0, None, path)

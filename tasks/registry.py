@@ -70,7 +70,7 @@ class Registry:
         names = sorted(model.name for model in self._client.search_registered_models())
         if (name and name not in names) or (not name and len(names) != 1):
             found = ", ".join(names) or "none yet; `sage run` registers its models"
-            which = f"'{name}' is no registered model" if name else "name the registered model"
+            which = f"'{name}' is not a registered model" if name else "name the registered model"
             raise ConfigError(f"{which} of {tracking_uri()}; models there are: {found}")
         self.name = name or names[0]
 
@@ -90,7 +90,7 @@ class Registry:
             ):  # fmt: skip
                 raise
             raise ConfigError(
-                f"'{reference}' is no version or alias of '{self.name}'; aliases there are: "
+                f"'{reference}' is not a version or alias of '{self.name}'; aliases there are: "
                 f"{', '.join(sorted(aliases)) or 'none'}"
             ) from None
         return Version(self.name, str(found.version), found.tags[SHA256_TAG], found.run_id)

@@ -100,7 +100,7 @@ def find(reference: str) -> RecordedRun:
     found = [key for key in keys if _KEY.fullmatch(reference) and key.startswith(reference)]
     if len(found) == 1:
         return _recorded(keys[found[0]])
-    problem = f"is the start of {len(found)} keys" if found else "is no run"
+    problem = f"is the start of {len(found)} keys" if found else "is not a run"
     raise ConfigError(
         f"'{reference}' {problem} of '{store().root.parent}', and no folder of a report; runs "
         f"there are: {', '.join(keys) or 'none yet, see `sage run`'}. Give one of these (four "

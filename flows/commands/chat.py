@@ -124,7 +124,7 @@ def command(conversation: "Chat", line: str) -> str:
     if name == "save":
         raise ConfigError("/save needs the name of a file, such as /save chat.jsonl")
     raise ConfigError(
-        f"'/{name}' is no command; the commands are /boost, /force, /ban, /reset, /save, /help "
+        f"'/{name}' is not a command; the commands are /boost, /force, /ban, /reset, /save, /help "
         "and /quit"
     )
 

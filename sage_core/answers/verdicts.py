@@ -27,7 +27,8 @@ _NOUN = r"(?:conversation|chatbot|companion|assistant|chat|dialogue|option|model
 _TIE = r"(?:tied|tie|draw|equal(?:ly)?|neither|no (?:clear )?(?:winner|preference|difference))"
 _AND = rf"(?!\s*(?:[,/&|=]|and\b|or\b|nor\b|vs\b)\s*(?:the\s+)?(?:{_NOUN}\s+)?['\"]?[AB]\b)"
 _WHOSE = rf"(?:the\s+)?(?:{_NOUN}\s+(?:(?:in|of|from)\s+{_NOUN}\s+)?)?"
-_LETTER = rf"{_WHOSE}['\"(]?(?P<letter>[AB])\b['\")]?{_AND}"
+_WORSE = r"(?!\s+(?:is|was|seems|feels)\s+(?:\w+\s+){0,2}(?:worse|worst|weaker|inferior|less)\b)"
+_LETTER = rf"{_WHOSE}['\"(]?(?P<letter>[AB])\b['\")]?{_AND}{_WORSE}"
 _NAMES = r"(?:verdict|winner|answer|choice|decision|judge?ment|preference|vote|conclusion)"
 _NAMED = re.compile(
     rf"\[\[\s*(?:{_NOUN}\s+)?(?P<double>A|B|C|tie)\s*\]\]"

@@ -38,7 +38,7 @@ class ThreadsConfig(Section):
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
+            raise ValueError(f"is not a regular expression: {error}") from None
         return pattern
 
 
@@ -57,7 +57,8 @@ class ColumnsConfig(Section):
     role: str = Field("", description="Role or speaker: of a message, or of a row of a table.")
     content: str = Field("", description="Text: of a message, or of a row of a table.")
     conversation: str = Field(
-        "", description="Conversation that a row of a table belongs to; its rows stand together."
+        "",
+        description="Conversation that a row of a table belongs to; its rows follow each other.",
     )
     prompt: str = Field("", description="Instruction or question of a single exchange.")
     query: str = Field("", description="Input of the instruction, appended to it.")
@@ -113,7 +114,7 @@ class CorpusConfig(Section):
     )
     max_words: Positive = Field(200, description="Words of a whole dialogue at most (DialoGPT).")
     max_repeats: Positive = Field(
-        2, description="Times in a row that a word may stand at most (DialoGPT)."
+        2, description="Times that a word may be repeated in a row at most (DialoGPT)."
     )
     blocked_phrases: Path | None = Field(
         None, description="A text file of offensive words or phrases, one a line, on top."

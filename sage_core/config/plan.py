@@ -98,8 +98,8 @@ class PlanConfig(Section):
         if isinstance(gpu, str):
             if gpu not in GPUS:
                 raise ValueError(
-                    f"is no GPU of the table; choose one of {', '.join(GPUS)}, or give its tflops, "
-                    "memory_gb and bandwidth_gb_s"
+                    f"is not a GPU of the table; choose one of {', '.join(GPUS)}, or give its "
+                    "tflops, memory_gb and bandwidth_gb_s"
                 )
             return GPUS[gpu]
         return gpu

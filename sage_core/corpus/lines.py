@@ -23,7 +23,7 @@ import zstandard
 from sage_core.corpus.records import SAMPLE_CHARACTERS, BadRecord
 
 _CHUNK_BYTES = 2**20
-# What a read decompresses to is held at once, and 4 bytes of zstd may stand for 128 KiB.
+# What a read decompresses to is held at once, and 4 bytes of zstd may hold 128 KiB.
 _COMPRESSED_CHUNK_BYTES = 512
 
 
@@ -118,7 +118,7 @@ def parse_json(line: bytes, where: str) -> dict[str, Any] | BadRecord:
         return bad_record("not_json", where, line, f"{error.msg} at character {error.pos + 1}")
     if isinstance(value, dict):
         return value
-    return bad_record("wrong_type", where, line, "it is no object")
+    return bad_record("wrong_type", where, line, "it is not an object")
 
 
 def is_utf8(line: bytes) -> bool:
@@ -134,7 +134,7 @@ def bad_record(reason: str, where: str, raw: bytes, detail: str = "") -> BadReco
     """A refused record with its first characters; what is no text is not shown."""
     head = raw[: 4 * SAMPLE_CHARACTERS]  # a character has up to 4 bytes
     if is_binary(head):
-        return BadRecord(reason, where, f"({len(raw)} bytes that are no text)", detail)
+        return BadRecord(reason, where, f"({len(raw)} bytes, not text)", detail)
     sample = head.decode("utf-8", "replace")
     return BadRecord(reason, where, sample[:SAMPLE_CHARACTERS], detail)
 

@@ -55,7 +55,7 @@ class BadRecord:
             ``missing_field``, ``wrong_type``, ``unknown_role``, ``too_long``, ``truncated``,
             ``scattered``, ``no_text``, ``no_turns``, ``no_agent``, ``no_parent``, ``parent_cycle``.
         where: file and line (from 1), such as ``RC_2012-01.zst, line 7``; the file's name only,
-            so that outputs do not depend on where the input lies.
+            so that outputs do not depend on where the input is.
         sample: the first characters of the record, at most ``SAMPLE_CHARACTERS``.
         detail: which field or value is wrong, in words; "" where the reason says it all.
     """
@@ -76,7 +76,7 @@ Record = Dialogue | Post | BadRecord
 class FunnelStep(TypedDict, total=False):
     """One step of the funnel, in dialogues.
 
-    On the first step, ``read``, stand ``quarantined``, the bad records, and ``records``: what
+    The first step, ``read``, has ``quarantined``, the bad records, and ``records``: what
     became of the input's records, of which the posts of reply trees make up several a dialogue;
     ``empty``, the files without a record; and ``left_out``, the messages of dialogues that are left
     out, by their role, or ``blank``. ``not_applied``, where it is not 0: the dialogues

@@ -178,7 +178,7 @@ class _Analyser:
         capitals = sum(token.upper for _, token in marked)
         mixed_case = 0 < capitals < len(tokens)
         idioms = any(token.is_keyword for _, token in marked)
-        # A word that stands several times has the valence of its first place.
+        # A word that comes several times has the valence of its first place.
         by_word: dict[str, float] = {}
         valences = []
         for i in positions:

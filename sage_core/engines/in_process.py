@@ -261,7 +261,7 @@ class TransformersEngine:
     def _score_shared(
         self, prompts: list[list[int]], options: list[list[list[int]]]
     ) -> list[list[float]]:
-        """Each prompt is read once. What stands before an option's last token is read once for all
+        """Each prompt is read once. What comes before an option's last token is read once for all
         options that begin with it, for all prompts of the batch together.
         """
         prefilled = self._prefill(prompts)

@@ -90,7 +90,7 @@ class LoadedModel:
         return Vocabulary.of(self.tokenizer, self.vocabulary)
 
     def compiled(self, constraint: Constraint, *, at_start: bool) -> Any:
-        """The compiled constraint; ``at_start``: nothing of the reply stands there yet."""
+        """The compiled constraint; ``at_start``: nothing of the reply is there yet."""
         if at_start:
             constraint = self.prompts.led(constraint)
         if constraint not in self._compiled:

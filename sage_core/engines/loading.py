@@ -161,7 +161,7 @@ def skeleton(source: str) -> Any:
         return _built(config, "eager")
     except (OSError, ValueError) as error:
         raise EngineError(
-            f"'{source}' is no causal language model that transformers can build "
+            f"'{source}' is not a causal language model that transformers can build "
             f"({_first_line(error)}); use another model.base"
         ) from error
 

@@ -82,7 +82,7 @@ class VllmEngine(VllmHttpEngine):
             base_url=self.config.base_url,
             timeout=self.config.timeout_s,
             max_retries=self.config.max_retries,
-            http_client=DefaultHttpxClient(trust_env=False),  # no proxy stands before the loopback
+            http_client=DefaultHttpxClient(trust_env=False),  # no proxy is before the loopback
         )
 
     def _ask(self, of: str, call: Callable[[], Any]) -> Any:

@@ -254,7 +254,7 @@ class OpenAIEngine(ChatClient):
         for option, score in zip(options, scores, strict=True):
             if score is None and len(option.strip()) > 1:
                 raise EngineError(
-                    f"{self._who} cannot score '{option}' for '{request.request_id}': it is no "
+                    f"{self._who} cannot score '{option}' for '{request.request_id}': it is not a "
                     f"single token, or not among the {self._spoken.now.top_logprobs} most likely "
                     "ones, which are all that this API shows; use one letter for each option, or "
                     "an engine of kind 'transformers' or 'vllm' for this role"

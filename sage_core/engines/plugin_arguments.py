@@ -53,12 +53,13 @@ class Asked:
         values = values or {}
         penalty = values.get("sage_penalty", 1.0)
         if not isinstance(penalty, int | float) or not 1 <= penalty < float("inf"):
-            raise ConfigError(f"sage_penalty = {penalty!r} is no number from 1")
+            raise ConfigError(f"sage_penalty = {penalty!r} is not a number from 1")
         try:
             steering = Steering.read(**json.loads(values.get("sage_steering", "{}")))
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"sage_steering is no JSON object of the lists 'boost', 'force' and 'ban': {error}"
+                "sage_steering is not a JSON object of the lists 'boost', 'force' and 'ban': "
+                f"{error}"
             ) from None
         return cls(
             float(penalty),

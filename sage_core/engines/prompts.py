@@ -1,6 +1,6 @@
 """Conversations as token ids, the same for training and for use.
 
-A prompt is what stands before the reply in the rendered training example: the conversation is
+A prompt is what comes before the reply in the rendered training example: the conversation is
 rendered with a reply, and the tokens before the first one that holds a character of the reply are
 the prompt. So the seam between prompt and reply is where training put it, also for tokenizers that
 join the space before a reply to its first word (``▁{``), and a forced start of the reply changes no
@@ -39,7 +39,7 @@ class Rendered:
             not, the model has to write them all the same) and the token that ends it.
         contents: where the content of each assistant message starts and ends in ``text``.
         ids: token ids (T,).
-        places: where the last character of each token stands in ``text``, (T,).
+        places: the place of each token's last character in ``text``, (T,).
     """
 
     text: str

@@ -233,7 +233,7 @@ def _target(text: str, example: str) -> tuple[Speaker, FieldName, str]:
 def _check_names(speaker: str, field: str) -> None:
     if speaker not in _SPEAKERS or field not in NAMED:
         raise ConfigError(
-            f"'{speaker}.{field}' is no field of a state; the speakers are "
+            f"'{speaker}.{field}' is not a field of a state; the speakers are "
             f"{', '.join(_SPEAKERS)}, the fields {', '.join(NAMED)}"
         )
 

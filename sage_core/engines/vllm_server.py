@@ -397,13 +397,13 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise EngineError(
-            f"'{path.parent}' is no adapter folder ({error.strerror}: {path.name}); an adapter is "
-            "what training leaves, or peft's save_pretrained"
+            f"'{path.parent}' is not an adapter folder ({error.strerror}: {path.name}); an adapter "
+            "is what training leaves, or peft's save_pretrained"
         ) from None
 
 
 def _ask(url: str, key: str, body: dict[str, Any] | None, timeout_s: float) -> bytes:
-    """One HTTP request; POST with a body, else GET. No proxy stands before the loopback."""
+    """One HTTP request; POST with a body, else GET. No proxy is before the loopback."""
     request = HttpRequest(  # noqa: S310  (the address is ours or the user's)
         url,
         data=None if body is None else json.dumps(body).encode(),

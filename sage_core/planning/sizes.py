@@ -40,9 +40,10 @@ def model_size(config: ModelConfig, plan: PlanConfig) -> ModelSizeConfig:
     if config.base in MODELS:
         return MODELS[config.base]
     raise ConfigError(
-        f"the size of model.base = '{config.base}' is not known: it is no folder with config.json "
-        f"and none of {', '.join(MODELS)}; set plan.model={{layers: 32, hidden_size: 4096, "
-        "intermediate_size: 14336, heads: 32, kv_heads: 8, head_size: 128, vocabulary: 32000}}"
+        f"the size of model.base = '{config.base}' is not known: it is not a folder with "
+        f"config.json and none of {', '.join(MODELS)}; set plan.model={{layers: 32, "
+        "hidden_size: 4096, intermediate_size: 14336, heads: 32, kv_heads: 8, head_size: 128, "
+        "vocabulary: 32000}"
     )
 
 

@@ -12,7 +12,7 @@ from sage_core.schema import Showing, Trajectory
 
 @dataclass(frozen=True)
 class PositionBias:
-    """Where the option stood that the selector ranked first.
+    """The place of the option that the selector ranked first.
 
     Orders are drawn at random, so a selector that looks at content only puts every place first
     equally often, and its showings are independent draws of a place.

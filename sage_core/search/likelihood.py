@@ -37,7 +37,7 @@ def log_likelihoods(
 ) -> list[dict[str, float] | ItemError]:
     """For each of ``asked``, reply -> log-probability in nats, the end of the reply not counted.
     Each history is read once for every 64 replies. One that is too long for the context loses its
-    oldest turns after the situation; the error stands where that is not enough.
+    oldest turns after the situation; the error is raised where that is not enough.
 
     Raises:
         EngineError: the engine cannot score replies, or one of them is empty.

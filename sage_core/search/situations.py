@@ -78,12 +78,12 @@ def _situation(line: str, where: str) -> Situation:
         found = Situation(**json.loads(line))
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"{where}, is no situation ({error}); each line is an object with "
+            f"{where}, is not a situation ({error}); each line is an object with "
             "situation_id, text, emotion and split"
         ) from None
     for field, value in vars(found).items():
         if not isinstance(value, str):
-            raise DataError(f"{where}: {field} = {value!r} is no text; write it in quotes")
+            raise DataError(f"{where}: {field} = {value!r} is not a text; write it in quotes")
     return found
 
 

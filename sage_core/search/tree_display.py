@@ -53,7 +53,7 @@ def steps(nodes: Sequence[SearchNode]) -> list[tuple[Branch, ...]]:
 
 
 def as_text(nodes: Sequence[SearchNode]) -> str:
-    """One tree in text: ``>`` marks what was chosen, votes stand in brackets, states before words;
+    """One tree in text: ``>`` marks what was chosen, votes are in brackets, states before words;
     looks ahead are marked ``…``."""
     root = RichTree(Text(""), hide_root=True)
     places = {-1: root}

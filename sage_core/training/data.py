@@ -31,7 +31,7 @@ class Usable(Generic[Example]):
 
     Attributes:
         rows: the examples, cut to the longest length.
-        places: where each stood in the input, from 0.
+        places: the place of each in the input, from 0.
         left_out: how many were not used, by reason.
     """
 

@@ -62,9 +62,9 @@ class Layout:
 
     Attributes:
         runs: what covers the row, from left to right.
-        source: (N,) where each token stands in the flattened batch.
+        source: (N,) the place of each token in the flattened batch.
         positions: (N,) its position in its own sequence.
-        index: (B, T) where the tokens of the batch stand in the row; 0 for padding.
+        index: (B, T) the places of the batch's tokens in the row; 0 for padding.
     """
 
     runs: list[Run]
@@ -85,7 +85,7 @@ class Layout:
         used = 0
 
         def place(row: int, first: int, context: tuple[int, int] | None) -> tuple[int, int]:
-            """Add the tokens of ``row`` from ``first`` on; returns where they now stand."""
+            """Add the tokens of ``row`` from ``first`` on; returns their places."""
             nonlocal used
             at = torch.arange(first, lengths[row])
             runs.append(Run(used, used + len(at), context))

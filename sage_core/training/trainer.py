@@ -26,7 +26,7 @@ _OF_THE_CLOCK = ("runtime", "per_second")  # differs from run to run, and would 
 
 class CommonTrainer:
     """Comes before one of TRL's trainers in a class's bases. ``rows`` in a batch says where its
-    examples stood in the input."""
+    examples are in the input."""
 
     model: Any
     args: Any
@@ -88,7 +88,7 @@ class CommonTrainer:
         """Checkpoints in the work folder need none."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Only the adapter that is trained: all else is loaded from where it lies."""
+        """Only the adapter that is trained: all else is loaded from its own folder."""
         self.accelerator.unwrap_model(self.model).save_pretrained(
             output_dir,
             is_main_process=self.args.should_save,  # all processes come here

@@ -103,6 +103,8 @@ VERDICTS = {
         "The verdict isn't A.",
         "I cannot say that A is better.",
         "Verdict: A = B",
+        "Verdict: A is worse",
+        "Verdict: B was far less engaging.",
     ],
 }
 

@@ -125,7 +125,7 @@ def test_a_message_names_the_place_the_field_and_the_value(
     [
         (b"PK\x03\x04" + bytes(200), "a zip archive"),
         (b"\x1f\x8b\x08" + bytes(200), "gzip; name it"),
-        (b"\x89PNG\r\n" + bytes(range(256)), "no text in UTF-8"),
+        (b"\x89PNG\r\n" + bytes(range(256)), "not text in UTF-8"),
     ],
 )
 def test_binary_under_a_suffix_of_text_is_not_printed(
@@ -137,7 +137,7 @@ def test_binary_under_a_suffix_of_text_is_not_printed(
     assert isinstance(bad, BadRecord)
     assert bad.reason == "not_text"
     assert words in bad.detail
-    assert bad.sample == f"({len(data)} bytes that are no text)"
+    assert bad.sample == f"({len(data)} bytes, not text)"
 
 
 def test_a_table_of_people(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_slack_export_whose_users_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "general" / "2024-01-01.json").write_text(json.dumps(day))
     (tmp_path / "users.json").write_text("{broken")
     roles = {"U1": "assistant"}
-    with pytest.raises(DataError, match=r"users\.json.* is no array of users"):
+    with pytest.raises(DataError, match=r"users\.json.* cannot be read as an array of users"):
         read_all("slack", tmp_path, roles=roles)
     (tmp_path / "users.json").write_text("[]")
     (bad,) = read_all("slack", tmp_path, roles=roles)
@@ -274,7 +274,7 @@ def test_a_slack_zip_and_its_threads(tmp_path: Path) -> None:
         first, second = read_all("slack", path, roles={"Bob": "assistant"})
         assert said(first) == TALK
         assert said(second) == [("user", "And now? <3"), ("assistant", "Now, @Anna.")]
-    with pytest.raises(DataError, match="is no Slack export"):
+    with pytest.raises(DataError, match="is not a Slack export"):
         read_all("slack", tmp_path / "none")
 
 

@@ -106,7 +106,7 @@ class Case:
 CASES = {
     # encodings
     "UTF-16": Case("a.jsonl", lines(GOOD).encode("utf-16"),
-                   ("not_text a.jsonl: the file is no text in UTF-8; save it as UTF-8",)),
+                   ("not_text a.jsonl: the file is not text in UTF-8; save it as UTF-8",)),
     "a byte order mark": Case("a.jsonl", b"\xef\xbb\xbf" + lines(GOOD).encode(), (TALK,)),
     "a line in Latin-1": Case("a.jsonl", "{\"x\": \"caf\xe9\"}\n".encode("latin-1")
                               + lines(GOOD).encode(), ("not_utf8 a.jsonl, line 1: ", TALK)),
@@ -138,9 +138,9 @@ CASES = {
         "not_json a.jsonl, line 2: at character ")),
     "a page": Case("a.jsonl", "<!DOCTYPE html>\n", ("not_json a.jsonl, line 1: at character 1",)),
     "values without an object": Case("a.jsonl", '1\n"a"\nnull\n' + lines(GOOD), (
-        *(f"wrong_type a.jsonl, line {n}: it is no object" for n in (1, 2, 3)), TALK)),
+        *(f"wrong_type a.jsonl, line {n}: it is not an object" for n in (1, 2, 3)), TALK)),
     "an array of arrays": Case("a.json", json.dumps([MESSAGES]),
-                               ("wrong_type a.json, record 1: it is no object",)),
+                               ("wrong_type a.json, record 1: it is not an object",)),
     "deep nesting": Case("a.jsonl", f'{{"messages": {"[" * 3000}{"]" * 3000}}}\n{lines(GOOD)}',
                          ("not_json a.jsonl, line 1: at character ", TALK)),
     "two arrays": Case("a.json", f"{json.dumps([GOOD])}[]",
@@ -188,7 +188,7 @@ CASES = {
         "telegram", BOB, ("blank", "blank")),
     "somebody left out": Case(
         "a.json", discord(in_discord("Ann", "a"), in_discord("Bob", "b"), in_discord("Cy", "c"), 7),
-        ("wrong_type a.json, message 4: it is no object", "a/b"), "discord",
+        ("wrong_type a.json, message 4: it is not an object", "a/b"), "discord",
         {"roles": {"Bob": "assistant", "Cy": "system"}}, ("Cy",)),
     "strange fields in ChatGPT": Case(
         "a.json", json.dumps([chatgpt(["b"]), chatgpt(metadata=["x"]), chatgpt(author="user"),
@@ -351,7 +351,7 @@ def test_days_of_slack_that_cannot_be_read(tmp_path: Path) -> None:
     assert [(bad.reason, bad.where, bad.detail) for bad in records if isinstance(bad, BadRecord)][
         :2
     ] == [
-        ("wrong_type", f"in/general/2024-01-01.json, message {number}", "it is no object")
+        ("wrong_type", f"in/general/2024-01-01.json, message {number}", "it is not an object")
         for number in (1, 2)
     ]
     last = records[-1]

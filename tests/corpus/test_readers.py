@@ -232,7 +232,7 @@ def test_hf_names_the_columns_it_found(tmp_path: Path) -> None:
 
 def test_hf_without_a_data_set(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="is no data set that can be loaded"):
+    with pytest.raises(DataError, match="cannot be loaded as a data set"):
         read_all("hf", tmp_path / "empty")
     name = CorpusConfig(reader="hf", input=Path("nobody/nothing"))
     assert sources(name) == [Source(Path("nobody/nothing"), "nobody/nothing")]

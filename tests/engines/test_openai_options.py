@@ -31,7 +31,7 @@ def test_choose_reads_the_first_tokens_probabilities(server: Server) -> None:
 def test_an_option_that_is_no_token_is_refused(server: Server) -> None:
     server.answer = lambda body: (200, completion("Ver", **logprobs(Ver=-0.1, yes=-2.0)))
     assert server.engine().choose([asked("r")], [["yes", "X"]]) == [[-2.0, float("-inf")]]
-    with pytest.raises(EngineError, match=r"cannot score 'Verdict: A' for 'r': it is no single"):
+    with pytest.raises(EngineError, match=r"cannot score 'Verdict: A' for 'r': it is not a single"):
         server.engine().choose([asked("r")], [["yes", "Verdict: A"]])
     for kind in ("openai", "vllm"):
         with pytest.raises(EngineError, match="an option of 'r' is empty"):

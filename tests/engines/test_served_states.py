@@ -96,7 +96,7 @@ def test_what_is_asked_survives_the_wire_as_flat_values(asked: Asked) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"sage_penalty": 0.5}, "sage_penalty = 0.5 is no number from 1"),
+        ({"sage_penalty": 0.5}, "sage_penalty = 0.5 is not a number from 1"),
         ({"sage_penalty": "high"}, "no number"),
         ({"sage_steering": "{"}, "no JSON object"),
         ({"sage_steering": "[]"}, "no JSON object"),

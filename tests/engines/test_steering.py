@@ -102,8 +102,8 @@ def test_the_command_lines_forms_are_read() -> None:
 @pytest.mark.parametrize(
     ("read", "text", "message"),
     [
-        (read_boost, "mood=joy:1", "'agent.mood' is no field.* motivation, emotion, topic"),
-        (read_boost, "model.emotion=joy:1", "'model.emotion' is no field.* user, agent"),
+        (read_boost, "mood=joy:1", "'agent.mood' is not a field.* motivation, emotion, topic"),
+        (read_boost, "model.emotion=joy:1", "'model.emotion' is not a field.* user, agent"),
         (read_boost, "emotion", r"of the form .* motivation=humor:1.0"),
         (read_boost, "emotion=joy", "names no value in logits"),
         (read_boost, "emotion=joy:much", "names no value in logits"),

@@ -253,7 +253,7 @@ def test_a_server_elsewhere_that_does_not_answer(tmp_path: Path, address: str) -
 
 def test_no_adapter_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EngineError, match=r"is no adapter folder .*adapter_config\.json"):
+    with pytest.raises(EngineError, match=r"is not an adapter folder .*adapter_config\.json"):
         vllm_server.adapter_rank(tmp_path / "empty")
 
 

@@ -68,7 +68,7 @@ def test_a_conversation_through_a_pipe(tiny_home: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stdout + done.stderr
     for words in (
         "plans  quixotic |", "| zeppelins, ice cream", "error: the boost 'emotion=sad' names no",
-        "inf; it is added", "which is banned", "error: '/dance' is no command",
+        "inf; it is added", "which is banned", "error: '/dance' is not a command",
         "error: /save needs", "exists already", f"4 turns in {saved}",
     ):  # fmt: skip
         assert words in done.stdout, done.stdout
@@ -92,8 +92,8 @@ def test_m0_has_no_states_and_bytes_that_are_no_text_do_no_harm(tiny_home: Path)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model", "m7", *TINY], ["'m7' is no model on tiny", "models there are: m0, m1"]),
-        (["--model", "m1", "--preset", "tiny"], ["'m1' is no model on smollm2", "model.base"]),
+        (["--model", "m7", *TINY], ["'m7' is not a model on tiny", "models there are: m0, m1"]),
+        (["--model", "m1", "--preset", "tiny"], ["'m1' is not a model on smollm2", "model.base"]),
         (["--model", "m0", *TINY, "--boost", "emotion=sad:1"], ["'m0' writes no states"]),
         (["--model", "m1", *TINY, "--boost", "emotion=sad:nan", "--force", "mood=x"],
          ["nan", "mood", "motivation, emotion, topic"]),

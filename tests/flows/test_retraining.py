@@ -224,7 +224,7 @@ def test_a_month(home: Path) -> None:
     assert registry.champion() == first
     registry.promote(registry.find(CANDIDATE), "by hand")
     assert registry.champion().version == fifth["challenger"]
-    with pytest.raises(ConfigError, match="'candidate' is no version or alias"):
+    with pytest.raises(ConfigError, match="'candidate' is not a version or alias"):
         registry.find(CANDIDATE)
 
     # All but two of the 32 held-out situations are used. That is said before anything is trained.

@@ -119,7 +119,7 @@ def test_a_conversation_on_the_page(
         force.fill(text)
         force.press("Enter")
     expect(page.get_by_text("force agent.emotion=zany")).to_be_visible()
-    expect(page.get_by_text("'agent.mood' is no field")).to_be_visible()
+    expect(page.get_by_text("'agent.mood' is not a field")).to_be_visible()
     say(page, "And it rained.", turns=4)
     expect(page.locator(".q-message").last).to_be_visible()
     expect(page.locator(".q-chip").get_by_text("zany", exact=True)).to_be_visible()

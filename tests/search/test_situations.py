@@ -51,11 +51,11 @@ GOOD = '{"situation_id": "a", "text": "t", "emotion": "e", "split": "search"}'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "situations.jsonl', line 1, is no situation"),
-        ('{"situation_id": "a"}', "line 1, is no situation"),
+        ("{", "situations.jsonl', line 1, is not a situation"),
+        ('{"situation_id": "a"}', "line 1, is not a situation"),
         (GOOD.replace("emotion", "mood"), "situation_id, text, emotion and split"),
-        (f"{GOOD}\n\n[1]", "line 3, is no situation"),
-        (GOOD.replace('"t"', "7"), "line 1: text = 7 is no text"),
+        (f"{GOOD}\n\n[1]", "line 3, is not a situation"),
+        (GOOD.replace('"t"', "7"), "line 1: text = 7 is not a text"),
         (f"{GOOD}\n{GOOD}", "uses a situation_id twice"),
         (GOOD.replace("search", "evaluation"), "no situation has split 'search'"),
         ("", "no situation has split 'search'"),

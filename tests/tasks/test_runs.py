@@ -33,7 +33,12 @@ def test_the_ways_to_name_a_run(reports: list[Path], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("reference", "message"),
-    [("m2", "is no run"), ("000", "is no run"), ("abcd", "0001000f, 0000000c"), ("", "is no run")],
+    [
+        ("m2", "is not a run"),
+        ("000", "is not a run"),
+        ("abcd", "0001000f, 0000000c"),
+        ("", "is not a run"),
+    ],
 )
 def test_what_is_no_run(reports: list[Path], reference: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

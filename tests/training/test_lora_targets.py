@@ -156,7 +156,7 @@ def test_a_part_of_the_layers_can_be_set(tiny_base: Path) -> None:
 
 def test_what_is_no_causal_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(EngineError, match="is no causal language model"):
+    with pytest.raises(EngineError, match="is not a causal language model"):
         planned_reach(ModelConfig(base=str(tmp_path)), LoraConfig())
 
 

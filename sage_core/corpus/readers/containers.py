@@ -67,7 +67,7 @@ def read_json_rows(path: Path, where: str, max_bytes: int) -> Iterator[Row | Bad
     head = _head(path)
     if is_binary(head[:_HEAD_BYTES]) and not head.lstrip().startswith((b"{", b"[")):
         kind = next((kind for start, kind in _CONTENTS.items() if head.startswith(start)), "")
-        detail = f"the file is {kind or 'no text in UTF-8; save it as UTF-8'}"
+        detail = f"the file is {kind or 'not text in UTF-8; save it as UTF-8'}"
         return iter([bad_record("not_text", where, head, detail)])
     if head.lstrip().startswith(b"["):
         return json_rows(split_array(read_chunks(path), where, max_bytes), where, "record")

@@ -78,7 +78,7 @@ def listed(value: object, column: str) -> list[Any]:
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
-            raise FieldError("wrong_type", f"'{column}' is a text that is no JSON") from None
+            raise FieldError("wrong_type", f"'{column}' is a text, but not JSON") from None
     if not isinstance(value, list):
         raise wrong(value, column, "a list")
     return value

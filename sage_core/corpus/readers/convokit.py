@@ -6,7 +6,7 @@ and ``text``. A timestamp only orders answers to one utterance, so one that is n
 An utterance that names itself as ``reply_to`` opens its conversation, as one without it does.
 ``conversations.json`` and the corpus's other files are not read: an utterance holds all that a
 post needs. The post's source is the name of the folder or zip, with the folders that it is in below
-``corpus.input``. It also stands before its identifiers: corpora side by side may use the same ones.
+``corpus.input``. It is also put before its identifiers: corpora side by side may use the same ones.
 """
 
 from collections.abc import Callable, Iterator

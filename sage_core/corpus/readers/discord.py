@@ -51,7 +51,7 @@ def _time(message: dict[str, Any]) -> float:
     try:
         return datetime.fromisoformat(written).timestamp()
     except (ValueError, OverflowError):
-        raise FieldError("wrong_type", f"'timestamp' is {written!r:.60}, no time") from None
+        raise FieldError("wrong_type", f"'timestamp' is {written!r:.60}, not a time") from None
 
 
 READER = Reader(

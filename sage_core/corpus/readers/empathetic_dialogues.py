@@ -6,7 +6,7 @@ quotes nothing, quotes in it are text and need not be in pairs, and ``_comma_`` 
 A CSV that quotes fields, as pandas or a spreadsheet saves it, is read as such: its first line is
 quoted, or has rows of the right length only if quotes hold commas together (``_quotes``).
 
-The rows of a conversation stand together and are put in the order of ``utterance_idx``. A turn is
+Rows of a conversation follow each other and are put in the order of ``utterance_idx``. A turn is
 one speaker's consecutive utterances, stripped and joined by one space. A conversation with a bad
 row is refused whole, as one record; so is the one that the end of a damaged file may cut off.
 """

@@ -67,7 +67,7 @@ def _unpacked(record: dict[str, Any]) -> dict[str, Any]:
     try:
         unpacked = orjson.loads(packed)
     except orjson.JSONDecodeError:
-        raise FieldError("wrong_type", "'text' is no JSON") from None
+        raise FieldError("wrong_type", "'text' is not JSON") from None
     return unpacked if isinstance(unpacked, dict) else record
 
 

@@ -80,7 +80,7 @@ def _loaded(path: Path, configuration: str) -> dict[str, Any]:
         return dict(saved) if isinstance(saved, dict) else {"all": saved}
     except Exception as error:  # anything: its own errors, httpx's, pyarrow's
         raise DataError(
-            f"corpus.input = '{path}' is no data set that can be loaded ({error}); give the name "
+            f"corpus.input = '{path}' cannot be loaded as a data set ({error}); give the name "
             "of one on the hub, a folder of its files, or a folder that save_to_disk made, and in "
             "corpus.configuration the name of its configuration where it has several"
         ) from error

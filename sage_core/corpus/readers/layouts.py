@@ -106,7 +106,7 @@ class Exchange(Shape):
         history = record.get("history")
         for at, pair in enumerate(history if isinstance(history, list) else []):
             if not isinstance(pair, list) or len(pair) != 2:
-                raise FieldError("wrong_type", f"'history[{at}]' is no pair of texts")
+                raise FieldError("wrong_type", f"'history[{at}]' is not a pair of texts")
             turns += [(USER, content_text(pair[0], f"history[{at}][0]")),
                       (ASSISTANT, content_text(pair[1], f"history[{at}][1]"))]  # fmt: skip
         asked = self._side(record, "prompt", USER)
@@ -126,7 +126,7 @@ class Exchange(Shape):
 
 
 class TurnRows(Shape):
-    """Rows of a conversation stand together. One bad row refuses it whole, as one record; one
+    """Rows of a conversation follow each other. One bad row refuses it whole, as one record; one
     between two conversations may be of either, and refuses both.
 
     Where no speaker has a known role, they are people, and the first to speak is taken as the user;
@@ -166,7 +166,7 @@ class TurnRows(Shape):
             return rows[0].refused(
                 "scattered",
                 f"rows of '{self.columns['conversation']}' = {self._conversation(rows[0])!r:.60} "
-                "stand elsewhere too; sort the file by it",
+                "are elsewhere in the file too; sort it by that column",
             )
         ended.add(name)
         try:

@@ -13,7 +13,7 @@ CSV and TSV. The layout is recognised from a file's first records (:mod:`recogni
   exchange of two turns, for ``mixture.instructions``.
 
 A list may be written as JSON in a text. ``dialogue_id`` (or ``id``, ``conversation_id``,
-``conversation_hash``) and ``thread_id`` may stand beside.
+``conversation_hash``) and ``thread_id`` may be given too.
 """
 
 from collections.abc import Iterator

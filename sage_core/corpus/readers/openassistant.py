@@ -4,7 +4,7 @@
 
 Every path from the prompt to a last reply is a dialogue, named after its last message; the paths of
 a tree are one thread. A deleted message ends the path before it. In tables the messages of a tree
-stand together; one that no path leads to, since the message before is missing, is refused.
+follow each other; one that no path leads to, since the message before is missing, is refused.
 """
 
 from collections.abc import Iterable, Iterator

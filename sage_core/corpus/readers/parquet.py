@@ -51,7 +51,9 @@ def read_rows(
         if isinstance(error, OSError) and error.errno is not None:  # the disk's
             raise
         sample = str(error).encode()
-        yield bad_record("truncated", f"{where}, row {number + 1}", sample, "no readable Parquet")
+        yield bad_record(
+            "truncated", f"{where}, row {number + 1}", sample, "not readable as Parquet"
+        )
 
 
 def _values(batch: Any) -> list[dict[str, Any] | None]:

@@ -75,7 +75,7 @@ def read_rows(
 def _problem(header: list[str]) -> tuple[str, str] | None:
     """Why no row can be read under a header."""
     if not all(map(_is_text, header)):
-        return "not_utf8", "the file is no text in UTF-8; save it as UTF-8"
+        return "not_utf8", "the file is not text in UTF-8; save it as UTF-8"
     if header and header[0].startswith(("{", "[")):
         return "wrong_type", "the file is JSON; name it *.json or *.jsonl"
     twice = [name for name, count in Counter(header).items() if name and count > 1]

@@ -66,8 +66,8 @@ def _channels(source: Source) -> list[Folder]:
         found = []
     if not found:
         raise DataError(
-            f"corpus.input = '{path}' is no Slack export; give the folder, or its zip, that holds "
-            "users.json and a folder of files YYYY-MM-DD.json for each channel"
+            f"corpus.input = '{path}' is not a Slack export; give the folder, or its zip, that "
+            "holds users.json and a folder of files YYYY-MM-DD.json for each channel"
         )
     return sorted(found, key=lambda channel: channel.name)
 
@@ -117,7 +117,7 @@ def _loaded(day: Folder, place: str) -> list[Any]:
     except orjson.JSONDecodeError as error:
         return [bad_record("not_json", place, raw, str(error))]
     if not isinstance(messages, list):
-        return [bad_record("wrong_type", place, raw, "it is no array of messages")]
+        return [bad_record("wrong_type", place, raw, "it is not an array of messages")]
     return messages
 
 
@@ -145,7 +145,7 @@ def _names(root: Folder) -> dict[str, str]:
 def _said(message: object, names: dict[str, str], channel: str) -> tuple[str, Said | None]:
     """The thread, "" for none, and what is said; None for a notice."""
     if not isinstance(message, dict):
-        raise FieldError("wrong_type", "it is no object")
+        raise FieldError("wrong_type", "it is not an object")
     if message.get("type") != "message" or message.get("subtype") not in _SPOKEN:
         return "", None
     thread = str(message.get("thread_ts") or "") if _in_thread(message) else ""

@@ -48,7 +48,7 @@ def _time(message: dict[str, Any]) -> float:
     try:
         return datetime.fromisoformat(written).timestamp()
     except (ValueError, OverflowError):
-        raise FieldError("wrong_type", f"'date' is {written!r:.60}, no time") from None
+        raise FieldError("wrong_type", f"'date' is {written!r:.60}, not a time") from None
 
 
 def _text(value: object) -> str:

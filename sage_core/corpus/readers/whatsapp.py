@@ -78,7 +78,7 @@ def _messages(source: Source, config: CorpusConfig) -> Iterator[Said | BadRecord
         said = None
         time = _time(head, order)
         if time is None:
-            yield bad_record("wrong_type", place, raw, f"'{head['date']}' is no date")
+            yield bad_record("wrong_type", place, raw, f"'{head['date']}' is not a date")
         elif sender := _SENDER.fullmatch(head["rest"]):
             text = "" if _MEDIA.fullmatch(sender["text"].strip()) else sender["text"]
             said = Said(sender["name"], time, text)

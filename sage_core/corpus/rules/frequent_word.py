@@ -12,7 +12,7 @@ FREQUENT_WORDS = (
     "which go me"
 )
 """The 50 most frequent lemmas of the Oxford English Corpus, in order (Oxford Dictionaries, "The
-OEC: Facts about the language"). Matched as they stand here, not in their other forms."""
+OEC: Facts about the language"). Matched as written here, not in their other forms."""
 
 _FREQUENT = re.compile(rf"\b(?:{'|'.join(FREQUENT_WORDS.lower().split())})\b")
 

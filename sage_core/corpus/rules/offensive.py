@@ -44,7 +44,7 @@ def matcher(phrases: Iterable[str]) -> Callable[[str], bool]:
 
 def packaged() -> list[str]:
     """The English words and phrases of ``glin-profanity``."""
-    # Read where it lies: importing the package takes a tenth of a second in every process.
+    # Read as a file: importing the package takes a tenth of a second in every process.
     path = metadata.distribution("glin-profanity").locate_file(
         "glin_profanity/data/dictionaries/english.json"
     )
@@ -61,8 +61,8 @@ def read_phrases(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise ConfigError(
-            f"corpus.blocked_phrases = '{path}' is no file; give a text file of one word or phrase "
-            "a line, or leave it empty"
+            f"corpus.blocked_phrases = '{path}' is not a file; give a text file of one word or "
+            "phrase a line, or leave it empty"
         )
     try:
         lines = path.read_text("utf-8-sig").split("\n")

@@ -18,9 +18,9 @@ def repeated_word(config: CorpusConfig) -> Keeps:
 
 
 def most_repeats(text: str) -> int:
-    """How often the most repeated word stands in a row; 0 for a text without words.
+    """How often the most repeated word comes in a row; 0 for a text without words.
 
-    Words are compared casefolded and without punctuation at their ends; punctuation that stands
+    Words are compared casefolded and without punctuation at their ends; punctuation that is
     alone is no word, and does not end a row.
     """
     pieces = (piece.strip(_PUNCTUATION) for piece in split(text.casefold()))

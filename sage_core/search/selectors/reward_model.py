@@ -21,7 +21,7 @@ def check_reward_model(folder: Path) -> None:
     """
     if not (folder / "config.json").is_file():
         raise ConfigError(
-            f"search.selector.reward_model = '{folder}' is no model folder; give one with "
+            f"search.selector.reward_model = '{folder}' is not a model folder; give one with "
             "config.json, weights and tokenizer, as save_pretrained writes it"
         )
     from transformers import AutoConfig
