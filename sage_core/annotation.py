@@ -290,24 +290,20 @@ def _rewrite(
     seed: int,
     tally: Tally,
 ) -> list[Dialogue]:
-    requests = [
-        Request(
-            request_id=f"rewrite/{dialogue.dialogue_id}/{turn}",
-            messages=(Message("system", _REWRITE), Message("user", message.content)),
-            sampling=_sampling(config, _TEXT_TOKENS + config.reasoning_tokens),
-            seed=seed,
+    asked = [
+        (
+            f"rewrite/{dialogue.dialogue_id}/{turn}",
+            (Message("system", _REWRITE), Message("user", message.content)),
         )
         for dialogue in dialogues
         for turn, message in enumerate(dialogue.messages)
     ]
-    readings = ask(engine, requests, str)
-    tally.add_readings("rewriting", [request.request_id for request in requests], readings)
-    written = iter(readings)
+    written = iter(_written(asked, engine, config, seed, tally, "rewriting"))
     return [
         replace(
             dialogue,
             messages=tuple(
-                Message(message.role, next(written).value or message.content)
+                Message(message.role, next(written) or message.content)
                 for message in dialogue.messages
             ),
         )
@@ -329,10 +325,10 @@ def _bridge(
         for turn, message in enumerate(dialogue.messages[:-1])
         if message.role == "assistant" and not asks(message.content)
     ]
-    requests = [
-        Request(
-            request_id=f"bridge/{dialogues[number].dialogue_id}/{turn}",
-            messages=(
+    asked = [
+        (
+            f"bridge/{dialogues[number].dialogue_id}/{turn}",
+            (
                 Message("system", f"{_BRIDGE} {_FRAME}"),
                 Message(
                     "user",
@@ -341,16 +337,13 @@ def _bridge(
                     + quoted(dialogues[number].messages[turn + 1].content),
                 ),
             ),
-            sampling=_sampling(config, _TEXT_TOKENS + config.reasoning_tokens),
-            seed=seed,
         )
         for number, turn in places
     ]
     bridged = [list(dialogue.messages) for dialogue in dialogues]
-    readings = ask(engine, requests, str)
-    tally.add_readings("bridging", [request.request_id for request in requests], readings)
-    for (number, turn), reading in zip(places, readings, strict=True):
-        question = (reading.value or "").strip().strip('"')
+    written = _written(asked, engine, config, seed, tally, "bridging")
+    for (number, turn), text in zip(places, written, strict=True):
+        question = text.strip().strip('"')
         if is_question(question):
             message = bridged[number][turn]
             bridged[number][turn] = Message(message.role, f"{message.content} {question}")
@@ -358,6 +351,25 @@ def _bridge(
         replace(dialogue, messages=tuple(messages))
         for dialogue, messages in zip(dialogues, bridged, strict=True)
     ]
+
+
+def _written(
+    asked: Sequence[tuple[str, tuple[Message, ...]]],
+    engine: Engine,
+    config: AnnotationConfig,
+    seed: int,
+    tally: Tally,
+    role: str,
+) -> list[str]:
+    """What the model writes to each of the named conversations; "" where it cannot be read."""
+    sampling = _sampling(config, _TEXT_TOKENS + config.reasoning_tokens)
+    requests = [
+        Request(request_id=name, messages=messages, sampling=sampling, seed=seed)
+        for name, messages in asked
+    ]
+    readings = ask(engine, requests, str)
+    tally.add_readings(role, [name for name, _ in asked], readings)
+    return [reading.value or "" for reading in readings]
 
 
 def transcript(messages: Sequence[Message], last: int) -> str:

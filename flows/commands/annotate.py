@@ -13,7 +13,7 @@ def annotate(
     overrides: Overrides = None,
     wait: Wait = True,
 ) -> None:
-    """Write down the states of dialogues.parquet: sac.parquet."""
+    """Annotate dialogues.parquet with states; writes sac.parquet."""
     with locked_home(preset, overrides, wait) as config:
         from flows.commands import single_stages
 

@@ -36,8 +36,10 @@ def chat(
         list[str] | None, typer.Option(help="Raise a value's logits: motivation=humor:1.0")
     ] = None,
     force: Annotated[list[str] | None, typer.Option(help="Set a field: emotion=playful")] = None,
-    ban: Annotated[list[str] | None, typer.Option(help="Never a value: emotion=angry")] = None,
-    web: Annotated[bool, typer.Option("--web", help="A page instead of the terminal.")] = False,
+    ban: Annotated[list[str] | None, typer.Option(help="Exclude a value: emotion=angry")] = None,
+    web: Annotated[
+        bool, typer.Option("--web", help="Open a web page instead of the terminal.")
+    ] = False,
     host: Annotated[
         str, typer.Option(help="Address of the page; off loopback, SAGE_CHAT_KEY must hold a key.")
     ] = "127.0.0.1",

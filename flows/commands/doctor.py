@@ -11,9 +11,9 @@ from flows.commands.output import out, print_json
 
 
 def doctor(preset: Preset = "demo", overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """What a preset needs, what is here, what is missing, and the fix for each.
+    """Check what a preset needs: what is here, what is missing, and the fix for each.
 
-    GPUs, memory and disk are those of sage plan.
+    The requirements for GPUs, memory and disk are those of `sage plan`.
     """
     from flows import environment
     from sage_core.config.loading import load_config

@@ -21,10 +21,10 @@ def export(
     ],
     output: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
     merged: Annotated[
-        bool, typer.Option("--merged", help="The whole model in place of the adapter alone.")
+        bool, typer.Option("--merged", help="Write the whole model instead of the adapter.")
     ] = False,
     push: Annotated[
-        str | None, typer.Option(metavar="ORG/NAME", help="Upload it to the hub as well, private.")
+        str | None, typer.Option(metavar="ORG/NAME", help="Also upload it to a private repository.")
     ] = None,
     preset: Preset = "demo",
     overrides: Overrides = None,

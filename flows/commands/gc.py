@@ -9,14 +9,12 @@ from flows.commands.output import out, print_json
 
 
 def gc(
-    days: Annotated[
-        float, typer.Option(min=0, help="What was made in the last days is kept.")
-    ] = 30,
+    days: Annotated[float, typer.Option(min=0, help="Keep what was made in the last days.")] = 30,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it, not only show it.")] = False,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Show, and with --yes remove, what no registered model or recent run needs."""
+    """Show what no registered model or recent run needs; --yes removes it."""
     from flows import environment
     from tasks import home
 

@@ -27,14 +27,14 @@ def plan(
     overrides: Overrides = None,
     used: Annotated[
         bool,
-        typer.Option("--used", help="Beside it, what the last finished run of SAGE_HOME used."),
+        typer.Option("--used", help="Also show what the last finished run of SAGE_HOME used."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tokens, GPU-hours, memory, disk and API prices of each stage, with their formulas.
+    """Estimate tokens, GPU-hours, memory, disk and API prices of each stage, with formulas.
 
-    The model is neither loaded nor needed. What is assumed, such as lengths and the GPU, are the
-    settings plan.*: --set plan.gpu=A100-80GB
+    The model is neither loaded nor needed. Assumptions, such as lengths and the GPU, are settings:
+    --set plan.gpu=A100-80GB
     """
     from sage_core import planning
     from sage_core.config.loading import load_config

@@ -37,7 +37,7 @@ def promote(
 
 
 def rollback(name: Name = "", wait: Wait = True, as_json: AsJson = False) -> None:
-    """Take the champion back: the one before it is the champion again."""
+    """Make the champion before this one the champion again."""
     from flows import environment
     from tasks import home
 

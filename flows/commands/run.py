@@ -16,7 +16,7 @@ def run(
     preset: Preset = "demo",
     overrides: Overrides = None,
     runner: Annotated[
-        Runner, typer.Option(help="Where stages run that can run side by side.")
+        Runner, typer.Option(help="What runs independent stages in parallel.")
     ] = Runner.threads,
     verbose: Annotated[bool, typer.Option(help="Show Prefect's log.")] = False,
     wait: Wait = True,

@@ -27,7 +27,7 @@ def search(
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Self-play search from the search half of the situations: trajectories.parquet."""
+    """Self-play search from the search half of the situations; writes trajectories.parquet."""
     with locked_home(preset, overrides, wait) as config:
         from flows.commands import single_stages
 

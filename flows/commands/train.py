@@ -17,9 +17,9 @@ def sft(
     input_path: Input,
     output: Output,
     parent: Annotated[
-        Path | None, typer.Option(help="Checkpoint to go on from, with the refinement's settings.")
+        Path | None, typer.Option(help="Checkpoint to continue from, with the settings refine.sft.")
     ] = None,
-    states: Annotated[bool, typer.Option(help="Without states: the baseline 'raw'.")] = True,
+    states: Annotated[bool, typer.Option(help="Without states it is the model raw.")] = True,
     split: InSplit = WhichSplit.train,
     preset: Preset = "demo",
     overrides: Overrides = None,

@@ -124,6 +124,9 @@ CASES = {
         "Hello\nschön\n31/12/23, 23:59 - Bob: Yes.\n".encode("latin-1"),
         ("not_utf8 _chat.txt, line 2: save the file as UTF-8",
          "not_utf8 _chat.txt, line 5: save the file as UTF-8", "Hi?/Yes."), "whatsapp", BOB),
+    "a chat in French": Case(
+        "_chat.txt", "31/12/2023 à 23:58 - Ann: Ça va ?\n31/12/2023 à 23:59 - Bob: Oui.\n",
+        ("Ça va ?/Oui.",), "whatsapp", BOB),
     # wrong names, and what else is no record
     "a zip archive": Case("a.jsonl", b"PK\x03\x04" + bytes(range(256)),
                           ("not_text a.jsonl: a zip archive; unpack it",)),

@@ -19,7 +19,7 @@ from sage_core.corpus.readers.reader import Reader, Recognised, Source
 from sage_core.corpus.records import BadRecord, Record
 
 _HEAD = re.compile(
-    r"\[?(?P<date>\d{1,4}[./-]\d{1,2}[./-]\d{1,4}),?\s+"
+    r"\[?(?P<date>\d{1,4}[./-]\d{1,2}[./-]\d{1,4}),?(?:\s+[^\W\d]{1,2}\.?)?\s+"  # also "à", "kl."
     r"(?P<hour>\d{1,2})[:.](?P<minute>\d{2})(?:[:.](?P<second>\d{2}))?"
     r"(?:\s*(?P<half>[AaPp])\.?\s?[Mm]\.?)?(?:\]|\s+-)\s+(?P<rest>.*)",
     re.DOTALL,
