@@ -26,7 +26,7 @@ from sage_core.corpus.readers.fields import (
     text,
 )
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
-from sage_core.corpus.readers.rows import json_rows, records_of, table_rows
+from sage_core.corpus.readers.rows import json_records, records_of, table_rows
 from sage_core.corpus.records import Post, Record
 from sage_core.storage import printable
 
@@ -48,7 +48,7 @@ def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
         yield from records_of(table_rows(rows, source.name), make)
     else:
         lines = read_lines(path, source.name, config.max_record_bytes)
-        yield from records_of(json_rows(lines, source.name), make)
+        yield from json_records(lines, source.name, make)
 
 
 def recognise(source: Source, config: CorpusConfig) -> Recognised | None:
@@ -82,7 +82,7 @@ def _read_zip(
                 with archive.open(member) as stream:
                     chunks = stream_chunks(cast(ZipExtFile, stream))
                     lines = split_lines(chunks, where, max_bytes)
-                    yield from records_of(json_rows(lines, where), make)
+                    yield from json_records(lines, where, make)
     # The list of files, or a file's head, or it is encrypted; its data is stream_chunks's.
     except (BadZipFile, RuntimeError) as error:
         yield bad_record("truncated", name, b"", str(error))

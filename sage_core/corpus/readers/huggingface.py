@@ -89,7 +89,7 @@ def _loaded(path: Path, configuration: str) -> dict[str, Any]:
 def _rows(data: Any, where: str) -> Iterator[Row]:
     try:
         for number, record in enumerate(data, start=1):
-            yield Row(number, f"{where}, row {number}", record)
+            yield Row(number, f"{where}, row", record)
     except Exception as error:  # anything: httpx's, pyarrow's, a decoder's
         raise DataError(f"'{where}' cannot be read to its end: {error}; start again") from error
 

@@ -29,7 +29,7 @@ from sage_core.corpus.lines import COMPRESSED, read_lines
 from sage_core.corpus.readers import parquet
 from sage_core.corpus.readers.fields import seconds, text, wrong
 from sage_core.corpus.readers.reader import Reader, Recognised, Source
-from sage_core.corpus.readers.rows import json_rows, records_of, table_rows
+from sage_core.corpus.readers.rows import json_records, records_of, table_rows
 from sage_core.corpus.records import Post, Record, is_gone
 
 _SUFFIXES = (*COMPRESSED, ".ndjson", ".jsonl", ".json")
@@ -55,7 +55,7 @@ def read(source: Source, config: CorpusConfig) -> Iterator[Record]:
         rows = parquet.read_rows(source.file, source.name, ("id",), _FIELDS)
         return records_of(table_rows(rows, source.name), _of_table)
     lines = read_lines(source.file, source.name, config.max_record_bytes)
-    return records_of(json_rows(lines, source.name), _post)
+    return json_records(lines, source.name, _post)
 
 
 def recognise(source: Source, config: CorpusConfig) -> Recognised | None:
