@@ -181,7 +181,7 @@ def test_the_card_of_m0_speaks_of_no_training() -> None:
 @pytest.mark.parametrize(
     ("repository", "variables", "message"),
     [
-        ("no name", {}, "no name on a hub"),
+        ("no name", {}, "not a name on a hub"),
         ("name", {}, "ORG/NAME"),
         ("org/name", {"HF_HUB_OFFLINE": True}, "HF_HUB_OFFLINE"),
         ("org/name", {"HF_HUB_OFFLINE": False}, "hf auth login"),

@@ -353,7 +353,7 @@ def test_a_column_of_a_field_with_a_default_may_be_missing(tmp_path: Path) -> No
 def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="check the path"):
         read_rows(tmp_path / "none.parquet", Rejection)
-    with pytest.raises(DataError, match="no folder of them"):
+    with pytest.raises(DataError, match="not a Parquet file or a folder of them"):
         read_rows(tmp_path, Rejection)
     path = tmp_path / "rows.parquet"
     path.write_bytes(b"no table")

@@ -104,7 +104,7 @@ def test_questions_alone_are_no_dialogue(tmp_path: Path, reader: str) -> None:
         ({"messages": [{"role": "user"}]}, "missing_field", ["messages[0].content", "missing"]),
         ({"messages": [{"content": "x"}, MESSAGES[0]]}, "missing_field", ["messages[0].role"]),
         ({"messages": "hello"}, "wrong_type", ["messages", "'hello'", "a list"]),
-        ({"messages": "[{"}, "wrong_type", ["messages", "no JSON"]),
+        ({"messages": "[{"}, "wrong_type", ["messages", "not JSON"]),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "no_text",
          ["messages[0].content", "image_url"]),
         ({"messages": MESSAGES, "id": ["x"]}, "wrong_type", ["'id'", "['x']"]),

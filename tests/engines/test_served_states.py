@@ -97,12 +97,12 @@ def test_what_is_asked_survives_the_wire_as_flat_values(asked: Asked) -> None:
     ("values", "message"),
     [
         ({"sage_penalty": 0.5}, "sage_penalty = 0.5 is not a number from 1"),
-        ({"sage_penalty": "high"}, "no number"),
-        ({"sage_steering": "{"}, "no JSON object"),
-        ({"sage_steering": "[]"}, "no JSON object"),
-        ({"sage_steering": '{"bosst": []}'}, "no JSON object"),
+        ({"sage_penalty": "high"}, "not a number"),
+        ({"sage_steering": "{"}, "not a JSON object"),
+        ({"sage_steering": "[]"}, "not a JSON object"),
+        ({"sage_steering": '{"bosst": []}'}, "not a JSON object"),
         ({"sage_steering": '{"boost": ["emotion=joy:inf"]}'}, "finite"),
-        ({"sage_steering": '{"ban": ["mood=joy"]}'}, "no field of a state"),
+        ({"sage_steering": '{"ban": ["mood=joy"]}'}, "not a field of a state"),
     ],
 )
 def test_wrong_arguments_are_refused(values: dict[str, object], message: str) -> None:

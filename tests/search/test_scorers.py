@@ -218,7 +218,7 @@ def test_folders_that_are_no_reward_model(tmp_path: Path, chatml_tokenizer: Any)
     def check(folder: Path) -> None:
         check_search(SearchConfig(selector=SelectorConfig(reward_model=folder)))
 
-    with pytest.raises(ConfigError, match="no model folder"):
+    with pytest.raises(ConfigError, match="not a model folder"):
         check(tmp_path)
     with pytest.raises(ConfigError, match="has 2 outputs"):
         check(saved_classifier(tmp_path / "two", chatml_tokenizer, outputs=2))
