@@ -11,6 +11,7 @@ from prefect import flow, get_run_logger
 
 from flows import described
 from flows.corpus import build_corpus
+from flows.judges import judges, pinned, registered
 from flows.runners import Runner, held_by_flow, task_runner
 from sage_core import annotation, preflight
 from sage_core.config.differences import run_name
@@ -19,7 +20,7 @@ from sage_core.corpus.records import DIALOGUES
 from sage_core.evaluation.benchmarks.ready import ready
 from sage_core.evaluation.embedding import scorer_name
 from sage_core.evaluation.judge import UNREAD
-from sage_core.evaluation.tournament import judged_pairs
+from sage_core.evaluation.tournament import design, judged_pairs
 from sage_core.labels import REFERENCE
 from sage_core.schema import Judgement, Split
 from sage_core.search import unread
@@ -58,10 +59,13 @@ def tracked(config: PipelineConfig) -> dict[str, Any]:
     preflight.check(config)
     title = run_name(config)
     described.name_run(title, described.tags(config))
-    with held_by_flow(), track(config, title) as tracker:
-        described.link_mlflow(tracker.experiment_id, tracker.run_id)
-        forget_remade()
-        return run_method(config, tracker)
+    with held_by_flow():
+        config = pinned(config)
+        with track(config, title) as tracker:
+            described.link_mlflow(tracker.experiment_id, tracker.run_id)
+            tracker.judges(registered(config))
+            forget_remade()
+            return run_method(config, tracker)
 
 
 def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
@@ -139,6 +143,7 @@ def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
     steering = steer(config, trained["m1"])
     benchmarks = benchmark(config, models)  # section 5, Table 2
     empathy = measure_empathy(config, models)
+    classified = classify(config, rollouts)
     figures = make(configured.figures(config, judgements, rollouts, calibrate(config, m0)))
     checkpoints = {name: reference(model) for name, model in trained.items()}
     report = make(
@@ -160,6 +165,7 @@ def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
             steering=steering,
             benchmarks=benchmarks,
             empathy=empathy,
+            classified=classified,
         )
     )
     tables.publish(corpora, list(searched.values()), figures, quality)
@@ -168,6 +174,7 @@ def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
     )
     tracker.benchmarks(benchmarks)
     tracker.empathy(empathy)
+    tracker.classified(classified)
     return {
         "corpus": corpora[0],
         "sac": annotated,
@@ -181,6 +188,7 @@ def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
         "steering": steering,
         "benchmarks": benchmarks,
         "empathy": empathy,
+        "classified": list(classified),
         "report": report,
     }
 
@@ -291,6 +299,10 @@ def judge(config: PipelineConfig, rollouts: Mapping[str, ArtifactRef], m0: Model
     """Every judge's verdicts on every pair."""
     situations_judged = count(rollouts["m1"], TRAJECTORIES)
     pairs = judged_pairs(config.evaluation, list(rollouts), situations_judged)
+    if config.evaluation.pairs == "design":
+        width = config.evaluation.interval_width
+        found = design("design", width, list(rollouts), pairs, situations_judged)
+        get_run_logger().warning(found.in_words)
     parts = judge_pairs(config, pairs, rollouts, m0)
     return make(Judgements(parts=tuple(parts)))
 
@@ -303,10 +315,10 @@ def judge_pairs(
 ) -> list[ArtifactRef]:
     """Every judge's verdicts on some pairs, one artefact each."""
     parts = []
-    for settings in config.evaluation.judges:
-        steps = [configured.judge_pair(config, settings, pair, rollouts, m0) for pair in pairs]
-        labels = [f"{settings.name} {a}-{b}" for a, b in pairs]
-        parts += make_asking(steps, labels, settings, UNREAD, again=config.ask_again)
+    for each in judges(config):
+        steps = [configured.judge_pair(config, each, pair, rollouts, m0) for pair in pairs]
+        labels = [f"{each.settings.name} {a}-{b}" for a, b in pairs]
+        parts += make_asking(steps, labels, each.settings, UNREAD, again=config.ask_again)
     return parts
 
 
@@ -317,9 +329,10 @@ def calibrate(config: PipelineConfig, m0: Model) -> list[ArtifactRef]:
         return []
     source = source_hash(human)
     parts = []
-    for settings in config.evaluation.judges:
-        step = configured.calibrate_judge(config, settings, human, source, m0)
-        parts += make_asking([step], [settings.name], settings, UNREAD, again=config.ask_again)
+    for each in judges(config):
+        step = configured.calibrate_judge(config, each, human, source, m0)
+        label, again = each.settings.name, config.ask_again
+        parts += make_asking([step], [label], each.settings, UNREAD, again=again)
     return parts
 
 
@@ -398,6 +411,14 @@ def measure_empathy(config: PipelineConfig, models: Mapping[str, Model]) -> dict
         name: make(configured.empathy(config, model, labelled), name)
         for name, model in models.items()
     }
+
+
+def classify(config: PipelineConfig, rollouts: dict[str, ArtifactRef]) -> tuple[ArtifactRef, ...]:
+    """What the classifiers of the configuration say of all models' replies."""
+    return tuple(
+        make(configured.classify(config, each, source_hash(each.path), rollouts), each.name)
+        for each in config.evaluation.classifiers
+    )
 
 
 def situations(config: PipelineConfig, split: Split, limit: int) -> ArtifactRef:

@@ -13,6 +13,7 @@ from prefect import flow
 
 from flows import described, pipeline
 from flows.corpus import build_corpus
+from flows.judges import pinned, registered
 from flows.runners import Runner, held_by_flow, task_runner
 from sage_core import preflight
 from sage_core.config.loading import apply_override, validate_config
@@ -91,6 +92,7 @@ def retrain(
     before = registry.config(champion.version)
     config = confine(settings(before, overrides, number), before)
     preflight.check(config)
+    config = pinned(config)
     forget_remade()
 
     # What is new: the dialogues that neither the champion nor an earlier challenger could have.
@@ -110,6 +112,7 @@ def retrain(
     held_out = held_out_situations(config, earlier, number)
 
     with track(config, f"round {number}") as tracker:
+        tracker.judges(registered(config))
         mixed = make(
             RoundDialogues(
                 new=new, old=champion.dialogues, replay=config.retrain.replay, seed=config.seed

@@ -59,12 +59,17 @@ class Registry:
         what: what a name stands for, such as "reader".
         table: name -> ``package.module:name``, or the names that it stands for.
         traits: name -> what the configuration has to know of it, since it loads nothing.
+        kept: a regular expression of names that are kept outside code; whoever can reach that place
+            looks them up.
+        kept_form: how these are written, for messages.
     """
 
     setting: str
     what: str
     table: Mapping[str, str | tuple[str, ...]]
     traits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kept: str = ""
+    kept_form: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,10 +79,11 @@ class Registry:
     @property
     def choices(self) -> str:
         """What the setting takes, in words."""
-        return f"{', '.join(self.names)}, or your own as {FORM}"
+        kept = f", or {self.kept_form}" if self.kept_form else ""
+        return f"{', '.join(self.names)}, or your own as {FORM}{kept}"
 
     def resolve(self, *names: str) -> tuple[Named, ...]:
-        """What each name stands for, in order.
+        """What each name stands for, in order; those that are kept outside code are left out.
 
         Raises:
             ConfigError: a name is not in the table and does not have the form of one's own.
@@ -89,9 +95,15 @@ class Registry:
                 found += self.resolve(*entry)
             elif entry is not None or _FORM.fullmatch(name):
                 found.append(Named(name, entry or name))
+            elif self.keeps(name):
+                continue
             else:
                 raise self.error(name, "does not exist")
         return tuple(found)
+
+    def keeps(self, name: str) -> bool:
+        """Whether ``name`` is kept outside code."""
+        return bool(self.kept) and re.fullmatch(self.kept, name) is not None
 
     def has(self, name: str, trait: str) -> bool:
         """Whether the table gives ``name`` this trait; one's own has none."""

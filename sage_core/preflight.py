@@ -16,9 +16,10 @@ from sage_core.engines.loading import (
     check_weights,
 )
 from sage_core.errors import ConfigError, SageError
-from sage_core.evaluation import judge, steering
+from sage_core.evaluation import classifiers, judge, steering
 from sage_core.evaluation.benchmarks import ready
 from sage_core.evaluation.human import read_human
+from sage_core.evaluation.prompts import PROMPTS
 from sage_core.mixture import check_instructions, instruction_corpus
 from sage_core.search.checks import check_search
 from sage_core.search.situations import situations
@@ -62,7 +63,12 @@ def check(config: PipelineConfig) -> None:
         lambda: check_search(config.search),
         partial(ready.check, config.benchmarks),
         partial(_check_empathy, config.empathy),
-        *(partial(judge.question, judging.prompt) for judging in config.evaluation.judges),
+        *(
+            partial(judge.question, judging.prompt)
+            for judging in config.evaluation.judges
+            if not PROMPTS.keeps(judging.prompt)  # a flow looks in MLflow, with the home held
+        ),
+        *(partial(classifiers.check, each) for each in config.evaluation.classifiers),
         *([partial(read_human, human)] if (human := config.evaluation.human) else []),
         *(partial(opening.check, role) for role in roles),
     ]

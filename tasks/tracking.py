@@ -15,7 +15,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, PromptVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 from prefect.runtime import flow_run
@@ -24,6 +24,7 @@ from sqlalchemy.engine import Engine
 
 from sage_core.config.differences import run_name
 from sage_core.config.pipeline import PipelineConfig
+from sage_core.evaluation.classifiers import key_figures as classifier_figures
 from sage_core.evaluation.judge_evidence import judged_figures
 from sage_core.evaluation.quality import key_figures as quality_figures
 from sage_core.evaluation.steering import key_figures
@@ -33,6 +34,7 @@ from sage_core.schema import Trajectory
 from sage_core.steps.names import ANNOTATION, PROBE, REPORT, STEERING, TRAJECTORIES
 from sage_core.steps.reading import (
     read_benchmarks,
+    read_classified,
     read_collapse,
     read_empathy,
     read_figures,
@@ -140,6 +142,7 @@ class Tracker:
         self._children: dict[str, str] = {}
         self.versions: dict[str, ModelVersion] = {}
         self._steps: dict[str, int] = {}
+        self._prompts: dict[str, str] = {}
         config_hash = digest(config.model_dump(mode="json"))
         self.run_id = self._unfinished(config_hash) or self._start(
             title or run_name(config),
@@ -156,6 +159,18 @@ class Tracker:
         there = self._client.get_experiment(self.experiment_id).tags
         for name, value in experiment_tags(self.experiment_id, judges, there).items():
             self._client.set_experiment_tag(self.experiment_id, name, value)
+
+    def judges(self, prompts: Mapping[str, PromptVersion]) -> None:
+        """Name the version of each judge's prompt: on this run, which MLflow links to it, on the
+        runs of the models that are logged from now on, and in the table of win rates."""
+        self._prompts = {judge: str(version.uri) for judge, version in prompts.items()}
+        tags = [RunTag(name, value) for name, value in self._prompt_tags().items()]
+        self._client.log_batch(self.run_id, tags=tags)
+        for version in prompts.values():
+            self._client.link_prompt_version_to_run(self.run_id, version)
+
+    def _prompt_tags(self) -> dict[str, str]:
+        return {f"sage.judge.{judge}.prompt": prompt for judge, prompt in self._prompts.items()}
 
     def base(self, base: ArtifactRef) -> None:
         """Log m0: an external model, since its weights are not ours to copy."""
@@ -245,7 +260,10 @@ class Tracker:
                 self._client.log_batch(self.run_id, metrics=metrics)
         self._client.log_artifact(self.run_id, str(store().folder(report) / REPORT))
         self._client.set_tag(self.run_id, _REPORT, Path(report.path).name)
-        self._log_table(pd.DataFrame(win_rates["pairs"]), "win_rates.json")
+        pairs = [
+            {**pair, "prompt": self._prompts.get(pair["judge"], "")} for pair in win_rates["pairs"]
+        ]
+        self._log_table(pd.DataFrame(pairs), "win_rates.json")
         by_model = [{"model": name, **values} for name, values in compared.items()]
         self._log_table(pd.DataFrame(by_model), "models.json")
         sample = {
@@ -297,6 +315,11 @@ class Tracker:
                 for kind, rate in found["probe"]["claims_human"].items()
             }
         self._log_by_step(values)
+
+    def classified(self, classified: Sequence[ArtifactRef]) -> None:
+        """Log what each text classifier says of each model's replies, with intervals."""
+        for ref in classified:
+            self._log_by_step(classifier_figures(read_classified(store().folder(ref))))
 
     def _log_by_step(self, values: Mapping[str, Mapping[str, float | None]]) -> None:
         """Figures by model, on its child run at its iteration."""
@@ -386,6 +409,7 @@ class Tracker:
             _CONFIG_HASH: manifest["config_hash"],
             "sage.code_hash": manifest["code_hash"],
             "mlflow.note.content": lineage(name, parent),
+            **self._prompt_tags(),
         }
         found = self._client.search_runs(
             [self.experiment_id],

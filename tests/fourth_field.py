@@ -24,10 +24,11 @@ from sage_core.engines.base import Completion, Request
 from sage_core.engines.grammar import action_grammar, sac_grammar, states_grammar, user_grammar
 from sage_core.engines.steerer import Row, Steerer, Vocabulary
 from sage_core.engines.steering import Ban, Force, Steering
+from sage_core.evaluation import scenes
 from sage_core.evaluation import steering as evidence
 from sage_core.evaluation.annotations import annotation_figures
+from sage_core.evaluation.measuring import _STATE_LIKE
 from sage_core.evaluation.metrics import model_metrics
-from sage_core.evaluation.quality import _STATE_LIKE
 from sage_core.evaluation.report import ReportData, render_report
 from sage_core.sac import StateAction, StateActionReply, is_well_formed, outline, parse, render
 from sage_core.schema import (
@@ -152,8 +153,8 @@ def steering() -> None:
     row.feed(b"er")
     assert not banned(steerer, row) & {ord("}")}
     assert Ban("agent", "intensity", "mild") in asked.bans
-    scene = evidence.Scene(None, "", AGENT)  # type: ignore[arg-type]  # not looked at
-    assert "a_intensity: strong}" in evidence._start(scene, "intensity", ("strong",))
+    scene = scenes.Scene(None, "", AGENT)  # type: ignore[arg-type]  # not looked at
+    assert "a_intensity: strong}" in scenes.start_of(scene, "intensity", ("strong",))
     assert evidence._has(AGENT, "intensity", "Mild")
     assert "intensity" not in dict(evidence._tables(SteeringReportConfig()))  # no values are set
 

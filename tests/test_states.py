@@ -145,7 +145,8 @@ ABOUT = {
         "motivation emotion", "the user's emotion, read behind the motivation",
     ),
     "sage_core/evaluation/metrics.py": ("emotion", "emotion_accuracy: the guess and the label"),
-    "sage_core/evaluation/quality.py": ("emotion", "the guess and the label"),
+    "sage_core/evaluation/measuring.py": ("emotion", "the guess and the label"),
+    "sage_core/evaluation/quality.py": ("emotion", "the measures emotion_accuracy and _polarity"),
     "sage_core/evaluation/rows.py": ("emotion", _LABEL),
     "sage_core/labels.py": (
         "emotion topic", "emotions are compared with those of situations; topics are extracted",

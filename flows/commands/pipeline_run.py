@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from flows.pipeline import pipeline
 from flows.runners import Runner, shared_server, task_runner
 from sage_core.answers.tally import Tally
 from sage_core.config.pipeline import PipelineConfig
+from sage_core.evaluation.tournament import Design
 from sage_core.steps.names import REPORT
 from sage_core.steps.reading import read_benchmarks, read_figures, read_quality
 from sage_core.storage import ArtifactRef
@@ -50,6 +53,11 @@ class RunResult:
             "cached": self.cached,
             "seconds": round(self.seconds, 1),
         }
+
+    @property
+    def design(self) -> Design:
+        """What the judged pairs can tell of all models."""
+        return TypeAdapter(Design).validate_python(self.win_rates["design"])
 
     @property
     def report(self) -> Path:

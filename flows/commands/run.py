@@ -36,7 +36,9 @@ def run(
         environment.check_prefect_database()
 
         from flows.commands.pipeline_run import run_pipeline
+        from flows.judges import pinned
 
+        config = pinned(config)  # likewise, of prompts that MLflow does not have
         result = run_pipeline(config, runner)
     print_tally(result.answers)
     if as_json:
@@ -51,6 +53,8 @@ def _show(result: "RunResult") -> None:
     out.print(model_table(result.models))
     out.print(quality_table(result.quality))
     out.print(win_rate_table(result.win_rates["pairs"]))
+    if (design := result.design).left_out:
+        out.print(design.in_words, highlight=False)
     if (benchmarks := result.benchmarks) is not None:
         if benchmarks["tasks"]:
             out.print(benchmark_table(benchmarks))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from flows import pipeline
+from flows import judges, pipeline
 from flows.commands.folders import check_new, new_folder
 from sage_core import labels
 from sage_core.answers.tally import Tally
@@ -140,7 +140,7 @@ def compare_strategies(
     models = models_to_play(config, agent, user)
     judging = config.evaluation.judges[0]
     check_search(config.search)
-    judge.question(judging.prompt)
+    asked = judges.judge(config, judging).question
     context = _comparing(config, models, output)
     players = players_of(
         context, *models, config.search, config.conversation, config.model, config.seed
@@ -168,7 +168,7 @@ def compare_strategies(
             [one.trajectory for one in some[:shared]] for some in (found[BASELINE], played)
         )
         judged = judge.judge_pair(
-            BASELINE, each, first, second, engine, judging, config.seed, tally=tally
+            BASELINE, each, first, second, engine, judging, config.seed, tally=tally, asked=asked
         )
         (verdicts[each],) = summarise(judged)
     tally.check(judging.max_unread_share, judge.UNREAD)
@@ -185,8 +185,7 @@ def judge_run(
     """The verdicts of all configured judges on two models' trajectories, in both orders."""
     if names[0] == names[1]:
         raise ConfigError(f"both models are called '{names[0]}'; set --model-a or --model-b")
-    for judging in config.evaluation.judges:
-        judge.question(judging.prompt)
+    judges.judges(config)  # an error here, not after the base is there
     given = {name: as_given(path, TRAJECTORIES) for name, path in zip(names, rollouts, strict=True)}
     parts = pipeline.judge_pairs(config, [names], given, pipeline.base_model(config))
     return _copied(make(Judgements(parts=tuple(parts))), output) / JUDGEMENTS
@@ -197,8 +196,7 @@ def judge_calibrate(config: PipelineConfig, output: Path) -> list["Calibration"]
     their verdicts."""
     from sage_core.evaluation.calibration import Calibration  # imports scipy
 
-    for judging in config.evaluation.judges:
-        judge.question(judging.prompt)
+    judges.judges(config)  # an error here, not after the base is there
     check_new(output)
     parts = pipeline.calibrate(config, pipeline.base_model(config))
     folders = [store().folder(part) for part in parts]

@@ -11,16 +11,19 @@ from sage_core.config.engine import EngineConfig, TransformersConfig
 from sage_core.config.section import NonNegative, Positive, Runtime, Section
 from sage_core.evaluation.prompts import PROMPTS
 
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
 
 class JudgeConfig(AnswersSection):
     """One LLM judge (section 4.6)."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=_NAME)
     engine: EngineConfig = TransformersConfig()
     prompt: Annotated[str, PROMPTS] = Field(
         "open",
         description="'open': the judge's own sense of a good social chatbot, as in the paper; "
-        "'companion': with the criteria of the paper's release.",
+        "'companion': with the criteria of the paper's release; 'prompts:/name/version' or "
+        "'prompts:/name@alias': from MLflow's prompt registry.",
     )
     soft: bool = Field(
         False,
@@ -32,8 +35,18 @@ class JudgeConfig(AnswersSection):
     )
 
 
+class ClassifierConfig(Section):
+    """A text classifier that reads every reply (:mod:`sage_core.evaluation.classifiers`)."""
+
+    name: str = Field(
+        pattern=_NAME, description="What it finds, such as toxicity or refusal; of its metrics."
+    )
+    path: Path = Field(description="Its folder, as transformers' save_pretrained writes it.")
+    label: str = Field(description="The class whose probability is taken, by its config.json.")
+
+
 class QualityConfig(Section):
-    """What the measures without a judge cost (:mod:`sage_core.evaluation.quality`)."""
+    """What the measures without a judge cost (:mod:`sage_core.evaluation.measuring`)."""
 
     situations: NonNegative = Field(
         64, description="Held-out situations whose first replies are matched; 0 = all."
@@ -74,11 +87,15 @@ class EvaluationConfig(Section):
     )
     human_items: NonNegative = Field(200, description="Of these, how many are judged; 0 = all.")
     quality: QualityConfig = QualityConfig()
+    classifiers: tuple[ClassifierConfig, ...] = Field(
+        (), description="Text classifiers that read every reply; empty = none."
+    )
     bootstrap_samples: Positive = 10_000
 
     @model_validator(mode="after")
-    def _judge_names_differ(self) -> Self:
-        names = [judge.name for judge in self.judges]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two judges have the same name among {names}; give each its own")
+    def _names_differ(self) -> Self:
+        for what, named in (("judges", self.judges), ("classifiers", self.classifiers)):
+            names = [each.name for each in named]
+            if len(set(names)) != len(names):
+                raise ValueError(f"two {what} have the same name among {names}; give each its own")
         return self

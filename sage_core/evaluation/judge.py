@@ -53,11 +53,16 @@ def judge_pair(
     seed: int,
     on_progress: Callable[[int], None] = lambda count: None,
     tally: Tally | None = None,
+    asked: str | None = None,
 ) -> list[Judgement]:
-    """Judge the conversations of two models about the same situations, in both orders; ``tally``
-    counts the answers.
+    """Judge the conversations of two models about the same situations, in both orders.
+
+    Args:
+        tally: counts the answers.
+        asked: the text that ``config.prompt`` stands for; None = :func:`question` finds it.
 
     Raises:
+        ConfigError: :func:`question` does not find it.
         DataError: the two models were not rolled out on the same situations.
     """
     by_situation = {trajectory.situation_id: trajectory for trajectory in rollouts_b}
@@ -71,13 +76,14 @@ def judge_pair(
         for first in rollouts_a
         for order in _ORDERS
     ]
+    asked = question(config.prompt) if asked is None else asked
     # Under the grammar a model could not reason.
     held = engine.capabilities.grammar and not config.reasoning_tokens
     constraint = one_of(_ANSWERS) if held else None
     requests = [
         Request(
             request_id=f"judge/{config.name}/{model_a}-{model_b}/{first.situation_id}/{order}",
-            messages=_prompt(first, second, order, config),
+            messages=_prompt(first, second, order, asked),
             sampling=SamplingConfig(
                 temperature=0, top_k=0, repetition_penalty=1, max_new_tokens=config.budget
             ),
@@ -123,20 +129,20 @@ def question(prompt: str) -> str:
     """What a judge with this prompt is asked.
 
     Raises:
-        ConfigError: it cannot be imported, or is not a text.
+        ConfigError: it cannot be imported, is not a text, or is in MLflow's registry.
     """
+    if PROMPTS.keeps(prompt):
+        raise PROMPTS.error(prompt, "is in MLflow's registry: only `sage` looks there")
     found = PROMPTS.load(prompt)
     if isinstance(found, str) and found.strip():
         return found
     raise PROMPTS.error(prompt, "is not a text")
 
 
-def _prompt(
-    first: Trajectory, second: Trajectory, order: Order, config: JudgeConfig
-) -> tuple[Message, ...]:
+def _prompt(first: Trajectory, second: Trajectory, order: Order, asked: str) -> tuple[Message, ...]:
     a, b = (first, second) if order == "ab" else (second, first)
     text = f"Conversation A:\n{_transcript(a)}\n\nConversation B:\n{_transcript(b)}\n\n{_ANSWER}"
-    return Message("system", f"{question(config.prompt)} {_FRAME}"), Message("user", text)
+    return Message("system", f"{asked} {_FRAME}"), Message("user", text)
 
 
 def _transcript(trajectory: Trajectory) -> str:

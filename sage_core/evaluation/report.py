@@ -21,15 +21,19 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sage_core.answers.tally import Tally
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
 from sage_core.evaluation.answer import Answer, answer
+from sage_core.evaluation.answered import answer_table
+from sage_core.evaluation.classifiers import ClassifierFigures
 from sage_core.evaluation.judge_evidence import JudgeEvidence
 from sage_core.evaluation.metrics import TOP_SHARES, Mean, ModelMetrics, Rate
 from sage_core.evaluation.quality import MEASURES, Quality
 from sage_core.evaluation.reasons import Reason, reasons
 from sage_core.evaluation.rows import SHOWN, Rows, judged_name
 from sage_core.evaluation.steering import DoseResponse, SteeringEvidence
+from sage_core.evaluation.tournament import Design
 from sage_core.evaluation.winrate import PairSummary, verdict
 from sage_core.packaged import page_template
 from sage_core.sac import parse
@@ -83,7 +87,9 @@ class ReportData:
         lineage: model -> one line on how it was made.
         losses: model -> (optimiser step, training loss), in order of step.
         position_bias: judge -> share of decided verdicts that named the model shown first.
+        design: what the judged pairs can tell of all models.
         judges: how far the judges can be believed.
+        answers: how many answers of annotator, selector and judges were read.
         grammar_probe: 'with grammar', 'without grammar' -> share of malformed replies.
         dialogues: per situation, model -> the dialogue it led.
         searches: figures of each round's search.
@@ -94,6 +100,7 @@ class ReportData:
         rows: the tables behind the figures.
         benchmarks: all models' benchmarks (:class:`sage_core.steps.benchmarks.Benchmarks`).
         empathy: of each model what it makes of emotions (:class:`sage_core.steps.empathy.Empathy`).
+        classified: what each text classifier of the user's says of the replies.
         config_yaml: the whole configuration, as YAML.
     """
 
@@ -107,7 +114,9 @@ class ReportData:
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     summaries: tuple[PairSummary, ...] = ()
     position_bias: dict[str, Rate] = field(default_factory=dict)
+    design: Design | None = None
     judges: JudgeEvidence | None = None
+    answers: Tally = field(default_factory=Tally)
     grammar_probe: dict[str, Rate] = field(default_factory=dict)
     dialogues: tuple[dict[str, Trajectory], ...] = ()
     searches: tuple[SearchFigures, ...] = ()
@@ -118,6 +127,7 @@ class ReportData:
     rows: tuple[Rows, ...] = ()
     benchmarks: dict[str, Any] | None = None
     empathy: tuple[dict[str, Any], ...] = ()
+    classified: tuple[ClassifierFigures, ...] = ()
     config_yaml: str = ""
 
 
@@ -137,6 +147,7 @@ def _render(template: Template, data: ReportData) -> str:
         data=data,
         answer=found,
         reasons=_reasons(data, found),
+        answered=answer_table(data.answers),
         rows={each.name: each for each in data.rows},
         replies=[f"replies-{model.model}" for model in data.models],
         shown=SHOWN,

@@ -10,8 +10,11 @@ from io import StringIO
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from sage_core.answers.tally import Tally
+from sage_core.evaluation.classifiers import ClassifierFigures
 from sage_core.evaluation.quality import MEASURES, Measurements
 from sage_core.evaluation.steering import SteeringEvidence
+from sage_core.evaluation.tournament import Design
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.sac import parse
 from sage_core.schema import Judgement, Trajectory
@@ -64,9 +67,12 @@ def of_run(
     """All tables of a report that have rows, in the order of its sections."""
     found = [
         win_rates(data.summaries),
+        left_out(data.design),
         *judged(judgements),
+        *answers(data.answers),
         *replies(rollouts),
         *measured(measurements),
+        *classified(data.classified),
         doses(data.steering),
         losses(data.losses),
         searched(searches),
@@ -92,6 +98,28 @@ def judged(judgements: Iterable[Judgement]) -> list[Rows]:
     ]
 
 
+def answers(tally: Tally) -> list[Rows]:
+    """How many answers of each role have which outcome, and those that were not read."""
+    return [
+        Rows(
+            "answers",
+            "Answers by outcome",
+            ("role", "outcome", "answers"),
+            tuple(
+                (role, outcome, count)
+                for role, counts in sorted(tally.counts.items())
+                for outcome, count in counts.most_common()
+            ),
+        ),
+        Rows(
+            "unread",
+            "Answers that were not read",
+            ("role", "request", "outcome", "said"),
+            tuple((each.role, each.request, each.outcome, each.said) for each in tally.unread),
+        ),
+    ]
+
+
 def judged_name(judge: str, a: str, b: str) -> str:
     """The name of the table of a judge's pair."""
     return f"verdicts-{quote(judge, safe='')}-{a}-{b}"
@@ -105,6 +133,19 @@ def win_rates(summaries: Sequence[PairSummary]) -> Rows:
         "Win rates",
         columns,
         tuple(tuple(getattr(each, name) for name in columns) for each in summaries),
+    )
+
+
+def left_out(design: Design | None) -> Rows:
+    """The pairs of models that were not judged."""
+    return Rows(
+        "left-out",
+        "Pairs that were not judged",
+        ("model_a", "model_b", "width by way of other models", "situations needed"),
+        tuple(
+            (each.model_a, each.model_b, each.width, each.needed)
+            for each in (design.left_out if design else ())
+        ),
     )
 
 
@@ -162,6 +203,24 @@ def measured(models: Sequence[Measurements]) -> list[Rows]:
 def _mean(model: Measurements, measure: str, situation: str) -> tuple[Cell, Cell]:
     values = model.values[measure].get(situation, [])
     return (round(sum(values) / len(values), 6) if values else None), len(values)
+
+
+def classified(found: Sequence[ClassifierFigures]) -> list[Rows]:
+    """Of each classifier, the probability of its class for every reply."""
+    return [
+        Rows(
+            f"classifier-{each.name}",
+            f"{each.name} of replies",
+            ("model", "situation", "reply", f"probability of {each.label}"),
+            tuple(
+                (model.model, situation, number, round(probability, 6))
+                for model in each.models
+                for situation, probabilities in model.values.items()
+                for number, probability in enumerate(probabilities, start=1)
+            ),
+        )
+        for each in found
+    ]
 
 
 def losses(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Rows:

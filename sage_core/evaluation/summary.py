@@ -6,15 +6,18 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
+from sage_core.answers.tally import joined
 from sage_core.config.model import EMBEDDED_MODEL
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
+from sage_core.evaluation.classifiers import ClassifierFigures
 from sage_core.evaluation.judge_evidence import JudgeEvidence
 from sage_core.evaluation.metrics import ModelMetrics, Rate
 from sage_core.evaluation.quality import Quality
 from sage_core.evaluation.report import CollapseReport, ReportData
 from sage_core.evaluation.steering import SteeringEvidence
+from sage_core.evaluation.tournament import Design
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.schema import SearchNode, Trajectory
 from sage_core.search.figures import SearchFigures
@@ -42,11 +45,13 @@ def report_data(
     rollouts: Mapping[str, Sequence[Trajectory]],
     win_rates: Mapping[str, Any],
     judges: JudgeEvidence,
+    answers: Sequence[dict[str, Any]],
     metrics: Sequence[Any],
     quality: Quality | None,
     steering: Any,
     benchmarks: Any = None,
     empathy: Sequence[Any] = (),
+    classified: Sequence[ClassifierFigures] = (),
 ) -> ReportData:
     """Read the stages' JSON back into records and choose what is shown of the conversations."""
     rates = TypeAdapter(dict[str, Rate])
@@ -61,7 +66,9 @@ def report_data(
         losses=losses,
         summaries=tuple(TypeAdapter(list[PairSummary]).validate_python(win_rates["pairs"])),
         position_bias=rates.validate_python(win_rates["position_bias"]),
+        design=TypeAdapter(Design).validate_python(win_rates["design"]),
         judges=judges,
+        answers=joined(answers),
         grammar_probe=rates.validate_python(probe),
         dialogues=_side_by_side(rollouts),
         searches=tuple(searches),
@@ -71,6 +78,7 @@ def report_data(
         steering=read_steering(steering) if steering else None,
         benchmarks=benchmarks,
         empathy=tuple(empathy),
+        classified=tuple(classified),
         config_yaml=yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False),
     )
 

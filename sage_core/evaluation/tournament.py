@@ -7,17 +7,114 @@ network of judged pairs, each a resistor of 1. A pair's difference of wins has a
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from math import ceil, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.sparse.csgraph import connected_components
 
 from sage_core.config.evaluation import EvaluationConfig
 from sage_core.evaluation.judge import model_pairs
 
 Pairs = list[tuple[str, str]]
 _CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Two models that no judge compared with each other.
+
+    Attributes:
+        width: of the 95% interval of their difference, by way of other models, at most; None where
+            no way leads from one to the other.
+        needed: situations for an interval of the width asked, by the same way.
+    """
+
+    model_a: str
+    model_b: str
+    width: float | None
+    needed: int | None
+
+
+@dataclass(frozen=True)
+class Design:
+    """What the judged pairs can tell of all models.
+
+    Attributes:
+        pairs: as ``evaluation.pairs``.
+        judged: how many pairs were.
+        width: as ``evaluation.interval_width``.
+        widest: the widest 95% interval between two models, at most; None where two are not
+            connected.
+        needed: situations that these pairs need for ``width`` between any two models.
+        all_pairs: situations that all pairs need for it.
+        left_out: pairs that were not judged.
+    """
+
+    pairs: str
+    judged: int
+    situations: int
+    width: float
+    widest: float | None
+    needed: int | None
+    all_pairs: int
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def in_words(self) -> str:
+        """How many pairs were left out, and what an interval of the width asked needs."""
+        every = self.judged + len(self.left_out)
+        told = f"{self.judged} of {every} pairs of models were judged"
+        if self.left_out:
+            told += f" (evaluation.pairs={self.pairs}); the others only by way of other models"
+        if self.widest is None or self.needed is None:
+            return f"{told}. Not all models are connected by judged pairs."
+        told += (
+            f". On {self.situations:,} situations a 95% interval between two models is at most "
+            f"{self.widest:.2f} wide, of a range of 2; {self.width:g} needs {self.needed:,}"
+        )
+        return f"{told} situations" + (
+            f", with all pairs {self.all_pairs:,}." if self.left_out else "."
+        )
+
+
+def design(
+    kind: str, width: float, models: Sequence[str], judged: Sequence[tuple[str, str]], n: int
+) -> Design:
+    """What the pairs ``judged``, on ``n`` situations, can tell of all ``models``; ``kind`` and
+    ``width`` are ``evaluation.pairs`` and ``evaluation.interval_width``."""
+    every = list(combinations(models, 2))
+    widths = _widths(models, judged, n)
+    compared = {frozenset(pair) for pair in judged}
+    left_out = []
+    for a, b in every:
+        if frozenset((a, b)) not in compared:
+            apart = float(widths[models.index(a), models.index(b)])
+            left_out.append(LeftOut(a, b, _finite(apart), _needed(apart, width, n)))
+    widest = float(widths.max())
+    return Design(
+        pairs=kind,
+        judged=len(every) - len(left_out),
+        situations=n,
+        width=width,
+        widest=_finite(widest),
+        needed=_needed(widest, width, n),
+        all_pairs=_needed(float(_widths(models, every, n).max()), width, n) or 0,
+        left_out=tuple(left_out),
+    )
+
+
+def _finite(width: float) -> float | None:
+    return width if isfinite(width) else None
+
+
+def _needed(apart: float, width: float, situations: int) -> int | None:
+    """Situations for an interval of ``width`` where ``situations`` give one of ``apart``: widths
+    shrink with the root of their number."""
+    return ceil(round(situations * (apart / width) ** 2, 6)) if isfinite(apart) else None
 
 
 def judged_pairs(config: EvaluationConfig, models: Sequence[str], situations: int) -> Pairs:
@@ -49,23 +146,20 @@ def designed(models: Sequence[str], situations: int, width: float) -> Pairs:
     return pairs
 
 
-def widest(models: Sequence[str], pairs: Sequence[tuple[str, str]], situations: int) -> float:
-    """The width of the widest interval between two models that ``pairs`` give, at most."""
-    return float(_widths(models, pairs, situations).max())
-
-
 def _widths(
     models: Sequence[str], pairs: Sequence[tuple[str, str]], situations: int
 ) -> NDArray[np.float64]:
-    """The widths of the intervals between any two models; (models, models)."""
+    """The widths of the intervals between any two models; (models, models). Infinite where no way
+    of judged pairs leads from one to the other."""
     laplacian = np.zeros((len(models), len(models)))
     for a, b in pairs:
         one, other = models.index(a), models.index(b)
         laplacian[[one, other], [one, other]] += 1
         laplacian[[one, other], [other, one]] -= 1
+    _, part = connected_components(laplacian, directed=False)
     inverse = np.linalg.pinv(laplacian)
     own = np.diag(inverse)
     resistance = np.maximum(own[:, None] + own[None, :] - 2 * inverse, 0)
     z = float(stats.norm.ppf((1 + _CONFIDENCE) / 2))
     found: NDArray[np.float64] = 2 * z * np.sqrt(resistance / situations)
-    return found
+    return np.where(part[:, None] == part[None, :], found, np.inf)

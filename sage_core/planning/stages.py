@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from sage_core import labels
 from sage_core.config.conversation import SelfPlayConfig
 from sage_core.config.engine import EngineConfig
+from sage_core.config.evaluation import JudgeConfig
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.search import SelectorConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError
 from sage_core.evaluation.embedding import TF_IDF
 from sage_core.evaluation.human import read_human
+from sage_core.evaluation.judge import question
+from sage_core.evaluation.prompts import PROMPTS
 from sage_core.evaluation.tournament import judged_pairs
 from sage_core.planning.context import Placeholders, Run
 from sage_core.planning.costs import Costs, StagePlan, Use
@@ -37,13 +40,14 @@ from sage_core.schema import (
 from sage_core.search.situations import situations
 from sage_core.steps import configured
 from sage_core.steps.base import Model, writes_states
+from sage_core.steps.judged import Judge
 from sage_core.steps.measurements import Measurements
 from sage_core.steps.names import PREFERENCES, SAC, SITUATIONS, TRAINING, TRAJECTORIES
 from sage_core.steps.steering import SteeringEvidence
 from sage_core.storage import ArtifactRef
 
 if TYPE_CHECKING:
-    from sage_core.evaluation.quality import Embed
+    from sage_core.evaluation.measuring import Embed
 
 _KEPT_TWICE = 2  # what a search writes is kept in its trajectories and in its tree
 
@@ -263,7 +267,8 @@ class _Planner:
         found = []
         for settings in self.config.evaluation.judges:
             for pair in judged_pairs(self.config.evaluation, self.models, self.held_out):
-                step = configured.judge_pair(self.config, settings, pair, played, self.m0)
+                judge = self._judge(settings)
+                step = configured.judge_pair(self.config, judge, pair, played, self.m0)
                 (engine,) = self.store.run(step, 1).engines
                 use = self._use(f"judge {settings.name}", settings.engine, engine, self.held_out)
                 found.append(
@@ -285,7 +290,7 @@ class _Planner:
         )
         found = []
         for settings in self.config.evaluation.judges:
-            step = configured.calibrate_judge(one, settings, human, "", self.m0)
+            step = configured.calibrate_judge(one, self._judge(settings), human, "", self.m0)
             (engine,) = self.store.run(step, 1).engines
             use = self._use(f"judge {settings.name}", settings.engine, engine, items)
             found.append(
@@ -295,6 +300,12 @@ class _Planner:
                 )
             )  # fmt: skip
         return found
+
+    def _judge(self, settings: JudgeConfig) -> Judge:
+        """A judge; a prompt that is kept in MLflow is taken to be as long as the packaged one."""
+        kept = PROMPTS.keeps(settings.prompt)
+        asked = question(PROMPTS.names[0] if kept else settings.prompt)
+        return Judge(settings=settings, question=asked, model=self.config.model)
 
     def steering(self) -> StagePlan:
         settings, play = self.config.steering_report, self.config.evaluation.selfplay

@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
 from sage_core.config.engine import EngineConfig
-from sage_core.config.model import ModelConfig
 from sage_core.config.refine import GatesConfig
 from sage_core.schema import Trajectory
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import COLLAPSE, TRAJECTORIES
 from sage_core.steps.reading import read_measurements
-from sage_core.steps.speaking import speaker
+from sage_core.steps.speaking import Speaking
 from sage_core.storage import ArtifactRef, read_rows, write_json
 
 
@@ -25,24 +23,22 @@ class CollapseMetrics(Step):
     rollouts: ArtifactRef
     measured: ArtifactRef
     settings: GatesConfig
-    selfplay: SelfPlayConfig
-    profile: ProfileConfig
-    model: ModelConfig
+    speaking: Speaking
     seed: int
 
     @property
     def engines(self) -> tuple[EngineConfig, ...]:
-        return (self.selfplay.agent_engine,)
+        return self.speaking.engines
 
     def run(self, folder: Path, context: Context) -> None:
         from sage_core.evaluation import collapse  # imports scipy
 
-        engine = self.selfplay.agent_engine
+        selfplay, model = self.speaking.selfplay, self.speaking.model
         found = collapse.collapse_metrics(
             read_rows(context.folder(self.rollouts) / TRAJECTORIES, Trajectory),
-            speaker(context, self.agent, engine, self.model, self.profile),
-            context.engine(engine, self.agent.m0, self.model),
-            self.selfplay,
+            self.speaking.speaker(context, self.agent),
+            context.engine(selfplay.agent_engine, self.agent.m0, model),
+            selfplay,
             self.settings.kl_replies,
             self.seed,
             read_measurements(context.folder(self.measured)),

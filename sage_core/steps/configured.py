@@ -6,7 +6,7 @@ The pipeline makes these steps, single stages make them of files, a plan runs th
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sage_core.config.evaluation import JudgeConfig
+from sage_core.config.evaluation import ClassifierConfig
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.evaluation.families import judge_families, selector_family
 from sage_core.schema import Split
@@ -16,10 +16,12 @@ from sage_core.steps.benchmark import Benchmark
 from sage_core.steps.benchmarks import Benchmarks
 from sage_core.steps.calibration import CalibrateJudge
 from sage_core.steps.chain_text import ChainText
+from sage_core.steps.classifying import Classify
 from sage_core.steps.collapse import CollapseMetrics
 from sage_core.steps.dpo import Dpo
 from sage_core.steps.empathy import Empathy
 from sage_core.steps.figures import Figures
+from sage_core.steps.judged import Judge
 from sage_core.steps.judging import JudgePair
 from sage_core.steps.measurements import Measurements, Quality
 from sage_core.steps.model_trial import ModelTrial
@@ -29,6 +31,7 @@ from sage_core.steps.search import SearchShard
 from sage_core.steps.selected import Preferences, SelectedDialogues
 from sage_core.steps.sft import Sft
 from sage_core.steps.situations import Situations
+from sage_core.steps.speaking import Speaking
 from sage_core.steps.steering import SteeringEvidence
 from sage_core.storage import ArtifactRef
 from sage_core.trial import libraries
@@ -195,6 +198,22 @@ def quality(config: PipelineConfig, measured: Sequence[ArtifactRef]) -> Quality:
     )
 
 
+def classify(
+    config: PipelineConfig,
+    settings: ClassifierConfig,
+    source: str,
+    rollouts: dict[str, ArtifactRef],
+) -> Classify:
+    return Classify(
+        settings=settings,
+        source=source,
+        device=config.model.device,
+        rollouts=rollouts,
+        bootstrap_samples=config.evaluation.bootstrap_samples,
+        seed=config.seed,
+    )
+
+
 def collapse_metrics(
     config: PipelineConfig, agent: Model, rollouts: ArtifactRef, measured: ArtifactRef
 ) -> CollapseMetrics:
@@ -203,16 +222,14 @@ def collapse_metrics(
         rollouts=rollouts,
         measured=measured,
         settings=config.refine.gates,
-        selfplay=config.evaluation.selfplay,
-        profile=config.conversation.agent,
-        model=config.model,
+        speaking=_speaking(config),
         seed=config.seed,
     )
 
 
 def judge_pair(
     config: PipelineConfig,
-    settings: JudgeConfig,
+    judge: Judge,
     pair: tuple[str, str],
     rollouts: Mapping[str, ArtifactRef],
     m0: Model,
@@ -223,23 +240,21 @@ def judge_pair(
         model_b=b,
         rollouts_a=rollouts[a],
         rollouts_b=rollouts[b],
-        judge=m0,
-        settings=settings,
-        model=config.model,
+        m0=m0,
+        judge=judge,
         seed=config.seed,
     )
 
 
 def calibrate_judge(
-    config: PipelineConfig, settings: JudgeConfig, human: Path, source: str, m0: Model
+    config: PipelineConfig, judge: Judge, human: Path, source: str, m0: Model
 ) -> CalibrateJudge:
     return CalibrateJudge(
         path=human,
         source=source,
         items=config.evaluation.human_items,
-        judge=m0,
-        settings=settings,
-        model=config.model,
+        m0=m0,
+        judge=judge,
         seed=config.seed,
     )
 
@@ -256,6 +271,8 @@ def figures(
         calibrations=tuple(calibrations),
         families=judge_families(config),
         selector=selector_family(config),
+        pairs=config.evaluation.pairs,
+        interval_width=config.evaluation.interval_width,
         seed=config.seed,
     )
 
@@ -286,9 +303,7 @@ def empathy(config: PipelineConfig, agent: Model, situations: ArtifactRef) -> Em
         agent=agent,
         situations=situations,
         settings=config.empathy,
-        selfplay=config.evaluation.selfplay,
-        profile=config.conversation.agent,
-        model=config.model,
+        speaking=_speaking(config),
         seed=config.seed,
     )
 
@@ -309,8 +324,12 @@ def steering_evidence(
         agent=agent,
         situations=situations,
         settings=config.steering_report,
-        selfplay=config.evaluation.selfplay,
-        profile=config.conversation.agent,
-        model=config.model,
+        speaking=_speaking(config),
         seed=config.seed,
+    )
+
+
+def _speaking(config: PipelineConfig) -> Speaking:
+    return Speaking(
+        selfplay=config.evaluation.selfplay, profile=config.conversation.agent, model=config.model
     )

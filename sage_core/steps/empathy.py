@@ -3,14 +3,12 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
 from sage_core.config.empathy import EmpathyConfig
 from sage_core.config.engine import EngineConfig
-from sage_core.config.model import ModelConfig
 from sage_core.schema import Situation
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import EMPATHY, SITUATIONS
-from sage_core.steps.speaking import speaker
+from sage_core.steps.speaking import Speaking
 from sage_core.storage import ArtifactRef, read_rows, write_json
 
 
@@ -27,24 +25,22 @@ class Empathy(Step):
     agent: Model
     situations: ArtifactRef
     settings: EmpathyConfig
-    selfplay: SelfPlayConfig
-    profile: ProfileConfig
-    model: ModelConfig
+    speaking: Speaking
     seed: int
 
     @property
     def engines(self) -> tuple[EngineConfig, ...]:
-        return (self.selfplay.agent_engine,)
+        return self.speaking.engines
 
     def run(self, folder: Path, context: Context) -> None:
         from sage_core.evaluation.empathy import emotions, human_probe  # import scipy
 
         rows = read_rows(context.folder(self.situations) / SITUATIONS, Situation)
-        agent = speaker(context, self.agent, self.selfplay.agent_engine, self.model, self.profile)
+        agent = self.speaking.speaker(context, self.agent)
         with context.progress(f"empathy {self.agent.name}", 2) as advance:
             found = emotions.recognise(rows, agent, self.seed)
             advance(1)
-            probe = human_probe.probe(agent, self.selfplay, self.settings.draws, self.seed)
+            probe = human_probe.probe(agent, self.speaking.selfplay, self.settings.draws, self.seed)
             advance(1)
         write_json(
             folder / EMPATHY,

@@ -17,6 +17,7 @@ class Figures(Step):
 
     Attributes:
         families: judge -> the family of its model; ``selector``: that of the selector.
+        pairs: which pairs of models were to be judged, and the width of interval to be reached.
         calibrations: of the judges, against people.
     """
 
@@ -26,27 +27,40 @@ class Figures(Step):
     calibrations: tuple[ArtifactRef, ...]
     families: dict[str, str]
     selector: str
+    pairs: str
+    interval_width: float
     seed: int
 
     def run(self, folder: Path, context: Context) -> None:
-        from sage_core.evaluation import judge_evidence, metrics, winrate  # import scipy
+        from sage_core.evaluation import (  # import scipy
+            judge_evidence,
+            metrics,
+            tournament,
+            winrate,
+        )
         from sage_core.evaluation.calibration import Calibration
         from sage_core.evaluation.styles import styles_of
 
         rows = winrate.read_judgements(context.folder(self.judgements) / JUDGEMENTS)
         table = winrate.summarise(rows)
         bias = winrate.position_bias(rows)
+        rollouts = {
+            name: read_rows(context.folder(ref) / TRAJECTORIES, Trajectory)
+            for name, ref in self.rollouts.items()
+        }
+        judged = list(dict.fromkeys((row.model_a, row.model_b) for row in table))
+        situations = max(len(played) for played in rollouts.values())
+        design = tournament.design(
+            self.pairs, self.interval_width, list(rollouts), judged, situations
+        )
         write_json(
             folder / WIN_RATES,
             {
                 "pairs": [asdict(row) for row in table],
                 "position_bias": {name: asdict(rate) for name, rate in bias.items()},
+                "design": asdict(design),
             },
         )
-        rollouts = {
-            name: read_rows(context.folder(ref) / TRAJECTORIES, Trajectory)
-            for name, ref in self.rollouts.items()
-        }
         calibrations = [
             TypeAdapter(Calibration).validate_python(read_json(context.folder(ref) / CALIBRATION))
             for ref in self.calibrations

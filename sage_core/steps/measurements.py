@@ -14,7 +14,7 @@ from sage_core.steps.reading import read_measurements
 from sage_core.storage import ArtifactRef, read_rows, write_json
 
 if TYPE_CHECKING:
-    from sage_core.evaluation.quality import Embed
+    from sage_core.evaluation.measuring import Embed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,11 @@ class Measurements(Step):
         return embed
 
     def run(self, folder: Path, context: Context) -> None:
-        from sage_core.evaluation import quality  # imports scipy
+        from sage_core.evaluation import measuring  # imports scipy
 
         rows = read_rows(context.folder(self.rollouts) / TRAJECTORIES, Trajectory)
-        with context.progress(f"measure {self.of}", quality.STEPS) as advance:
-            measured = quality.measure(
+        with context.progress(f"measure {self.of}", measuring.STEPS) as advance:
+            measured = measuring.measure(
                 self.of,
                 rows,
                 context.engine(self.engine, self.m0, self.model),

@@ -9,6 +9,7 @@ from sage_core.schema import BenchmarkDocument, SearchNode
 from sage_core.steps.names import (
     BENCHMARK,
     BENCHMARKS,
+    CLASSIFIED,
     COLLAPSE,
     DOCUMENTS,
     EMPATHY,
@@ -23,6 +24,7 @@ from sage_core.storage import read_json, read_rows
 
 if TYPE_CHECKING:
     from sage_core.evaluation.benchmarks.compare import Scored
+    from sage_core.evaluation.classifiers import ClassifierFigures
     from sage_core.evaluation.judge_evidence import JudgeEvidence
     from sage_core.evaluation.quality import Measurements, Quality
 
@@ -66,6 +68,14 @@ def read_empathy(folder: Path) -> dict[str, Any]:
     """What a model makes of emotions, as :class:`~sage_core.steps.empathy.Empathy` wrote it."""
     record: dict[str, Any] = read_json(folder / EMPATHY)
     return record
+
+
+def read_classified(folder: Path) -> "ClassifierFigures":
+    """What a classifier says of all models, as :class:`~sage_core.steps.classifying.Classify` wrote
+    it."""
+    from sage_core.evaluation.classifiers import ClassifierFigures  # imports scipy
+
+    return TypeAdapter(ClassifierFigures).validate_python(read_json(folder / CLASSIFIED))
 
 
 def read_measurements(folder: Path) -> "Measurements":

@@ -11,6 +11,7 @@ from sage_core.schema import Showing, Trajectory
 from sage_core.steps.base import Context, Step
 from sage_core.steps.names import (
     ANNOTATION,
+    ANSWERS,
     JUDGEMENTS,
     PROBE,
     REPORT,
@@ -22,6 +23,7 @@ from sage_core.steps.names import (
 from sage_core.steps.reading import (
     first_tree,
     read_benchmarks,
+    read_classified,
     read_collapse,
     read_empathy,
     read_figures,
@@ -62,6 +64,13 @@ class Report(Step):
     steering: ArtifactRef | None
     benchmarks: ArtifactRef | None = None
     empathy: dict[str, ArtifactRef] = field(default_factory=dict)
+    classified: tuple[ArtifactRef, ...] = ()
+
+    @property
+    def _asked(self) -> tuple[ArtifactRef, ...]:
+        """The artefacts that models were asked for, with how many answers were read."""
+        played = (*self.searches.values(), *self.rollouts.values())
+        return (self.annotated, *played, self.judgements)
 
     def run(self, folder: Path, context: Context) -> None:
         from sage_core.evaluation import report, rows, summary  # import matplotlib and scipy
@@ -93,11 +102,13 @@ class Report(Step):
             rollouts=rollouts,
             win_rates=win_rates,
             judges=read_judges(at(self.figures)),
+            answers=[read_json(at(ref) / ANSWERS) for ref in self._asked],
             metrics=metrics,
             quality=read_quality(at(self.quality)),
             steering=read_json(at(self.steering) / STEERING) if self.steering else None,
             benchmarks=read_benchmarks(at(self.benchmarks)) if self.benchmarks else None,
             empathy=[read_empathy(at(ref)) for ref in self.empathy.values()],
+            classified=[read_classified(at(ref)) for ref in self.classified],
         )
         judgements = read_judgements(at(self.judgements) / JUDGEMENTS)
         measured = [read_measurements(at(ref)) for ref in self.measured]

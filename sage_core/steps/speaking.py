@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
@@ -15,6 +16,28 @@ from sage_core.search.unread import tally_of
 from sage_core.steps.base import Context, Model
 from sage_core.steps.names import ANSWERS, SITUATIONS
 from sage_core.storage import ArtifactRef, read_rows, shards, write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speaking:
+    """How a model talks with the people of the evaluation.
+
+    Attributes:
+        profile: the agent's.
+        model: the settings of m0 and of all models over it.
+    """
+
+    selfplay: SelfPlayConfig
+    profile: ProfileConfig
+    model: ModelConfig
+
+    @property
+    def engines(self) -> tuple[EngineConfig, ...]:
+        return (self.selfplay.agent_engine,)
+
+    def speaker(self, context: Context, agent: Model) -> Speaker:
+        """``agent`` under its profile."""
+        return speaker(context, agent, self.selfplay.agent_engine, self.model, self.profile)
 
 
 def speaker(

@@ -4,18 +4,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sage_core.config.conversation import ProfileConfig, SelfPlayConfig
 from sage_core.config.engine import EngineConfig
-from sage_core.config.model import ModelConfig
 from sage_core.config.steering import SteeringReportConfig
 from sage_core.schema import Situation
 from sage_core.steps.base import Context, Model, Step
 from sage_core.steps.names import SITUATIONS, STEERING
-from sage_core.steps.speaking import speaker
+from sage_core.steps.speaking import Speaking
 from sage_core.storage import ArtifactRef, read_rows, write_json
 
 if TYPE_CHECKING:
-    from sage_core.evaluation.steering import Embed
+    from sage_core.evaluation.faithfulness import Embed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +25,12 @@ class SteeringEvidence(Step):
     agent: Model
     situations: ArtifactRef
     settings: SteeringReportConfig
-    selfplay: SelfPlayConfig
-    profile: ProfileConfig
-    model: ModelConfig
+    speaking: Speaking
     seed: int
 
     @property
     def engines(self) -> tuple[EngineConfig, ...]:
-        return (self.selfplay.agent_engine,)
+        return self.speaking.engines
 
     def embedder(self) -> "Embed | None":
         """What makes sentence embeddings; None: no measure by them."""
@@ -46,10 +42,11 @@ class SteeringEvidence(Step):
         from sage_core.evaluation import steering  # imports scipy
 
         rows = read_rows(context.folder(self.situations) / SITUATIONS, Situation)
-        agent = speaker(context, self.agent, self.selfplay.agent_engine, self.model, self.profile)
+        agent = self.speaking.speaker(context, self.agent)
         title = f"steer {self.agent.name}"
         with context.progress(title, steering.steps(self.settings)) as advance:
             evidence = steering.evidence(
-                rows, agent, self.settings, self.selfplay, self.seed, advance, self.embedder()
-            )
+                rows, agent, self.settings, self.speaking.selfplay, self.seed, advance,
+                self.embedder(),
+            )  # fmt: skip
         write_json(folder / STEERING, asdict(evidence))

@@ -19,7 +19,7 @@ from sage_core.evaluation.families import family_of_name, judge_families, select
 from sage_core.evaluation.judge_evidence import judge_evidence, judged_figures, read_evidence
 from sage_core.evaluation.outcomes import by_pair, turned
 from sage_core.evaluation.soft import soft_summaries
-from sage_core.evaluation.tournament import designed, judged_pairs, widest
+from sage_core.evaluation.tournament import design, designed, judged_pairs
 from sage_core.evaluation.winrate import summarise
 from sage_core.schema import Judgement, Verdict
 from sage_core.storage import canonical_json
@@ -188,9 +188,35 @@ def test_pairs_of_a_tournament() -> None:
     assert asked(pairs="design", interval_width=0.56) == [("m0", each) for each in MODELS[1:]]
     some = asked(pairs="design", interval_width=0.4)
     assert 5 < len(some) < 15
-    assert widest(MODELS, some, 100) <= 0.4
-    assert widest(MODELS, some[:-1], 100) > 0.4
+    found = design("design", 0.4, MODELS, some, 100)
+    assert found.widest is not None
+    assert found.widest <= 0.4
+    assert (design("design", 0.4, MODELS, some[:-1], 100).widest or 0) > 0.4
     assert len(designed(MODELS, 100, 0.1)) == 15  # all are not enough
+
+
+def test_what_a_design_leaves_out_is_said_with_the_situations_needed() -> None:
+    """Two models through m0 are 2 comparisons apart: 2 * 1.96 * sqrt(2 / 100) = 0.554 wide, and a
+    width of 0.2 needs (2 * 1.96 / 0.2)^2 * 2 = 768.3 situations. With all pairs of three models
+    the resistance is 2/3: 256.1 situations."""
+    models = ["m0", "raw", "m1"]
+    found = design("design", 0.2, models, [("m0", "raw"), ("m1", "m0")], 100)
+    (pair,) = found.left_out
+    assert (pair.model_a, pair.model_b, pair.needed) == ("raw", "m1", 769)
+    assert pair.width == found.widest == pytest.approx(0.5544, abs=1e-4)
+    assert (found.judged, found.needed, found.all_pairs) == (2, 769, 257)
+    assert found.in_words == (
+        "2 of 3 pairs of models were judged (evaluation.pairs=design); the others only by way of "
+        "other models. On 100 situations a 95% interval between two models is at most 0.55 wide, "
+        "of a range of 2; 0.2 needs 769 situations, with all pairs 257."
+    )
+    whole = design("all", 0.2, models, list(combinations(models, 2)), 257)
+    assert (whole.left_out, whole.needed) == ((), 257)
+    assert (whole.widest or 1) <= 0.2
+    apart = design("paper", 0.2, models, [("m0", "raw")], 100)
+    assert [each.width for each in apart.left_out] == [None, None]
+    assert apart.needed is None
+    assert "Not all models are connected" in apart.in_words
 
 
 def test_a_judge_is_not_judged_again_for_another_name_of_its_family() -> None:

@@ -17,17 +17,16 @@ from sage_core.emotions import MIXED, NEGATIVE, POSITIVE, polarity
 from sage_core.engines.base import Request
 from sage_core.errors import ContextError
 from sage_core.evaluation import embedding, quality
+from sage_core.evaluation.measuring import content_words, measure
 from sage_core.evaluation.quality import (
     MEASURES,
     Measurements,
     Quality,
     compare,
-    content_words,
     key_figures,
-    measure,
     paired_difference,
 )
-from sage_core.schema import Trajectory, TrajectoryTurn
+from sage_core.schema import Message, Trajectory, TrajectoryTurn
 
 CONFIG = QualityConfig(alternatives=0)
 
@@ -342,9 +341,7 @@ def test_m0_recovers_what_it_says_itself(tiny_base: Path) -> None:
     reply = "your cats will come back"
     scores = {}
     for each in (CATS, RAIN, JOB):
-        (answer,) = log_likelihoods(
-            m0, [Asked((quality.Message("user", each.situation),), (reply,))], 0
-        )
+        (answer,) = log_likelihoods(m0, [Asked((Message("user", each.situation),), (reply,))], 0)
         assert not isinstance(answer, ContextError)
         scores[each.situation_id] = answer[reply]
     rank = 1 + sum(score > scores["cats"] for score in scores.values())

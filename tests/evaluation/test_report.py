@@ -10,16 +10,14 @@ import pytest
 
 from sage_core.corpus.build import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
+from sage_core.evaluation.faithfulness import ActionEffect, Contrast, Faithfulness
 from sage_core.evaluation.metrics import Mean, ModelMetrics, Rate, model_metrics
 from sage_core.evaluation.quality import Measurements, Quality, compare
 from sage_core.evaluation.report import ReportData, render_report, render_steering
 from sage_core.evaluation.rows import of_run
 from sage_core.evaluation.steering import (
-    ActionEffect,
-    Contrast,
     Dose,
     DoseResponse,
-    Faithfulness,
     ForcedReplies,
     ForcedReply,
     SteeringEvidence,

@@ -21,15 +21,10 @@ from sage_core.engines.loaded_model import release
 from sage_core.engines.steering import Force
 from sage_core.errors import ConfigError
 from sage_core.evaluation import steering
+from sage_core.evaluation.faithfulness import Faithfulness, faithfulness
 from sage_core.evaluation.metrics import Mean, Rate
-from sage_core.evaluation.steering import (
-    Steered,
-    dose_response,
-    evidence,
-    faithfulness,
-    key_figures,
-    scenes,
-)
+from sage_core.evaluation.scenes import Steered, scenes
+from sage_core.evaluation.steering import dose_response, evidence, key_figures
 from sage_core.evaluation.summary import read_steering
 from sage_core.sac import is_well_formed, parse
 from sage_core.schema import Situation
@@ -72,7 +67,7 @@ def set_to(request: Request) -> str:
     return parse(request.prefix).agent.motivation or ""
 
 
-def measured(engine: Any, situations: int, pairs: Any = PAIR) -> steering.Faithfulness:
+def measured(engine: Any, situations: int, pairs: Any = PAIR) -> Faithfulness:
     model = steered(engine)
     return faithfulness(scenes(openings(situations), model), model, "motivation", pairs)
 

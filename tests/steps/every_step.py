@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -13,6 +13,8 @@ import sage_core.steps
 from sage_core.config.engine import EngineConfig, EngineSection
 from sage_core.config.evaluation import JudgeConfig
 from sage_core.steps.base import Model, Step
+from sage_core.steps.judged import Judge
+from sage_core.steps.speaking import Speaking
 from sage_core.storage import ArtifactRef
 
 
@@ -24,7 +26,8 @@ def steps() -> dict[str, Step]:
     return {kind.name: made(kind) for kind in kinds}
 
 
-def made(kind: type[Step]) -> Step:
+def made(kind: type[Any]) -> Any:
+    """A step, or a record of its inputs."""
     hints = get_type_hints(kind)
     return kind(**{field.name: value(hints[field.name], field.name) for field in fields(kind)})
 
@@ -46,6 +49,8 @@ def value(hint: Any, name: str) -> Any:
         return Model("m1", value(ArtifactRef, "base"), value(ArtifactRef, name))
     if hint is JudgeConfig:
         return JudgeConfig(name="m0")
+    if is_dataclass(hint):
+        return made(hint)
     if issubclass(hint, BaseModel):
         return hint()
     if name == "task":  # of a registry
@@ -57,6 +62,9 @@ def with_engines(value: Any, engine: EngineConfig) -> Any:
     """A section of the configuration in which every role has the same engine."""
     if isinstance(value, EngineSection):
         return engine
+    if isinstance(value, Judge | Speaking):
+        given = {field.name: getattr(value, field.name) for field in fields(value)}
+        return replace(value, **{name: with_engines(each, engine) for name, each in given.items()})
     if not isinstance(value, BaseModel):
         return value
     found = {name: with_engines(getattr(value, name), engine) for name in type(value).model_fields}

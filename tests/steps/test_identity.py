@@ -16,7 +16,9 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.config.section import RUNTIME
 from sage_core.named import Registry
 from sage_core.steps.base import Model, Step, writes_states
+from sage_core.steps.judged import Judge
 from sage_core.steps.key import identity, key, parents, settings_hash
+from sage_core.steps.speaking import Speaking
 from sage_core.storage import ArtifactRef
 from tasks.checkpoints import Checkpoint
 
@@ -79,9 +81,18 @@ def other(value: Any, annotation: Any, metadata: list[Any]) -> Any:
     return "x"
 
 
-def variants(section: BaseModel) -> Iterator[tuple[str, bool, BaseModel]]:
+def variants(section: Any) -> Iterator[tuple[str, bool, Any]]:
     """(``Section.field``, whether it is a runtime setting at any level, the section with it
-    changed) for every setting at any depth."""
+    changed) for every setting at any depth, of a record of sections too."""
+    if not isinstance(section, BaseModel):
+        for each in fields(section):
+            value = getattr(section, each.name)
+            if isinstance(value, str):
+                yield each.name, False, replace(section, **{each.name: f"{value}x"})
+                continue
+            for path, runtime, changed in variants(value):
+                yield path, runtime, replace(section, **{each.name: changed})
+        return
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         runtime = RUNTIME in field.metadata
@@ -99,7 +110,7 @@ def test_each_setting_changes_the_key_unless_it_is_a_runtime_one(name: str) -> N
     step, before = STEPS[name], key(STEPS[name])
     for field in fields(step):
         value = getattr(step, field.name)
-        if isinstance(value, BaseModel):
+        if isinstance(value, BaseModel | Judge | Speaking):
             for path, runtime, changed in variants(value):
                 after = key(replace(step, **{field.name: changed}))
                 assert (after == before) is runtime, f"{field.name}: {path}"

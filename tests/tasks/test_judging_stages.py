@@ -12,6 +12,7 @@ from scripted_engine import ScriptedEngine
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.judges import judges
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.engines.base import Request
 from sage_core.evaluation.calibration import Calibration
@@ -117,12 +118,13 @@ def test_what_is_known_of_the_judges_of_a_run(context: Folders, tmp_path: Path) 
     }
     rows: list[Judgement] = []
     calibrations = []
-    for judge in settings.evaluation.judges:
+    for judge in judges(settings):
+        name = judge.settings.name
         step = configured.judge_pair(settings, judge, ("m0", "m1"), rollouts, m0)
-        made = context.make(step, f"judged {judge.name}")
+        made = context.make(step, f"judged {name}")
         rows += read_rows(context.folder(made) / JUDGEMENTS, Judgement)
         calibrate = configured.calibrate_judge(settings, judge, human, "", m0)
-        calibrations.append(context.make(calibrate, f"calibrated {judge.name}"))
+        calibrations.append(context.make(calibrate, f"calibrated {name}"))
     own = [row for row in rows if row.judge == "own"]
     assert {row.verdict for row in own} == {"model_b"}
     assert {round(row.log_odds or 0, 6) for row in own} == {2.2}

