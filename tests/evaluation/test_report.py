@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from sage_core.answers.tally import Tally
 from sage_core.corpus.build import FunnelStep
 from sage_core.evaluation.annotations import AnnotationFigures
 from sage_core.evaluation.faithfulness import ActionEffect, Contrast, Faithfulness
@@ -22,6 +23,7 @@ from sage_core.evaluation.steering import (
     ForcedReply,
     SteeringEvidence,
 )
+from sage_core.evaluation.tournament import design
 from sage_core.evaluation.variance import Decided
 from sage_core.evaluation.winrate import PairSummary, verdict
 from sage_core.schema import (
@@ -116,6 +118,8 @@ def full() -> ReportData:
         lineage={"m0": "as downloaded", "m1": "m0 + LoRA"},
         losses={"m1": [(1, 3.0), (2, 2.0)], "dpo": [(1, 0.69)]},
         summaries=(GOOD, NOTHING),
+        design=design("design", 0.2, ["m0", "m1", "m2"], [("m0", "m1"), ("m0", "m2")], 100),
+        answers=answers(),
         position_bias={"the judge": Rate.of(63, 100), "undecided": Rate.of(0, 0)},
         grammar_probe={"with grammar": Rate.of(0, 50), "without grammar": Rate.of(20, 50)},
         dialogues=({"m0": trajectory("I see."), "m1": said}, {}),
@@ -131,6 +135,17 @@ def full() -> ReportData:
     ]
     rollouts = {"m0": [trajectory("I see.")], "m1": [said]}
     return replace(data, rows=of_run(data, verdicts, rollouts, found(), {"m1": [said]}))
+
+
+def answers() -> Tally:
+    """The judge's: 3 of 5 read."""
+    tally = Tally()
+    for number in range(3):
+        tally.add("judge the judge", f"judge/{number}", "read")
+    tally.add("judge the judge", "judge/3", "refused", "I <cannot> judge.")
+    tally.add("judge the judge", "judge/4", "content_filter")
+    tally.add("annotator", "annotate/1", "read")
+    return tally
 
 
 def measured(model: str = "m2") -> Quality:
@@ -290,6 +305,34 @@ def test_numbers_are_on_the_page() -> None:
     assert "4.5 votes" in text
     assert "seed: 17" in text
     assert "86.2" in text  # the paper's lengths
+
+
+def test_answers_are_told_by_who_gave_them() -> None:
+    """Columns are the outcomes that there are; the words of unread answers are among the rows."""
+    html = render_report(full())
+    told = words(html).replace("\N{EN DASH}", "-")
+    assert "Asked Read (95% interval) refused content filter" in told
+    assert "judge the judge 60.0% 23.1-88.2, n = 5 1 1" in told
+    assert "annotator 100.0% 20.7-100.0, n = 1 0 0" in told
+    assert "Content filter: the server's content filter refused the request or the answer." in told
+    assert "judge/3 refused I <cannot> judge." in told
+    assert "I &lt;cannot&gt; judge." in html
+    (rows,) = [each for each in full().rows if each.name == "answers"]
+    assert rows.rows == (
+        ("annotator", "read", 1),
+        ("judge the judge", "read", 3),
+        ("judge the judge", "refused", 1),
+        ("judge the judge", "content_filter", 1),
+    )
+    assert '<h3 id="answers">' not in render_report(replace(full(), answers=Tally()))
+
+
+def test_pairs_that_were_not_judged_are_told_with_the_situations_needed() -> None:
+    """m1 and m2 are two comparisons apart: 2 * 1.96 * sqrt(2 / 100) = 0.55 wide."""
+    told = words(render_report(full())).replace("\N{EN DASH}", "-")
+    assert "2 of 3 pairs of models were judged (evaluation.pairs=design)" in told
+    assert "0.2 needs 769 situations, with all pairs 257." in told
+    assert "m1 - m2 0.55 769" in told
 
 
 def test_judges_come_in_order_of_first_appearance_and_are_never_merged() -> None:

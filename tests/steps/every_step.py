@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 import sage_core.steps
 from sage_core.config.engine import EngineConfig, EngineSection
-from sage_core.config.evaluation import JudgeConfig
+from sage_core.config.evaluation import ClassifierConfig, JudgeConfig
 from sage_core.steps.base import Model, Step
 from sage_core.steps.judged import Judge
 from sage_core.steps.speaking import Speaking
@@ -49,6 +49,8 @@ def value(hint: Any, name: str) -> Any:
         return Model("m1", value(ArtifactRef, "base"), value(ArtifactRef, name))
     if hint is JudgeConfig:
         return JudgeConfig(name="m0")
+    if hint is ClassifierConfig:
+        return ClassifierConfig(name="toxicity", path=Path("model"), label="toxic")
     if is_dataclass(hint):
         return made(hint)
     if issubclass(hint, BaseModel):

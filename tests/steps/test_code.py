@@ -22,6 +22,7 @@ from sage_core.search.strategies import STRATEGIES
 from sage_core.steps import code
 from sage_core.steps.base import Step
 from sage_core.steps.code import own_code
+from sage_core.steps.judging import JudgePair
 from sage_core.steps.key import code_of, key, roots
 
 ROOT = Path(__file__).parents[2]
@@ -300,7 +301,7 @@ def test_a_selectors_code_counts_where_it_is_named(
 
 
 def test_a_judge_prompts_code_counts_where_it_is_named(changed: Change) -> None:
-    judging = replace(STEPS["judge-pair"], settings=JudgeConfig(name="m0", prompt="companion"))  # type: ignore[call-arg]
+    judging = judged_with("companion")
     before = code_of(judging)
     assert remade(changed("sage_core.evaluation.prompts.companion", "x = 1\n")) == set()
     assert code_of(judging) != before
@@ -309,17 +310,24 @@ def test_a_judge_prompts_code_counts_where_it_is_named(changed: Change) -> None:
     assert code_of(judging) == before
 
 
+def judged_with(prompt: str) -> Step:
+    """A judge with another prompt."""
+    step = STEPS["judge-pair"]
+    assert isinstance(step, JudgePair)
+    settings = JudgeConfig(name="m0", prompt=prompt)
+    return replace(step, judge=replace(step.judge, settings=settings))
+
+
 OWN = ("reader", "rule", "prompt", "score", "selector", "strategy")
 
 
 def own_steps(package: str) -> dict[str, Step]:
     """Steps whose settings name something of the user's own."""
     own = {name: f"{package}.{name}s:own" for name in OWN}
-    judge_ = JudgeConfig(name="m0", prompt=own["prompt"])
     return {
         "reader": with_corpus("corpus-source", reader=own["reader"]),
         "rule": with_corpus("corpus-partition", rules=["turns", own["rule"]]),
-        "prompt": replace(STEPS["judge-pair"], settings=judge_),  # type: ignore[call-arg]
+        "prompt": judged_with(own["prompt"]),
         "score": searching(selector={"function": own["score"]}),
         "selector": searching(selector={"name": own["selector"]}),
         "strategy": searching(strategy=own["strategy"]),
