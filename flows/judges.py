@@ -1,15 +1,10 @@
 """The judges of a run, and where the texts of their prompts are."""
 
-from typing import TYPE_CHECKING
-
 from sage_core.config.evaluation import JudgeConfig
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.evaluation.judge import question
 from sage_core.evaluation.prompts import PROMPTS
 from sage_core.steps.judged import Judge
-
-if TYPE_CHECKING:
-    from mlflow.entities.model_registry import PromptVersion
 
 
 def judges(config: PipelineConfig) -> list[Judge]:
@@ -53,15 +48,3 @@ def pinned(config: PipelineConfig) -> PipelineConfig:
     )
     evaluation = config.evaluation.model_copy(update={"judges": found})
     return config.model_copy(update={"evaluation": evaluation})
-
-
-def registered(config: PipelineConfig) -> dict[str, "PromptVersion"]:
-    """Judge -> the version of its prompt in MLflow's registry, where it is put if it is not there;
-    without those that the store did not take."""
-    from tasks.prompts import registered as version_of
-
-    found = {
-        each.settings.name: version_of(each.settings.prompt, each.question)
-        for each in judges(config)
-    }
-    return {name: version for name, version in found.items() if version is not None}

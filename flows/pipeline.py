@@ -11,7 +11,7 @@ from prefect import flow, get_run_logger
 
 from flows import described
 from flows.corpus import build_corpus
-from flows.judges import judges, pinned, registered
+from flows.judges import judges, pinned
 from flows.runners import Runner, held_by_flow, task_runner
 from sage_core import annotation, preflight
 from sage_core.config.differences import run_name
@@ -54,7 +54,8 @@ def pipeline(config: PipelineConfig) -> dict[str, Any]:
 def tracked(config: PipelineConfig) -> dict[str, Any]:
     """:func:`run_method`, with the home held, tracked in MLflow and described in Prefect; call it
     within a flow."""
-    from tasks.tracking import track  # imports MLflow, which single stages do not need
+    from tasks import prompts  # these import MLflow, which single stages do not need
+    from tasks.tracking import track
 
     preflight.check(config)
     title = run_name(config)
@@ -63,7 +64,7 @@ def tracked(config: PipelineConfig) -> dict[str, Any]:
         config = pinned(config)
         with track(config, title) as tracker:
             described.link_mlflow(tracker.experiment_id, tracker.run_id)
-            tracker.judges(registered(config))
+            tracker.judges(prompts.registered(judges(config)))
             forget_remade()
             return run_method(config, tracker)
 

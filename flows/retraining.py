@@ -13,7 +13,7 @@ from prefect import flow
 
 from flows import described, pipeline
 from flows.corpus import build_corpus
-from flows.judges import pinned, registered
+from flows.judges import judges, pinned
 from flows.runners import Runner, held_by_flow, task_runner
 from sage_core import preflight
 from sage_core.config.loading import apply_override, validate_config
@@ -30,7 +30,7 @@ from sage_core.steps.reading import read_collapse
 from sage_core.steps.retraining import NewDialogues, RoundDialogues
 from sage_core.steps.round_situations import RoundSituations
 from sage_core.storage import ArtifactRef, read_rows
-from tasks import checkpoints
+from tasks import checkpoints, prompts
 from tasks.caching import forget_remade, make
 from tasks.home import store
 from tasks.inputs import count, source_hash
@@ -112,7 +112,7 @@ def retrain(
     held_out = held_out_situations(config, earlier, number)
 
     with track(config, f"round {number}") as tracker:
-        tracker.judges(registered(config))
+        tracker.judges(prompts.registered(judges(config)))
         mixed = make(
             RoundDialogues(
                 new=new, old=champion.dialogues, replay=config.retrain.replay, seed=config.seed

@@ -7,12 +7,14 @@ held.
 
 import re
 import warnings
+from collections.abc import Iterable
 
 import mlflow
 from mlflow.entities.model_registry import PromptVersion
 from mlflow.exceptions import MlflowException
 
 from sage_core.evaluation.prompts import PROMPTS
+from sage_core.steps.judged import Judge
 from tasks.tracking import prepare_database, tracking_uri
 
 PREFIX = "sage-judge."  # models and prompts share one space of names
@@ -37,7 +39,13 @@ def text(prompt: str) -> str:
     return str(_found(prompt).template)
 
 
-def registered(prompt: str, question: str) -> PromptVersion | None:
+def registered(judges: Iterable[Judge]) -> dict[str, PromptVersion]:
+    """Judge -> the version of its prompt, where the store keeps prompts."""
+    found = {each.settings.name: kept(each.settings.prompt, each.question) for each in judges}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+def kept(prompt: str, question: str) -> PromptVersion | None:
     """The version that ``prompt`` of the settings is in the registry. One of SAGE's or of a user's
     module is put there, unless a version with this text is there already. None, with a warning,
     where the store keeps no prompts.

@@ -1,5 +1,6 @@
 """Judges' prompts in MLflow's prompt registry, over a SQLite database that MLflow made."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
-from flows.judges import judges, pinned, registered
+from flows.judges import judges, pinned
 from sage_core.config.loading import load_config
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.errors import ConfigError
@@ -74,7 +75,7 @@ def verdicts_key(settings: PipelineConfig) -> str:
 
 def test_a_prompt_has_one_version_for_each_text(client: mlflow.MlflowClient) -> None:
     texts = (KIND, KIND, CURT, KIND)
-    found = [prompts.registered("my_judges.warm:KIND", text) for text in texts]
+    found = [prompts.kept("my_judges.warm:KIND", text) for text in texts]
     assert [each and each.version for each in found] == [1, 1, 2, 1]
     name = "sage-judge.my_judges.warm.KIND"
     assert versions(client, name) == [KIND, CURT]
@@ -87,8 +88,8 @@ def test_more_versions_than_a_page_are_looked_through(
 ) -> None:
     monkeypatch.setattr(prompts, "_PAGE", 2)
     texts = [f"Which is better? {n}" for n in range(5)]
-    assert [prompts.registered("open", text).version for text in texts] == [1, 2, 3, 4, 5]  # type: ignore[union-attr]
-    assert [prompts.registered("open", text).version for text in texts] == [1, 2, 3, 4, 5]  # type: ignore[union-attr]
+    assert [prompts.kept("open", text).version for text in texts] == [1, 2, 3, 4, 5]  # type: ignore[union-attr]
+    assert [prompts.kept("open", text).version for text in texts] == [1, 2, 3, 4, 5]  # type: ignore[union-attr]
 
 
 def test_a_prompt_is_taken_from_the_registry(kept: mlflow.MlflowClient) -> None:
@@ -161,17 +162,19 @@ def test_a_run_names_the_version_of_each_prompt(kept: mlflow.MlflowClient) -> No
     settings = pinned(config("open", "prompts:/warmth@best"))
     with held():
         first = tracking.Tracker(settings)
-        first.judges(registered(settings))
+        first.judges(prompts.registered(judges(settings)))
         first.finish("FINISHED")
         second = tracking.Tracker(settings)
-        second.judges(registered(settings))
+        second.judges(prompts.registered(judges(settings)))
     assert first.run_id != second.run_id
     for run in (first.run_id, second.run_id):
         tags = kept.get_run(run).data.tags
         assert tags["sage.judge.j0.prompt"] == "prompts:/sage-judge.open/1"
         assert tags["sage.judge.j1.prompt"] == "prompts:/warmth/1"
-        linked = {each.uri for each in kept.list_logged_prompts(run)}
-        assert linked == {"prompts:/sage-judge.open/1", "prompts:/warmth/1"}
+        linked = json.loads(tags["mlflow.linkedPrompts"])  # what the run's page shows
+        assert [(each["name"], each["version"]) for each in linked] == [
+            ("sage-judge.open", "1"), ("warmth", "1"),
+        ]  # fmt: skip
     assert versions(kept, "sage-judge.open") == [question("open")]  # the second run added none
     assert versions(kept, "warmth") == [KIND, CURT]
 
@@ -184,4 +187,4 @@ def test_a_store_that_takes_no_prompts_costs_a_warning(
 
     monkeypatch.setattr(mlflow.MlflowClient, "create_prompt", refused)
     with pytest.warns(UserWarning, match="did not keep the judge prompt 'open': no prompts here"):
-        assert registered(config("open")) == {}
+        assert prompts.registered(judges(config("open"))) == {}
