@@ -18,7 +18,7 @@ import psutil
 import pytest
 from tiny_run import ROOT, SAGE, environment, small_base
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")
