@@ -1,4 +1,4 @@
-"""All architectures of `make models` but those of test_models_table.py: what is accepted is right."""
+"""Architectures of `make models` beside those of test_models_table.py: none is wrong."""
 
 import pytest
 from test_models_table import SAMPLE
