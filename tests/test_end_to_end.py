@@ -30,11 +30,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(home: Path) -> list[str]:
-    sampling = "evaluation.selfplay.sampling"
     return [
-        f"model.base={small_base(home / 'base')}", "model.max_context=2048",
-        f"{sampling}.max_state_tokens=400",
-    ]  # fmt: skip
+        f"model.base={small_base(home / 'base')}",
+        "model.max_context=2048",
+        "search.selfplay.sampling.max_state_tokens=400",
+        "evaluation.selfplay.sampling.max_state_tokens=400",
+    ]
 
 
 @pytest.fixture(scope="module")
