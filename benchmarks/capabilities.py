@@ -42,10 +42,11 @@ def main(
 ) -> None:
     """Every metric of each benchmark, from both."""
     chosen = [name for name in tasks.split(",") if name != OWN or gsm8k]
+    weights = _weights(dtype)  # in the home, where `sage benchmark` finds them too
     with TemporaryDirectory() as scratch:
         work = Path(scratch)
         ours = with_sage(chosen, limit, gsm8k, dtype, batch_size, work / "sage")
-        hand = by_hand(chosen, limit, gsm8k, dtype, batch_size, work / "hand")
+        hand = by_hand(chosen, limit, gsm8k, weights, dtype, batch_size, work / "hand")
     report(ours, hand, sorted({*tasks.split(",")} - {*chosen}), dtype)
 
 
@@ -63,8 +64,9 @@ def with_sage(
 
 
 def by_hand(
-    tasks: Sequence[str], limit: int, own: Path | None, dtype: str, batch_size: int, work: Path
-) -> Figures:
+    tasks: Sequence[str], limit: int, own: Path | None, weights: Path, dtype: str,
+    batch_size: int, work: Path,
+) -> Figures:  # fmt: skip
     """What lm-eval's command line writes."""
     found: Figures = {}
     for name in tasks:
@@ -74,7 +76,7 @@ def by_hand(
         _define(declared, parts, own, folder)
         _run(
             "lm_eval", "run", "--model", "hf", "--tasks", f"{PREFIX}{name}", "--device", "cpu",
-            "--model_args", f"pretrained={_weights(dtype)},dtype={dtype}",
+            "--model_args", f"pretrained={weights},dtype={dtype}",
             "--include_path", str(folder), "--batch_size", str(batch_size),
             "--limit", str(ceil(limit / len(parts))), "--output_path", str(folder / "results.json"),
         )  # fmt: skip

@@ -1,6 +1,7 @@
 """What tests of several folders share: a tiny random model with a real tokenizer and template."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +14,19 @@ from tokenizers_of_families import MIXTRAL, packaged_template
 
 import sage_core  # noqa: F401 - before PyTorch: it sets how OpenMP's threads wait
 
+# Workers of pytest-xdist share the cores; the processes that their tests start take this over.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 # A loaded machine is slow at random, which says nothing about the code.
 settings.register_profile("sage", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sage")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
 
 LINES = (
     "I waited an hour for the bus again! That must have been cold.",

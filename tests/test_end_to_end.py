@@ -1,4 +1,7 @@
-"""One real run of the tiny preset: killed, resumed, repeated, damaged, tracked.
+"""One run of the tiny preset: killed, resumed, repeated, damaged, tracked.
+
+Every stage is real; the base model is a small random one, whose replies have room to end.
+`tests/integration/test_single.py` has every stage with the embedded model.
 
 The tests of this file share one SAGE home and build on one another, in the order written.
 """
@@ -7,12 +10,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import ROOT, SAGE, environment, run_tiny
+from tiny_run import ROOT, SAGE, environment, overrides, run_tiny, small_base
 
 MODELS = ["m0", "raw", "m1", "m2", "m3", "dpo"]
 PAIRS = [
@@ -27,10 +29,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def killed(home: Path) -> list[str]:
+def settings(home: Path) -> list[str]:
+    return [
+        f"model.base={small_base(home / 'base')}",
+        "model.max_context=2048",
+        "search.selfplay.sampling.max_state_tokens=400",
+        "evaluation.selfplay.sampling.max_state_tokens=400",
+    ]
+
+
+@pytest.fixture(scope="module")
+def killed(home: Path, settings: list[str]) -> list[str]:
     """Start a run, `kill -9` it in the middle of search; the stages it had finished by then."""
     process = subprocess.Popen(
-        [*SAGE, "run", "--preset", "tiny"],
+        [*SAGE, "run", "--preset", "tiny", *overrides(settings)],
         cwd=ROOT,
         env=environment(home),
         stderr=subprocess.PIPE,
@@ -43,8 +55,7 @@ def killed(home: Path) -> list[str]:
         if " made " in line:
             finished.append(line.split(" made ")[1].strip().split("  ")[0])
             if finished[-1].startswith("search-shard m1 1/"):
-                time.sleep(1)  # into the second shard
-                process.send_signal(signal.SIGKILL)
+                process.send_signal(signal.SIGKILL)  # the second one has begun at most
                 break
     process.wait()
     assert process.returncode == -signal.SIGKILL
@@ -52,9 +63,9 @@ def killed(home: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def result(home: Path, killed: list[str]) -> dict[str, Any]:
+def result(home: Path, settings: list[str], killed: list[str]) -> dict[str, Any]:
     """The run that was started again after the kill."""
-    return run_tiny(home)
+    return run_tiny(home, *settings)
 
 
 def test_what_was_finished_before_the_kill_is_not_done_again(
@@ -187,14 +198,16 @@ print(json.dumps({{
     assert seen["tags"]["m2"]["sage.parent_model"] == "m1"
 
 
-def test_second_run_hits_everything(home: Path, result: dict[str, Any]) -> None:
-    again = run_tiny(home)
+def test_second_run_hits_everything(
+    home: Path, settings: list[str], result: dict[str, Any]
+) -> None:
+    again = run_tiny(home, *settings)
     assert again["made"] == []
     assert again["artifacts"] == result["artifacts"]
 
 
 def test_damaged_and_deleted_artefacts_are_made_again_with_what_they_feed(
-    home: Path, result: dict[str, Any]
+    home: Path, settings: list[str], result: dict[str, Any]
 ) -> None:
     import shutil
 
@@ -202,7 +215,7 @@ def test_damaged_and_deleted_artefacts_are_made_again_with_what_they_feed(
     shutil.rmtree(artifacts / result["artifacts"]["checkpoints"]["dpo"]["path"])
     verdicts = artifacts / result["artifacts"]["judgements"]["path"] / "judgements.parquet"
     verdicts.write_bytes(verdicts.read_bytes()[:-1] + b"x")
-    again = run_tiny(home)
+    again = run_tiny(home, *settings)
     assert set(again["made"]) == {
         "dpo", "rollout-shard dpo 1/1", "trajectories rollout dpo", "measurements dpo", "quality",
         "judge-pair m0 m3-dpo", "judge-pair m0 m0-dpo", "judgements", "figures", "report",

@@ -1,15 +1,13 @@
 """Exported folders against the engine's own model, and what the card says."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command_line import Done, sage
 from huggingface_hub import ModelCard
 
 from sage_core import export as exporting
@@ -199,15 +197,9 @@ def test_a_push_that_cannot_work_is_refused_before_anything_is_made(
         exporting.check_push(repository)
 
 
-def sage_export(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", "export", *arguments,
-         "--set", "model.base=tiny", "--set", "model.device=cpu"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "SAGE_HOME": str(home), "COLUMNS": "200", "HF_HUB_OFFLINE": "1"},
-        timeout=240,
-    )  # fmt: skip
+def sage_export(*arguments: str, home: Path) -> Done:
+    tiny = ("--set", "model.base=tiny", "--set", "model.device=cpu")
+    return sage("export", *arguments, *tiny, home=home)
 
 
 def test_the_command_exports_and_refuses_a_full_folder(tiny_home: Path, tmp_path: Path) -> None:

@@ -180,6 +180,7 @@ def test_reasoning_is_written_before_each_answer() -> None:
     """The demo judges 32 situations in two orders, and annotates 48 dialogues of 4 turns."""
     servers = (
         "evaluation.situations=32", "annotation.method=write", "annotation.topics=written",
+        "model.max_context=8192",  # room for the prompts beside what may be written
         "annotation.engine={kind: openai, model: r, base_url: 'http://localhost:8000/v1'}",
     )  # fmt: skip
     judge = "name: r, engine: {kind: openai, model: r, base_url: 'http://localhost:8000/v1'}"

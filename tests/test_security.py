@@ -4,13 +4,12 @@ import ast
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import sage
 
 from flows.commands.chat_key import COOKIE, VARIABLE, KeyRequired, key_for
 from sage_core.errors import ConfigError, EngineError
@@ -235,12 +234,11 @@ def test_who_knows_the_key_sees_the_page_and_its_socket(page: Any) -> None:
         assert socket.receive_text() == "a turn"
 
 
-def test_the_command_refuses_before_a_model_is_loaded(tmp_path: Path) -> None:
+def test_the_command_refuses_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("nicegui", reason="the extra 'chat' is not installed")
-    kept = {name: value for name, value in os.environ.items() if name != VARIABLE}
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "chat", "--web", "--host", "0.0.0.0", "--model", "m0"],
-        cwd=ROOT, capture_output=True, text=True, env={**kept, "SAGE_HOME": str(tmp_path)},
-    )  # fmt: skip
+    monkeypatch.delenv(VARIABLE, raising=False)
+    done = sage("chat", "--web", "--host", "0.0.0.0", "--model", "m0", home=tmp_path)
     assert done.returncode == 2
     assert VARIABLE in done.stderr

@@ -1,9 +1,10 @@
-"""Real runs of the tiny preset, as a user starts them."""
+"""Runs of the tiny preset, as a user starts them."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,15 @@ def small_base(folder: Path) -> Path:
     return folder
 
 
+def overrides(settings: Iterable[str]) -> list[str]:
+    """Arguments for settings, each KEY=VALUE."""
+    return [part for each in settings for part in ("--set", each)]
+
+
 def run_tiny(home: Path, *settings: str) -> dict[str, Any]:
     """`sage run --preset tiny --json` with ``settings``, each KEY=VALUE; returns its result."""
-    overrides = [part for each in settings for part in ("--set", each)]
     done = subprocess.run(
-        [*SAGE, "run", "--preset", "tiny", "--json", *overrides],
+        [*SAGE, "run", "--preset", "tiny", "--json", *overrides(settings)],
         cwd=ROOT,
         env=environment(home),
         capture_output=True,

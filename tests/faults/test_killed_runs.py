@@ -20,7 +20,7 @@ Record = Callable[[str, object], None]
 @pytest.mark.parametrize(
     "times",
     [
-        pytest.param(3, marks=pytest.mark.integration),
+        pytest.param(3, marks=[pytest.mark.integration, pytest.mark.alone]),
         pytest.param(10, marks=pytest.mark.faults),
     ],
 )

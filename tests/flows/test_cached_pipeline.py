@@ -55,12 +55,23 @@ def run(home: Path, **changes: Any) -> dict[str, bool]:
     return hits
 
 
-def test_a_repeated_run_makes_nothing_whatever_the_runtime_settings(tmp_path: Path) -> None:
-    made = run(tmp_path)
-    assert len(made) > 50
-    assert not any(made.values())
-    assert run(tmp_path) == dict.fromkeys(made, True)
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
 
+
+@pytest.fixture(scope="module")
+def made(prefect: None, home: Path) -> list[str]:
+    """The steps of a first run over the home."""
+    hits = run(home)
+    assert len(hits) > 50
+    assert not any(hits.values())
+    return list(hits)
+
+
+def test_a_repeated_run_makes_nothing_whatever_the_runtime_settings(
+    home: Path, made: list[str]
+) -> None:
     selfplay = {"max_turns": 4, "shard_size": 2}
     engines = {"agent_engine": SERVED, "user_engine": SERVED}
     other = {
@@ -71,23 +82,19 @@ def test_a_repeated_run_makes_nothing_whatever_the_runtime_settings(tmp_path: Pa
             "selector": {"relevance": True, "engine": SERVED},
         },
     }
-    assert run(tmp_path, **other) == dict.fromkeys(made, True)
+    assert run(home, **other) == dict.fromkeys(made, True)
 
-    # A damaged artefact is made again, with what it feeds: nothing before it.
-    (damaged,) = store_files(tmp_path, "preferences", "preferences.parquet")
+
+def test_a_damaged_artefact_is_made_again_with_what_it_feeds(home: Path, made: list[str]) -> None:
+    (damaged,) = (home / "artifacts" / "preferences").glob("*/preferences.parquet")
     damaged.write_bytes(b"x")
-    again = {name for name, hit in run(tmp_path).items() if not hit}
+    again = {name for name, hit in run(home).items() if not hit}
     assert {"preferences", "dpo", "rollout-shard dpo 1/2", "report"} <= again
     assert not {name for name in again if name.split()[0] in ("sft", "search-shard", "searched")}
 
 
-def store_files(home: Path, step: str, name: str) -> list[Path]:
-    return list((home / "artifacts" / step).glob(f"*/{name}"))
-
-
-def test_a_changed_setting_makes_what_depends_on_it(tmp_path: Path) -> None:
-    made = run(tmp_path)
-    found = {name for name, hit in run(tmp_path, dpo={"beta": 0.2}).items() if not hit}
+def test_a_changed_setting_makes_what_depends_on_it(home: Path, made: list[str]) -> None:
+    found = {name for name, hit in run(home, dpo={"beta": 0.2}).items() if not hit}
     assert {"dpo", "rollout-shard dpo 1/2", "figures", "report"} <= found
     kept = {name for name in made if name.split()[0] in ("sft", "search-shard", "preferences")}
     assert kept

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import sage
 
 from sage_core.schema import Judgement
 from sage_core.storage import read_rows, write_rows
 
 
-def sage(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],
         capture_output=True,
@@ -58,6 +59,13 @@ def test_wrong_input_is_one_message_and_exit_code_2(
         assert word in done.stderr
 
 
+def test_a_process_ends_in_the_same_way(tmp_path: Path) -> None:
+    done = process("run", "--preset", "huge", home=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "'huge'" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -99,7 +107,7 @@ def test_a_run_that_fails_says_why_and_leaves_nothing_unfinished(
     words: list[str],
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # no minute of retries where there is no network
-    done = sage(
+    done = process(
         "run", "--preset", "tiny", "--set", f"model.base={tiny_base}", "--set", override,
         "--set", "corpus.max_read=20", home=tmp_path / "home",
     )  # fmt: skip
@@ -130,7 +138,7 @@ def test_judge_stats_prints_pair_summaries(tmp_path: Path) -> None:
 
 def test_corpus_build_writes_its_tables(tmp_path: Path) -> None:
     output = tmp_path / "corpus"
-    done = sage(
+    done = process(
         "corpus", "build", "--output", str(output), "--json",
         "--set", "corpus.span=longest_run", "--set", "corpus.max_read=200", home=tmp_path,
     )  # fmt: skip
@@ -144,7 +152,7 @@ def test_corpus_build_writes_its_tables(tmp_path: Path) -> None:
 
 
 def test_doctor_finds_what_the_demo_needs(tmp_path: Path) -> None:
-    done = sage("doctor", "--preset", "demo", "--json", home=tmp_path)
+    done = process("doctor", "--preset", "demo", "--json", home=tmp_path)
     checks = json.loads(done.stdout)
     assert done.returncode == 0, checks
     assert {"base model smollm2-135m-instruct", "dialogues", "situations"} <= {
@@ -154,8 +162,9 @@ def test_doctor_finds_what_the_demo_needs(tmp_path: Path) -> None:
 
 def test_doctor_names_the_fix(tmp_path: Path) -> None:
     done = sage(
-        "doctor", "--preset", "demo", "--json", "--set", "model.base=NO/SUCH", home=tmp_path
-    )
+        "doctor", "--preset", "demo", "--json", "--set", "model.base=NO/SUCH", home=tmp_path,
+        PREFECT_HOME=str(tmp_path / "prefect"),
+    )  # fmt: skip
     assert done.returncode == 1
     missing = {check["what"]: check["fix"] for check in json.loads(done.stdout) if not check["ok"]}
     assert "hf download NO/SUCH" in missing["base model NO/SUCH"]

@@ -24,6 +24,7 @@ playwright = pytest.importorskip(
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.alone,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH; install the package"),
 ]
 START_S = 240

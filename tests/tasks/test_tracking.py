@@ -1,7 +1,6 @@
 """The MLflow database of a home, made and looked at by MLflow itself."""
 
 import json
-import os
 import shutil
 import signal
 import sqlite3
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from command_line import sage
 from mlflow.exceptions import MlflowException
 
 from sage_core.config.loading import load_config
@@ -102,15 +102,14 @@ def test_a_damaged_page_is_found(home: Path, made: Path) -> None:
     assert databases.fault(home / "mlflow.db")
 
 
-def test_doctor_opens_both_databases(home: Path, made: Path) -> None:
+def test_doctor_opens_both_databases(home: Path, made: Path, tiny_base: Path) -> None:
     shutil.copy(made, home / "mlflow.db")
     (home / "prefect").mkdir()
     shutil.copy(made, home / "prefect" / "prefect.db")
     break_(home / "prefect" / "prefect.db")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "doctor", "--preset", "tiny", "--json"],
-        cwd=ROOT, capture_output=True, text=True, env=kept,
+    done = sage(
+        "doctor", "--preset", "tiny", "--json", "--set", f"model.base={tiny_base}",
+        home=home, PREFECT_HOME=str(home / "prefect"),
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     checks = {check["what"]: check for check in json.loads(done.stdout)}

@@ -1,9 +1,10 @@
-"""Trains m1, then m2 stacked on it, then dpo: a process of its own, for tests that kill it.
+"""Trains m1, then m2 stacked on it, then dpo, for tests that kill it.
 
-    python run_rounds.py BASE OUTPUT [NAME STEP]
+    python run_rounds.py BASE OUTPUT [LAST ...]
 
-Says "NAME STEP" after every step, and dies of SIGKILL after the one named. Folders that are
-finished are not made again.
+A process for each LAST, one after the other, says "NAME STEP" after every step and dies of SIGKILL
+after the step LAST, as "m2 7"; one more goes on to the end. Folders that are finished are not made
+again. The processes are forks of this one, since importing the trainers takes longer than training.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from training_examples import DIALOGUES, PAIRS
 
+import sage_core.training.trainers  # noqa: F401 - before the forks
 from sage_core.config.model import ModelConfig
 from sage_core.config.training import DPOConfig, LoraConfig, SFTConfig, TrainingConfig
 from sage_core.training.dpo import train_dpo
@@ -48,5 +50,14 @@ def main(base: Path, output: Path, last: str) -> None:
         building.rename(parent)
 
 
+def in_a_process(base: Path, output: Path, last: str) -> None:
+    if (child := os.fork()) == 0:
+        main(base, output, last)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print("ended", status, flush=True)  # noqa: T201
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), " ".join(sys.argv[3:]))
+    for last in (*sys.argv[3:], ""):
+        in_a_process(Path(sys.argv[1]), Path(sys.argv[2]), last)

@@ -103,22 +103,17 @@ def log_probs(model: Any, prompt: list[int], reply: list[int]) -> torch.Tensor:
     return logits.log_softmax(-1).gather(1, torch.tensor(reply)[:, None])[:, 0]
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo"])
-def test_two_processes_learn_from_the_examples_of_one(
-    job: Callable[..., Job], parent: Path, tmp_path: Path, method: str
+def test_two_processes_learn_from_the_pairs_of_one(
+    job: Callable[..., Job], parent: Path, tmp_path: Path
 ) -> None:
-    """The last step has one example. `accelerate` repeats others until both processes have two:
-    one beside it, and two in the other process, none of which must count."""
-    changes = {"learning_rate": 1e-3}
+    """The last step has one pair, which only one of the processes may count; test_launch.py has
+    the same of SFT."""
+    settings = DPO.model_copy(update={"learning_rate": 1e-3})
     found = []
     for launcher in (None, TWO):
         folder = tmp_path / str(launcher is None)
         folder.mkdir()
-        todo = job(parent, "m2", launcher=launcher)
-        if method == "sft":
-            train_sft(folder, todo, DIALOGUES[:5], SFT.model_copy(update=changes))
-        else:
-            train_dpo(folder, todo, PAIRS[:5], DPO.model_copy(update=changes))
+        train_dpo(folder, job(parent, "m2", launcher=launcher), PAIRS[:5], settings)
         found.append(weights(folder))
     assert (found[0] - found[1]).abs().max() < 1e-5
 

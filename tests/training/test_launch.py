@@ -22,15 +22,17 @@ TWO = LauncherConfig(processes=2)
 
 
 def test_two_processes_learn_what_one_does(job: Callable[..., Job], tmp_path: Path) -> None:
-    """A step's examples are the same ones: four in two micro batches, or two in each process."""
+    """A step's examples are the same ones: four in two micro batches, or two in each process. The
+    last step of an epoch has one. `accelerate` repeats others until both processes have two: one
+    beside it, and two in the other process, none of which must count."""
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()
-    settings = SFT.model_copy(update={"epochs": 2})
+    settings = SFT.model_copy(update={"epochs": 2, "learning_rate": 1e-3})
     steps: list[tuple[int, int]] = []
-    train_sft(one, job(), DIALOGUES, settings)
+    train_sft(one, job(), DIALOGUES[:5], settings)
     train_sft(
-        two, job(launcher=TWO), DIALOGUES, settings, tmp_path / "work",
+        two, job(launcher=TWO), DIALOGUES[:5], settings, tmp_path / "work",
         lambda *step: steps.append(step),
     )  # fmt: skip
     assert steps == [(step, 4) for step in range(1, 5)]
@@ -42,7 +44,7 @@ def test_two_processes_learn_what_one_does(job: Callable[..., Job], tmp_path: Pa
     name = "adapter_model.safetensors"
     ours, theirs = load_file(two / name), load_file(one / name)
     for key, tensor in ours.items():
-        assert (tensor - theirs[key]).abs().max() < 1e-3 * max(1.0, float(tensor.abs().max()))
+        assert (tensor - theirs[key]).abs().max() < 1e-5
 
 
 def test_what_a_process_raises_is_raised_here(job: Callable[..., Job], tmp_path: Path) -> None:
