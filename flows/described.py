@@ -25,8 +25,8 @@ def tags(config: PipelineConfig) -> list[str]:
 
 
 def name_run(name: str, labels: list[str]) -> None:
-    """Give the flow run that is under way a name and more tags, in place of earlier ones of the same
-    kinds, the part before a colon."""
+    """Give the flow run that is under way a name and more tags, in place of earlier ones of the
+    same kinds, the part before a colon."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return

@@ -223,7 +223,7 @@ def test_a_month(home: Path) -> None:
     fifth = retraining.retrain(overrides=["retrain.approval=true"])
     assert fifth["outcome"] == "waiting for approval"
     assert registry.champion() == first
-    a_person_answers(registry, fifth, first, second_version)
+    a_person_answers(registry, fifth, first, registry.find("m1"))
     assert registry.champion().version == fifth["challenger"]
     with pytest.raises(ConfigError, match="'candidate' is not a version or alias"):
         registry.find(CANDIDATE)
