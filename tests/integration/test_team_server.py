@@ -20,7 +20,11 @@ import httpx
 import pytest
 import yaml
 from deployed import ENDS, free_port, made, wait_for
+from pyarrow import fs
 from tiny_run import ROOT, SAGE, environment, small_base
+
+from sage_core.errors import ArtifactError
+from tasks.mirror import Mirror, MirroredStore
 
 pytestmark = pytest.mark.integration
 
@@ -171,20 +175,22 @@ def postgres(port: int) -> Iterator[None]:
 def s3(port: int) -> Iterator[None]:
     """An S3 server with the two buckets."""
     from moto.server import ThreadedMotoServer
-    from pyarrow import fs
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     try:
-        files = fs.S3FileSystem(
-            access_key="sage", secret_key=PASSWORD, endpoint_override=f"127.0.0.1:{port}",
-            scheme="http", region="us-east-1", allow_bucket_creation=True,
-        )  # fmt: skip
         for bucket in ("mlflow", "sage"):
-            files.create_dir(bucket)
+            s3_files(port).create_dir(bucket)
         yield
     finally:
         server.stop()
+
+
+def s3_files(port: int) -> fs.S3FileSystem:
+    return fs.S3FileSystem(
+        access_key="sage", secret_key=PASSWORD, endpoint_override=f"127.0.0.1:{port}",
+        scheme="http", region="us-east-1", allow_bucket_creation=True,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +221,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_servers_ask_for_a_password(services: Services) -> None:
-    nobody = httpx.Client()
+    nobody = httpx.Client(timeout=60)
     assert nobody.get(services.address("prefect") + "/api/flows/count").status_code in (401, 405)
     asked = nobody.post(services.address("prefect") + "/api/flows/count", json={})
     assert asked.status_code == 401
@@ -223,6 +229,44 @@ def test_servers_ask_for_a_password(services: Services) -> None:
     experiments = services.address("mlflow") + "/api/2.0/mlflow/experiments/search?max_results=1"
     assert nobody.get(experiments).status_code == 401
     assert nobody.get(experiments, auth=("sage", PASSWORD)).status_code == 200
+
+
+def test_a_store_is_mirrored_on_s3(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in services.mirror().items():
+        monkeypatch.setenv(name, value)
+    mirror = Mirror("s3://sage/alone")
+    here, there = (MirroredStore(tmp_path / name, mirror) for name in ("here", "there"))
+    files = {"a b/ä%20=.txt": b"", "weights": bytes(range(256)) * 100_000}  # 25 MB: in parts
+
+    def write(folder: Path) -> None:
+        for name, data in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(data)
+
+    ref = here.build("sft/0", write, {"stage": "sft"})
+    assert there.find("sft/0") == ref
+    assert {name: (there.folder(ref) / name).read_bytes() for name in files} == files
+    assert there.find("sft/1") is None
+    third = MirroredStore(tmp_path / "third", mirror)
+    assert third.fetch_model(ref.sha256) == tmp_path / "third" / "sft" / "0"
+    with pytest.raises(ArtifactError, match="cannot be used"):
+        MirroredStore(tmp_path / "fourth", Mirror("s3://no-such-bucket/x")).build("x/0", write, {})
+
+
+def test_mlflows_artefacts_are_on_s3(services: Services, tmp_path: Path) -> None:
+    code = (
+        "import mlflow; mlflow.set_experiment('words');"
+        "run = mlflow.start_run(); mlflow.log_text('hello', 'text'); print(run.info.artifact_uri)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=services.client(tmp_path), check=True,
+        capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    kept = said.split()[0].partition(":")[2].lstrip("/")
+    with s3_files(services.ports["store"]).open_input_stream(f"mlflow/{kept}/text") as stream:
+        assert stream.read() == b"hello"
 
 
 def test_a_deployed_run_leaves_its_artefacts_on_s3(services: Services, home: Path) -> None:
