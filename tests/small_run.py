@@ -10,12 +10,14 @@ from pathlib import Path
 
 from tiny_run import ROOT, SAGE, environment
 
-OVERRIDES = [
-    "refine.rounds=1",
-    "steering_report.emotions=[playful]",
-    "steering_report.situations=1",
-    "search.grammar_probe=1",
-]
+from flows.advanced import Advanced, overrides
+
+ADVANCED = {
+    "refine": {"rounds": 1},
+    "steering_report": {"emotions": ["playful"], "situations": 1},
+    "search": {"grammar_probe": 1},
+}
+OVERRIDES = list(overrides(Advanced.model_validate(ADVANCED)))
 SEED = 0  # of the random moments
 
 

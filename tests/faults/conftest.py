@@ -14,7 +14,7 @@ import pytest
 from deployed import Served, serve
 from rich.console import Console
 from rich.table import Table
-from small_run import OVERRIDES, Unkilled, empty, hashes
+from small_run import ADVANCED, OVERRIDES, Unkilled, empty, hashes
 from tiny_run import run_tiny, small_base
 
 
@@ -36,7 +36,7 @@ def settings(home: Path) -> list[str]:
 def filled_in(home: Path) -> dict[str, Any]:
     """The same in the form of the deployment."""
     base = str(home / "data" / "base")
-    return {"preset": "tiny", "base_model": base, "overrides": OVERRIDES}
+    return {"preset": "tiny", "base_model": base, "advanced": ADVANCED}
 
 
 @pytest.fixture(scope="session")

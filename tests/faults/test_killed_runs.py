@@ -165,8 +165,8 @@ def test_a_run_that_is_cancelled(
     record_property: Record,
 ) -> None:
     """From the UI, while `accelerate launch` trains in processes of its own."""
-    overrides = [*filled_in["overrides"], "training.launcher.processes=2"]
-    run = served.start(TINY, {**filled_in, "overrides": overrides})
+    advanced = {**filled_in["advanced"], "training": {"launcher": {"processes": 2}}}
+    run = served.start(TINY, {**filled_in, "advanced": advanced})
     wait_for(lambda: len(trainers(run)) >= 2, 900)
     processes = processes_of(run)
     state = {"type": "CANCELLING", "name": "Cancelling"}

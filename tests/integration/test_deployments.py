@@ -63,7 +63,7 @@ def test_a_deployed_run_started_through_the_api_goes_through(
     assert [schedule["schedule"]["cron"] for schedule in weekly["schedules"]] == ["0 3 * * 1"]
 
     with pytest.raises(HTTPError) as refused:
-        start(api, deployment, {**filled_in, "overrides": ["serch.candidates=8"]})
+        start(api, deployment, {**filled_in, "advanced": {"serch": {"candidates": 8}}})
     assert refused.value.code in (409, 422)
 
     call(f"{api}/deployments/{deployment['id']}", {"parameters": filled_in}, method="PATCH")
