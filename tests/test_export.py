@@ -223,6 +223,6 @@ def test_an_export_that_fails_leaves_nothing(tiny_home: Path, tmp_path: Path) ->
     home = tmp_path / "home"
     shutil.copytree(tiny_home, home)
     (home / "artifacts" / "sft" / "0" / "adapter_model.safetensors").unlink()
-    done = sage_export("m1", str(tmp_path / "out"), home=home)
-    assert done.returncode != 0
+    with pytest.raises(FileNotFoundError, match="adapter_model"):
+        sage_export("m1", str(tmp_path / "out"), home=home)
     assert [path.name for path in tmp_path.iterdir()] == ["home"]

