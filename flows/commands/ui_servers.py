@@ -163,6 +163,8 @@ def end(processes: Iterable[psutil.Process]) -> None:
 
 def _servers(prefect_port: int, mlflow_port: int, api: str, logs: Path) -> list[Server]:
     environment = {
+        # Seven processes of MLflow for jobs that nothing here starts.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         **os.environ,
         "PREFECT_API_URL": api,
         "PREFECT_UI_API_URL": api,

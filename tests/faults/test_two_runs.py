@@ -24,7 +24,8 @@ def test_a_deployment_and_the_command_line_at_once(
     waited = at_once(served, settings, filled_in)
     assert hashes(fresh) == unkilled.hashes
     before = len(unkilled.hashes)
-    waited += at_once(served, [*settings, "seed=1"], {**filled_in, "seed": 1})
+    other = {**filled_in, "advanced": {**filled_in["advanced"], "seed": 1}}
+    waited += at_once(served, [*settings, "seed=1"], other)
     assert len(manifests(fresh)) > before
     record_property(
         "fault",
