@@ -86,7 +86,7 @@ def held_by_flow() -> AbstractContextManager[None]:
     from tasks import home
 
     if flow_run.get_run_count() > 1:
-        _check_restart(flow_run.get_run_count(), flow_run.get_id())
+        _check_restart(flow_run.get_run_count(), flow_run.get_id() or "")
     return home.held(f"the flow run {flow_run.get_name()}", say=get_run_logger().warning)
 
 

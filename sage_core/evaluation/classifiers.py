@@ -5,7 +5,7 @@ The classifier reads a reply alone, without its states. It was trained on other 
 compare models by it rather than believe its level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def check(settings: ClassifierConfig) -> None:
 def classify(
     settings: ClassifierConfig,
     device: str,
-    rollouts: dict[str, Sequence[Trajectory]],
+    rollouts: Mapping[str, Sequence[Trajectory]],
     bootstrap_samples: int,
     seed: int,
 ) -> ClassifierFigures:

@@ -303,7 +303,9 @@ def test_the_zip_of_a_corpus(tmp_path: Path) -> None:
     assert Counter(r.reason for r in records if isinstance(r, BadRecord))["truncated"] == 1
     # Without its end a zip has no list of files; without utterances it is none of ours.
     path.write_bytes(bytes(broken[:-100]))
-    assert read_all("convokit", path) == [BadRecord("truncated", path.name, "")]
+    assert read_all("convokit", path) == [
+        BadRecord("truncated", path.name, "", "File is not a zip file")
+    ]
     with ZipFile(path, "w") as archive:
         archive.writestr("corpus.json", "{}")
     assert read_all("convokit", path) == [BadRecord("missing_field", path.name, "corpus.json")]

@@ -261,7 +261,7 @@ def a_person_answers(
     assert refused["checks"][:-1] == waiting["checks"]
     assert registry.decisions()[-1] == refused
     assert registry.champion() == champion
-    with pytest.raises(ConfigError, match="'candidate' is no version or alias"):
+    with pytest.raises(ConfigError, match="'candidate' is not a version or alias"):
         registry.find(CANDIDATE)
     assert approval.conclude(registry, refused, yes) == refused  # which is decided
 
@@ -282,7 +282,7 @@ def a_person_answers(
     assert late["reasons"] == [
         "a person: not approved in time, no answer until 2026-01-05T03:00:00+00:00"
     ]
-    with pytest.raises(ConfigError, match="'candidate' is no version or alias"):
+    with pytest.raises(ConfigError, match="'candidate' is not a version or alias"):
         registry.find(CANDIDATE)
     assert registry.champion() == champion
 

@@ -29,6 +29,7 @@ OTHERS = {
     "instructions": InstructionsConfig(input=Path("x")),
 }
 RUNTIME_SETTINGS = {
+    "PipelineConfig.budget",
     "ModelConfig.batch_size",
     "ModelConfig.prefill_tokens",
     "ModelConfig.resident_adapters",

@@ -40,6 +40,8 @@ def test_two_processes_learn_what_one_does(job: Callable[..., Job], tmp_path: Pa
         path.name for path in one.iterdir()
     )
     for single, both in zip(read_log(one)["history"], read_log(two)["history"], strict=True):
+        # Of an epoch with a repeated example the share that is done differs.
+        del single["epoch"], both["epoch"]
         assert both == pytest.approx(single, rel=1e-3)
     name = "adapter_model.safetensors"
     ours, theirs = load_file(two / name), load_file(one / name)
