@@ -61,7 +61,7 @@ def config(home: Path, **changes: Any) -> PipelineConfig:
             "dpo": SMALL,
             "evaluation": {"situations": 2, "selfplay": SELFPLAY, "bootstrap_samples": 100},
             "steering_report": {"enabled": False},
-            "retrain": {"situations": 10},
+            "retrain": {"situations": 20},
             **changes,
         }
     )  # fmt: skip
@@ -228,10 +228,10 @@ def test_a_month(home: Path) -> None:
     with pytest.raises(ConfigError, match="'candidate' is not a version or alias"):
         registry.find(CANDIDATE)
 
-    # All but two of the 32 held-out situations are used. That is said before anything is trained.
+    # All but four of the 64 held-out situations are used. That is said before anything is trained.
     arrive(home, 6, "sunny again")
     before = artefacts(home, "sft", "dpo")
-    with pytest.raises(DataError, match=r"needs at least 10 .* gets 2"):
+    with pytest.raises(DataError, match=r"needs at least 10 .* gets 4"):
         retraining.retrain()
     assert artefacts(home, "sft", "dpo") == before
 
