@@ -8,16 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiny_run import ROOT, SAGE, environment
-
-from flows.advanced import Advanced, overrides
+from tiny_run import ROOM, ROOT, SAGE, environment, settings_of
 
 ADVANCED = {
+    **ROOM,
     "refine": {"rounds": 1},
     "steering_report": {"emotions": ["playful"], "situations": 1},
-    "search": {"grammar_probe": 1},
+    "search": {**ROOM["search"], "grammar_probe": 1},
 }
-OVERRIDES = list(overrides(Advanced.model_validate(ADVANCED)))
+OVERRIDES = settings_of(ADVANCED)
 SEED = 0  # of the random moments
 
 
