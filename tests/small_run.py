@@ -8,17 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiny_run import ROOT, SAGE, environment
-
-from flows.advanced import Advanced, overrides
+from tiny_run import ROOM, ROOT, SAGE, environment, settings_of
 
 ADVANCED = {
+    **ROOM,
     "refine": {"rounds": 1},
     "steering_report": {"emotions": ["playful"], "situations": 1},
-    "search": {"grammar_probe": 1},
+    "search": {**ROOM["search"], "grammar_probe": 1},
 }
 """Its settings in the form of the deployment; :data:`OVERRIDES` are they for the command line."""
-OVERRIDES = list(overrides(Advanced.model_validate(ADVANCED)))
+OVERRIDES = settings_of(ADVANCED)
 SEED = 0  # of the random moments
 
 

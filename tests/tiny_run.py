@@ -12,6 +12,13 @@ from small_models import small_llama
 
 SAGE = [sys.executable, "-m", "flows.cli"]
 ROOT = Path(__file__).parents[1]
+# The small base's states are long: with less room no reply ends, and nothing can be preferred.
+ROOM: dict[str, Any] = {
+    "model": {"max_context": 2048},
+    "search": {"selfplay": {"sampling": {"max_state_tokens": 400}}},
+    "evaluation": {"selfplay": {"sampling": {"max_state_tokens": 400}}},
+    "dpo": {"max_length": 1024},
+}
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -37,6 +44,13 @@ def small_base(folder: Path) -> Path:
 def overrides(settings: Iterable[str]) -> list[str]:
     """Arguments for settings, each KEY=VALUE."""
     return [part for each in settings for part in ("--set", each)]
+
+
+def settings_of(advanced: dict[str, Any]) -> list[str]:
+    """What the form has under "advanced", as settings, each KEY=VALUE."""
+    from flows import advanced as form
+
+    return list(form.overrides(form.Advanced.model_validate(advanced)))
 
 
 def run_tiny(home: Path, *settings: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 from deployed import call, ended, finished, free_port, made, serve, start
-from tiny_run import ROOT, SAGE, environment, small_base
+from tiny_run import ROOM, ROOT, SAGE, environment, small_base
 
 pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
@@ -39,7 +39,7 @@ def servers(home: Path) -> Iterator[tuple[str, str]]:
 def filled_in(home: Path) -> dict[str, Any]:
     """The form with another base model, as its user may fill it in: a small one, since what is
     tested here lies around the stages."""
-    return {"preset": "tiny", "base_model": str(small_base(home / "base"))}
+    return {"preset": "tiny", "base_model": str(small_base(home / "base")), "advanced": ROOM}
 
 
 def test_a_deployed_run_started_through_the_api_goes_through(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_run import ROOT, SAGE, environment, run_tiny, small_base
+from tiny_run import ROOM, ROOT, SAGE, environment, run_tiny, settings_of, small_base
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
@@ -37,18 +37,19 @@ def at_once(home: Path, *settings: str) -> list[dict[str, Any]]:
 def test_two_runs_at_once_over_a_fresh_home_and_a_used_one(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    home, base = tmp_path / "home", f"model.base={small_base(tmp_path / 'base')}"
-    first, second = at_once(home, base)
+    home = tmp_path / "home"
+    settings = [f"model.base={small_base(tmp_path / 'base')}", *settings_of(ROOM)]
+    first, second = at_once(home, *settings)
     # Both halves are asked for twice: by the probe and the search, by the rollouts and by steering.
     assert first["cached"] == ["situations search", "situations evaluation"]
     assert second["made"] == []
     assert first["artifacts"] == second["artifacts"]
 
-    third = run_tiny(home, base)
+    third = run_tiny(home, *settings)
     assert third["made"] == []
     assert third["artifacts"] == first["artifacts"]
 
-    other, again = at_once(home, base, "seed=1")
+    other, again = at_once(home, *settings, "seed=1")
     assert "dpo" in other["made"]
     assert again["made"] == []
     assert other["artifacts"] == again["artifacts"] != first["artifacts"]
