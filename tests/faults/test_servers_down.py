@@ -57,6 +57,7 @@ def test_prefects_server_is_restarted(
 
 
 @pytest.mark.integration
+@pytest.mark.alone
 def test_mlflows_server_is_killed(served: Served, record_property: Record) -> None:
     before = served.servers()
     psutil.Process(before[1]["pid"]).kill()
@@ -70,6 +71,7 @@ def test_mlflows_server_is_killed(served: Served, record_property: Record) -> No
 
 
 @pytest.mark.integration
+@pytest.mark.alone
 def test_schedules_make_runs_and_fire(
     served: Served, filled_in: dict[str, Any], home: Path, record_property: Record
 ) -> None:
