@@ -11,14 +11,14 @@ from urllib.error import HTTPError
 import pytest
 from answering_server import Answering, Said, answering
 from deployed import ENDS, Served, call, ended, finished, sage, serve, wait_for
-from tiny_run import small_base
+from tiny_run import ROOM, small_base
 
 from sage_core.conversation import quoted
 from sage_core.sac import utterance_of
 from sage_core.schema import Trajectory
 from sage_core.storage import read_rows
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 PREPARE, RETRAIN = "sage-prepare-data/prepare-data", "sage-retrain/retrain"
 OFF = {
@@ -85,6 +85,7 @@ def filled_in(home: Path, judge: Answering) -> dict[str, Any]:
         "judges": [{"name": "friend", "model": "m", "base_url": judge.settings["base_url"]}],
         "budget": {"tokens": 10_000_000},
         "advanced": {
+            **ROOM,
             "corpus": {"rules": [], "min_turns": 2, "span": "whole"},
             "refine": {"rounds": 1, "gates": OFF},
             "steering_report": {"enabled": False},

@@ -21,12 +21,12 @@ import pytest
 import yaml
 from deployed import ENDS, free_port, made, wait_for
 from pyarrow import fs
-from tiny_run import ROOT, SAGE, environment, small_base
+from tiny_run import ROOM, ROOT, SAGE, environment, small_base
 
 from sage_core.errors import ArtifactError
 from tasks.mirror import Mirror, MirroredStore
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 DOCKER = ROOT / "docker"
 PASSWORD = "p@ss/w:rd% #?-of-16"
@@ -275,7 +275,7 @@ def test_a_deployed_run_leaves_its_artefacts_on_s3(services: Services, home: Pat
     filled_in = {
         "preset": "tiny",
         "base_model": str(base),
-        "advanced": {"refine": {"rounds": 1}, "steering_report": {"enabled": False}},
+        "advanced": {**ROOM, "refine": {"rounds": 1}, "steering_report": {"enabled": False}},
     }
     with services.running("worker", home, **services.mirror()):
         found = services.prefect.get("/deployments/name/sage-pipeline/tiny").json()
