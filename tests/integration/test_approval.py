@@ -18,7 +18,7 @@ from sage_core.sac import utterance_of
 from sage_core.schema import Trajectory
 from sage_core.storage import read_rows
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = pytest.mark.services
 
 PREPARE, RETRAIN = "sage-prepare-data/prepare-data", "sage-retrain/retrain"
 OFF = {

@@ -26,7 +26,7 @@ from tiny_run import ROOM, ROOT, SAGE, environment, small_base
 from sage_core.errors import ArtifactError
 from tasks.mirror import Mirror, MirroredStore
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = pytest.mark.services
 
 DOCKER = ROOT / "docker"
 PASSWORD = "p@ss/w:rd% #?-of-16"

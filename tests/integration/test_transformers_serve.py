@@ -32,7 +32,7 @@ from sage_core.schema import (
 )
 from sage_core.storage import read_json, read_rows, write_rows
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.services
 
 SAID = (
     ("I lost my keys today.", "Oh no! Where did you have them last?"),
