@@ -68,7 +68,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     table = Table("fault", "times", "what was seen", "s", title="Faults")
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            row = dict(report.user_properties).get("fault")
+            # A file that is skipped has a report without properties.
+            row = dict(getattr(report, "user_properties", ())).get("fault")
             if row is None and "faults" not in report.keywords:
                 continue
             row = row or [report.nodeid, "", ""]
