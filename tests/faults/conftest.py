@@ -68,8 +68,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     table = Table("fault", "times", "what was seen", "s", title="Faults")
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
-            # A file that is skipped has a report without properties.
-            row = dict(getattr(report, "user_properties", ())).get("fault")
+            if not isinstance(report, pytest.TestReport):  # of a file that is skipped
+                continue
+            row = dict(report.user_properties).get("fault")
             if row is None and "faults" not in report.keywords:
                 continue
             row = row or [report.nodeid, "", ""]
