@@ -183,8 +183,13 @@ def python_blocks(name: str) -> list[str]:
 
 
 def test_the_example_of_state_action_text_runs():
+    """The page's own assertion holds, and its text is what the README shows of the format."""
     (example,) = python_blocks("conversation.md")
-    exec(example, {})
+    names = {}
+    exec(example, names)
+    text = names["render"](names["reply"])
+    assert text.startswith("{u_motivation: complaint, u_emotion: frustrated, u_topic: [bus]} {a_")
+    assert text.partition(" At least")[0] in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_the_recipes_run(tmp_path):
