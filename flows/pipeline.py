@@ -298,7 +298,7 @@ def roll_out(
 
 def judge(config: PipelineConfig, rollouts: Mapping[str, ArtifactRef], m0: Model) -> ArtifactRef:
     """Every judge's verdicts on every pair."""
-    situations_judged = count(rollouts["m1"], TRAJECTORIES)
+    situations_judged = config.evaluation.judged_of(count(rollouts["m1"], TRAJECTORIES))
     pairs = judged_pairs(config.evaluation, list(rollouts), situations_judged)
     if config.evaluation.pairs == "design":
         width = config.evaluation.interval_width

@@ -42,6 +42,13 @@ def test_every_stage_of_the_demo_is_there() -> None:
     ]  # fmt: skip
 
 
+def test_fewer_situations_can_be_judged_than_are_held_out() -> None:
+    found = stages("evaluation.situations=32", "evaluation.judged_situations=12")
+    few = stages("evaluation.situations=8", "evaluation.judged_situations=12")
+    requests = [each["judge-pair", "m0 m0-m1"].uses[0].requests for each in (found, few)]
+    assert requests == [2 * 12, 2 * 8]
+
+
 def test_measurements_are_planned_for_every_model() -> None:
     """Twelve situations, each read once for the likelihood of its first reply and once with the
     replies to others."""
@@ -89,7 +96,10 @@ def test_other_strategies_are_played_as_they_are(strategy: str) -> None:
 def test_costs_grow_with_what_they_are_for() -> None:
     once, twice = (
         stages(
-            f"corpus.max_dialogues={24 * n}", f"sft.epochs={n}", f"evaluation.situations={8 * n}"
+            f"corpus.max_dialogues={24 * n}",
+            f"sft.epochs={n}",
+            f"evaluation.situations={8 * n}",
+            "evaluation.judged_situations=0",
         )
         for n in (1, 2)
     )
@@ -177,9 +187,9 @@ def test_paid_servers_cost_their_price_and_no_gpu() -> None:
 
 
 def test_reasoning_is_written_before_each_answer() -> None:
-    """The demo judges 32 situations in two orders, and annotates 48 dialogues of 4 turns."""
+    """Judges read 32 situations in two orders; the demo annotates 48 dialogues of 4 turns."""
     servers = (
-        "evaluation.situations=32", "annotation.method=write", "annotation.topics=written",
+        "evaluation.judged_situations=32", "annotation.method=write", "annotation.topics=written",
         "model.max_context=8192",  # room for the prompts beside what may be written
         "annotation.engine={kind: openai, model: r, base_url: 'http://localhost:8000/v1'}",
     )  # fmt: skip

@@ -68,6 +68,11 @@ class EvaluationConfig(Section):
     situations: NonNegative = Field(0, description="Held-out situations; 0 = all of the half.")
     selfplay: SelfPlayConfig = SelfPlayConfig(max_turns=16)
     judges: tuple[JudgeConfig, ...] = Field((JudgeConfig(name="m0"),), min_length=1)
+    judged_situations: NonNegative = Field(
+        0,
+        description="Held-out situations whose conversations are judged, the first ones; 0 = all. "
+        "Measures without a judge take all.",
+    )
     pairs: Literal["paper", "all", "design"] = Field(
         "paper",
         description="Pairs of models that are judged: 'paper': those of its Table 1; 'all'; "
@@ -91,6 +96,10 @@ class EvaluationConfig(Section):
         (), description="Text classifiers that read every reply; empty = none."
     )
     bootstrap_samples: Positive = 10_000
+
+    def judged_of(self, situations: int) -> int:
+        """How many of as many held-out situations are judged."""
+        return min(situations, self.judged_situations or situations)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -267,17 +267,18 @@ class _Planner:
 
     def judging(self, played: dict[str, ArtifactRef]) -> list[StagePlan]:
         found = []
+        situations = self.config.evaluation.judged_of(self.held_out)
         for settings in self.config.evaluation.judges:
-            for pair in judged_pairs(self.config.evaluation, self.models, self.held_out):
+            for pair in judged_pairs(self.config.evaluation, self.models, situations):
                 judge = self._judge(settings)
                 step = configured.judge_pair(self.config, judge, pair, played, self.m0)
                 (engine,) = self.store.run(step, 1).engines
-                use = self._use(f"judge {settings.name}", settings.engine, engine, self.held_out)
+                use = self._use(f"judge {settings.name}", settings.engine, engine, situations)
                 use = _reasoning(use, settings)
                 found.append(
                     self.costs.generation(
                         "judge-pair", f"{settings.name} {pair[0]}-{pair[1]}", [use],
-                        f"{self.held_out:,} situations in 2 orders", 2 * self.held_out,
+                        f"{situations:,} situations in 2 orders", 2 * situations,
                     )
                 )  # fmt: skip
         return found + self._calibrating()

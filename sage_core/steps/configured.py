@@ -242,6 +242,7 @@ def judge_pair(
         rollouts_b=rollouts[b],
         m0=m0,
         judge=judge,
+        situations=config.evaluation.judged_situations,
         seed=config.seed,
     )
 

@@ -14,7 +14,11 @@ from sage_core.storage import ArtifactRef, read_rows
 
 @dataclass(frozen=True, kw_only=True)
 class JudgePair(Step):
-    """One judge's verdicts on one pair of models, both orders, and how many answers were read."""
+    """One judge's verdicts on one pair of models, both orders, and how many answers were read.
+
+    Attributes:
+        situations: of those that ``rollouts_a`` has, the first so many are judged; 0 = all.
+    """
 
     name = "judge-pair"
     retries = 1
@@ -24,6 +28,7 @@ class JudgePair(Step):
     rollouts_b: ArtifactRef
     m0: Model
     judge: Judge
+    situations: int
     seed: int
 
     @property
@@ -37,6 +42,10 @@ class JudgePair(Step):
     def run(self, folder: Path, context: Context) -> None:
         first = read_rows(context.folder(self.rollouts_a) / TRAJECTORIES, Trajectory)
         second = read_rows(context.folder(self.rollouts_b) / TRAJECTORIES, Trajectory)
+        if self.situations:
+            first = first[: self.situations]
+            judged = {trajectory.situation_id for trajectory in first}
+            second = [trajectory for trajectory in second if trajectory.situation_id in judged]
         names = (self.model_a, self.model_b)
         title = f"judge {self.model_a}-{self.model_b}"
         self.judge.compare(names, first, second, context, self.m0, self.seed, title, folder)

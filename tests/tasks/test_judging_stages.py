@@ -107,6 +107,24 @@ def words(html: str) -> str:
     return " ".join(html.replace("\n", " ").split())
 
 
+@pytest.mark.parametrize(
+    ("most", "judged"), [(0, SITUATIONS), (2, 2), (SITUATIONS + 1, SITUATIONS)]
+)
+def test_the_first_situations_are_judged_in_both_orders(
+    context: Folders, most: int, judged: int
+) -> None:
+    settings = PipelineConfig.model_validate({"evaluation": {"judged_situations": most}})
+    (judge,) = judges(settings)
+    m0 = Model("m0", ArtifactRef("base", "0" * 64, 1))
+    rollouts = {"m0": context.rollouts("m0", "rude"), "m1": context.rollouts("m1", "so kind")}
+    step = configured.judge_pair(settings, judge, ("m0", "m1"), rollouts, m0)
+    rows = read_rows(context.folder(context.make(step, "judged")) / JUDGEMENTS, Judgement)
+    assert [(row.item_id, row.order) for row in rows] == [
+        (f"s{number}", order) for number in range(judged) for order in ("ab", "ba")
+    ]
+    assert {row.verdict for row in rows} == {"model_b"}
+
+
 def test_what_is_known_of_the_judges_of_a_run(context: Folders, tmp_path: Path) -> None:
     settings = config(preferences(tmp_path / "human.json"))
     human = settings.evaluation.human
