@@ -21,7 +21,7 @@ import pytest
 import yaml
 from deployed import ENDS, free_port, made, wait_for
 from pyarrow import fs
-from tiny_run import ROOM, ROOT, SAGE, environment, small_base
+from tiny_run import ROOM, ROOT, SAGE, environment, overrides, settings_of, small_base
 
 from sage_core.errors import ArtifactError
 from tasks.mirror import Mirror, MirroredStore
@@ -38,7 +38,7 @@ SECRETS = {
     "S3_SECRET_KEY": PASSWORD,
     "VLLM_API_KEY": "-",
 }
-SETTINGS = ("refine.rounds=1", "steering_report.enabled=false")
+ADVANCED = {**ROOM, "refine": {"rounds": 1}, "steering_report": {"enabled": False}}
 
 
 class Services:
@@ -271,11 +271,10 @@ def test_mlflows_artefacts_are_on_s3(services: Services, tmp_path: Path) -> None
 
 def test_a_deployed_run_leaves_its_artefacts_on_s3(services: Services, home: Path) -> None:
     assert "registered" in services.sage(home, "deploy")
-    base = small_base(home / "base")
     filled_in = {
         "preset": "tiny",
-        "base_model": str(base),
-        "advanced": {**ROOM, "refine": {"rounds": 1}, "steering_report": {"enabled": False}},
+        "base_model": str(small_base(home / "base")),
+        "advanced": ADVANCED,
     }
     with services.running("worker", home, **services.mirror()):
         found = services.prefect.get("/deployments/name/sage-pipeline/tiny").json()
@@ -301,9 +300,8 @@ def test_a_new_machine_goes_on_from_the_mirror(
 ) -> None:
     """With an empty home and the servers' addresses: no stage is made again, and the champion is
     found."""
-    settings = [f"model.base={home / 'base'}", *SETTINGS]
-    overrides = [part for each in settings for part in ("--set", each)]
-    run = services.sage(tmp_path / "first", "run", "--preset", "tiny", *overrides, "--json")
+    settings = overrides([f"model.base={home / 'base'}", *settings_of(ADVANCED)])
+    run = services.sage(tmp_path / "first", "run", "--preset", "tiny", *settings, "--json")
     assert run["made"] == []
     assert made(tmp_path / "first").keys() == made(home).keys()
     second = tmp_path / "second"
