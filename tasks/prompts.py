@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from sage_core.evaluation.prompts import PROMPTS
 from sage_core.steps.judged import Judge
-from tasks.tracking import prepare_database, tracking_uri
+from tasks.tracking_store import connect, tracking_uri
 
 PREFIX = "sage-judge."  # models and prompts share one space of names
 _PAGE = 100
@@ -52,7 +52,7 @@ def kept(prompt: str, question: str) -> PromptVersion | None:
     """
     if PROMPTS.keeps(prompt):
         return _found(prompt)
-    client, name = _client(), PREFIX + re.sub(r"[^a-zA-Z0-9_.-]", ".", prompt)
+    client, name = connect(), PREFIX + re.sub(r"[^a-zA-Z0-9_.-]", ".", prompt)
     try:
         if client.get_prompt(name) is None:
             client.create_prompt(name, "What a judge is asked (evaluation.judges.prompt).")
@@ -83,7 +83,7 @@ def _version_with(client: mlflow.MlflowClient, name: str, question: str) -> Prom
 def _found(prompt: str) -> PromptVersion:
     name, separator, alias = prompt.removeprefix("prompts:/").partition("@")
     name, _, version = name.partition("/")
-    client = _client()
+    client = connect()
     try:
         found = (
             client.get_prompt_version_by_alias(name, alias)
@@ -103,9 +103,3 @@ def _found(prompt: str) -> PromptVersion:
             "conversations are shown after it",
         )
     return found
-
-
-def _client() -> mlflow.MlflowClient:
-    prepare_database()
-    mlflow.set_tracking_uri(tracking_uri())
-    return mlflow.MlflowClient()

@@ -18,7 +18,8 @@ from sage_core.config.loading import validate_config
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.errors import ConfigError
 from tasks import decisions
-from tasks.tracking import CONFIG, PARENT_TAG, SHA256_TAG, prepare_database, tracking_uri
+from tasks.tracking import CONFIG, PARENT_TAG, SHA256_TAG
+from tasks.tracking_store import connect, tracking_uri
 
 CHAMPION = "champion"
 CANDIDATE = "candidate"
@@ -56,9 +57,7 @@ class Registry:
     """
 
     def __init__(self, name: str = "") -> None:
-        prepare_database()
-        mlflow.set_tracking_uri(tracking_uri())
-        self._client = mlflow.MlflowClient()
+        self._client = connect()
         names = sorted(model.name for model in self._client.search_registered_models())
         if (name and name not in names) or (not name and len(names) != 1):
             found = ", ".join(names) or "none yet; `sage run` registers its models"
@@ -211,6 +210,4 @@ class Registry:
 
 def registered_models() -> list[str]:
     """The names of all registered models."""
-    prepare_database()
-    mlflow.set_tracking_uri(tracking_uri())
-    return sorted(model.name for model in mlflow.MlflowClient().search_registered_models())
+    return sorted(model.name for model in connect().search_registered_models())

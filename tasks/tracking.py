@@ -5,7 +5,6 @@ is tracked like one that made them. A run that was killed is taken up again by t
 the same configuration. The checkpoint of a model is logged once, however many runs use it.
 """
 
-import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,6 @@ from mlflow.entities.model_registry import ModelVersion, PromptVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 from prefect.runtime import flow_run
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from sage_core.config.differences import run_name
 from sage_core.config.pipeline import PipelineConfig
@@ -43,10 +40,11 @@ from sage_core.steps.reading import (
 )
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.job import read_log
-from tasks import databases, decisions, notices
-from tasks.home import home_id, mlflow_database, sage_home, store
+from tasks import decisions, notices
+from tasks.home import home_id, store
 from tasks.mlflow_views import experiment_tags
 from tasks.tracked_dialogues import log_dialogues
+from tasks.tracking_store import artifact_location, connect
 from tasks.watching import watching
 
 PARENT_TAG = "mlflow.parentRunId"
@@ -56,56 +54,6 @@ _CONFIG_HASH = "sage.config_hash"
 _HOME = "sage.home"
 _REPORT = "sage.report"  # the report's key, by which `sage compare` finds the run
 _SAMPLE_DIALOGUES = 8
-_BUSY_TIMEOUT_S = 180  # longer than a back-up or a migration of a database takes
-
-
-@event.listens_for(Engine, "before_cursor_execute", retval=True)
-def _wait_longer(
-    connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
-) -> tuple[str, Any]:
-    """MLflow waits 20 s for a SQLite database that another process has locked, then fails."""
-    if statement.startswith("PRAGMA busy_timeout"):
-        statement = f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000};"
-    return statement, parameters
-
-
-def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, by default the SQLite database of the SAGE home."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _own_database()
-
-
-def _own_database() -> str:
-    return f"sqlite:///{mlflow_database()}"
-
-
-def prepare_database() -> None:
-    """Make the home's MLflow database if there is none; call it with the home held.
-
-    MLflow migrates a SQLite file without a lock and outside a transaction, and one that was cut
-    short never opens again. So it is made beside its place and renamed.
-
-    Raises:
-        ArtifactError: the database is there, and cannot be used.
-    """
-    path = mlflow_database()
-    if tracking_uri() != _own_database():
-        return
-    databases.check(path)
-    if path.exists():
-        return
-    from mlflow.db import upgrade
-
-    unfinished = path.with_name("mlflow.db.unfinished")
-    for leftover in path.parent.glob(f"{unfinished.name}*"):  # with SQLite's journal
-        leftover.unlink()
-    assert upgrade.callback is not None
-    upgrade.callback(f"sqlite:///{unfinished}")
-    unfinished.rename(path)
-
-
-def artifact_root() -> Path:
-    """Where MLflow's artefacts lie when the home's own database is used."""
-    return sage_home() / "mlflow-artifacts"
 
 
 @contextmanager
@@ -132,9 +80,7 @@ class Tracker:
     """
 
     def __init__(self, config: PipelineConfig, title: str = "") -> None:
-        prepare_database()
-        mlflow.set_tracking_uri(tracking_uri())
-        self._client = mlflow.MlflowClient()
+        self._client = connect()
         self._config = config
         self.experiment_id = self._experiment_id(config.name)
         self._children: dict[str, str] = {}
@@ -357,9 +303,8 @@ class Tracker:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is not None:
             return str(experiment.experiment_id)
-        own = tracking_uri() == _own_database()  # a server decides for itself where files go
-        location = (artifact_root() / name).as_uri() if own else None
-        return str(self._client.create_experiment(name, artifact_location=location))
+        made = self._client.create_experiment(name, artifact_location=artifact_location(name))
+        return str(made)
 
     def _unfinished(self, config_hash: str) -> str | None:
         """A parent run of this configuration and home that was killed or failed. It cannot be a

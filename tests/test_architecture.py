@@ -84,6 +84,7 @@ def test_tracking_and_registry_are_the_only_importers_of_mlflow() -> None:
         "tasks/registry.py",
         "tasks/tracked_dialogues.py",
         "tasks/tracking.py",
+        "tasks/tracking_store.py",
         "tasks/watching.py",
     )
     assert importers("tasks", "mlflow") == {file: {"mlflow"} for file in files}

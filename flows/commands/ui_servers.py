@@ -24,7 +24,7 @@ from flows.environment import UI_FILE, check_prefect_database, running_server
 from sage_core.errors import SageError
 from sage_core.storage import read_json, write_json
 from tasks.home import held, sage_home
-from tasks.tracking import artifact_root, prepare_database, tracking_uri
+from tasks.tracking_store import artifact_root, prepare_database, tracking_uri
 
 HOST = "127.0.0.1"
 WORK_POOL = "sage"

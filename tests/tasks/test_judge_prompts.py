@@ -17,31 +17,21 @@ from sage_core.steps import configured
 from sage_core.steps.base import Model
 from sage_core.steps.key import key
 from sage_core.storage import ArtifactRef
-from tasks import prompts, registry, tracking
+from tasks import prompts, registry, tracking, tracking_store
 from tasks.home import held
 
 KIND = "Decide which chatbot is kinder."
 CURT = "Decide which chatbot is shorter."
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home's database before its first run."""
-    folder = tmp_path_factory.mktemp("database")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setenv("SAGE_HOME", str(folder))
-        with held():
-            tracking.prepare_database()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def client(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
+def client(
+    made_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> mlflow.MlflowClient:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("SAGE_HOME", str(tmp_path))
-    (tmp_path / "mlflow.db").write_bytes(database.read_bytes())
-    mlflow.set_tracking_uri(tracking.tracking_uri())
+    (tmp_path / "mlflow.db").write_bytes(made_database.read_bytes())
+    mlflow.set_tracking_uri(tracking_store.tracking_uri())
     return mlflow.MlflowClient()
 
 

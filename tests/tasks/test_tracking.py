@@ -20,25 +20,15 @@ from sage_core.config.loading import load_config
 from sage_core.errors import ArtifactError
 from sage_core.schema import Trajectory, TrajectoryTurn
 from sage_core.storage import ArtifactRef, write_json
-from tasks import databases, tracking
+from tasks import databases, tracking, tracking_store
 from tasks.home import held, mlflow_database, store
 from tasks.mlflow_views import CHARTED, experiment_tags
 from tasks.tracked_dialogues import log_dialogues
 
 ROOT = Path(__file__).parents[2]
-MAKE = "from tasks import tracking\nprint('go', flush=True)\ntracking.prepare_database()"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database as the first run of a home makes it."""
-    folder = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setenv("SAGE_HOME", str(folder))
-        with held():
-            tracking.prepare_database()
-    return folder / "mlflow.db"
+MAKE = (
+    "from tasks import tracking_store\nprint('go', flush=True)\ntracking_store.prepare_database()"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -55,10 +45,10 @@ def break_(path: Path) -> None:
         database.execute("create table _alembic_tmp_metrics (key text)")
 
 
-def test_what_is_made_is_whole_and_opens(made: Path) -> None:
-    assert databases.fault(made) is None
-    assert [path.name for path in made.parent.glob("mlflow.db*")] == ["mlflow.db"]
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{made}")
+def test_what_is_made_is_whole_and_opens(made_database: Path) -> None:
+    assert databases.fault(made_database) is None
+    assert [path.name for path in made_database.parent.glob("mlflow.db*")] == ["mlflow.db"]
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{made_database}")
     assert client.search_registered_models() == []
 
 
@@ -73,16 +63,16 @@ def test_a_kill_during_its_making_leaves_nothing_that_counts(home: Path) -> None
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not mlflow_database().exists()
-    tracking.prepare_database()
+    tracking_store.prepare_database()
     assert databases.fault(mlflow_database()) is None
     assert list(home.glob("mlflow.db.unfinished*")) == []
 
 
-def test_a_broken_one_is_refused_with_the_fix(home: Path, made: Path) -> None:
-    shutil.copy(made, home / "mlflow.db")
+def test_a_broken_one_is_refused_with_the_fix(home: Path, made_database: Path) -> None:
+    shutil.copy(made_database, home / "mlflow.db")
     break_(home / "mlflow.db")
     with pytest.raises(ArtifactError, match="_alembic_tmp_metrics") as error:
-        tracking.prepare_database()
+        tracking_store.prepare_database()
     assert f"mv '{home / 'mlflow.db'}'" in str(error.value)
 
 
@@ -95,17 +85,17 @@ def test_other_faults(home: Path, content: bytes, fault: str) -> None:
     assert fault in str(databases.fault(home / "mlflow.db"))
 
 
-def test_a_damaged_page_is_found(home: Path, made: Path) -> None:
-    content = bytearray(made.read_bytes())
+def test_a_damaged_page_is_found(home: Path, made_database: Path) -> None:
+    content = bytearray(made_database.read_bytes())
     content[8192 : 8192 + 4096] = b"\xff" * 4096
     (home / "mlflow.db").write_bytes(content)
     assert databases.fault(home / "mlflow.db")
 
 
-def test_doctor_opens_both_databases(home: Path, made: Path, tiny_base: Path) -> None:
-    shutil.copy(made, home / "mlflow.db")
+def test_doctor_opens_both_databases(home: Path, made_database: Path, tiny_base: Path) -> None:
+    shutil.copy(made_database, home / "mlflow.db")
     (home / "prefect").mkdir()
-    shutil.copy(made, home / "prefect" / "prefect.db")
+    shutil.copy(made_database, home / "prefect" / "prefect.db")
     break_(home / "prefect" / "prefect.db")
     done = sage(
         "doctor", "--preset", "tiny", "--json", "--set", f"model.base={tiny_base}",
@@ -120,10 +110,10 @@ def test_doctor_opens_both_databases(home: Path, made: Path, tiny_base: Path) ->
 
 
 def test_only_a_run_of_the_same_home_is_taken_up_again(
-    home: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, made_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two homes that share an MLflow server: one's live run is not the other's."""
-    shutil.copy(made, tmp_path / "shared.db")
+    shutil.copy(made_database, tmp_path / "shared.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'shared.db'}")
     config = load_config("tiny")
     with held():
@@ -138,8 +128,8 @@ def test_only_a_run_of_the_same_home_is_taken_up_again(
 
 
 @pytest.fixture
-def tracker(home: Path, made: Path) -> Iterator[tracking.Tracker]:
-    shutil.copy(made, home / "mlflow.db")
+def tracker(home: Path, made_database: Path) -> Iterator[tracking.Tracker]:
+    shutil.copy(made_database, home / "mlflow.db")
     with held():
         yield tracking.Tracker(load_config("demo", ["seed=3"]))
 
@@ -236,7 +226,7 @@ def wait_for_load(run_id: str) -> None:
 
 
 def test_a_run_shows_what_its_stages_took(
-    home: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, made_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Made or found, after an error too; the load of the machine beside them."""
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
@@ -245,7 +235,7 @@ def test_a_run_shows_what_its_stages_took(
     from tasks import caching
     from tasks.home import store
 
-    shutil.copy(made, home / "mlflow.db")
+    shutil.copy(made_database, home / "mlflow.db")
     cost = {
         "seconds": 2.0,
         "engines": {"a": {"prompt_tokens": 100, "completion_tokens": 30}},
@@ -294,12 +284,12 @@ def test_a_run_shows_what_its_stages_took(
 
 
 def test_a_locked_database_is_waited_for_as_long_as_we_say(
-    home: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, made_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MLflow alone would fail after 20 s; here that is one second, to see that it is ours."""
-    shutil.copy(made, home / "mlflow.db")
+    shutil.copy(made_database, home / "mlflow.db")
     tracker = tracking.Tracker(load_config("tiny"))
-    monkeypatch.setattr(tracking, "_BUSY_TIMEOUT_S", 1)
+    monkeypatch.setattr(tracking_store, "_BUSY_TIMEOUT_S", 1)
     with closing(sqlite3.connect(home / "mlflow.db", isolation_level=None)) as other:
         other.execute("begin exclusive")
         began = time.monotonic()
@@ -311,9 +301,9 @@ def test_a_locked_database_is_waited_for_as_long_as_we_say(
 
 
 def test_the_first_error_is_the_one_that_is_shown(
-    home: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, made_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(made, home / "mlflow.db")
+    shutil.copy(made_database, home / "mlflow.db")
 
     def fail(self: object, status: str) -> None:
         raise MlflowException("database is locked")
@@ -326,11 +316,11 @@ def test_the_first_error_is_the_one_that_is_shown(
 
 
 def test_benchmarks_are_metrics_of_their_model(
-    home: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, made_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every metric, and of the shown one its error and its change."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'shared.db'}")
-    shutil.copy(made, home / "shared.db")
+    shutil.copy(made_database, home / "shared.db")
     strict, flexible = "exact_match,strict-match", "exact_match,flexible-extract"
     table = {
         "models": ["m0"],
