@@ -145,7 +145,8 @@ def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
     benchmarks = benchmark(config, models)  # section 5, Table 2
     empathy = measure_empathy(config, models)
     classified = classify(config, rollouts)
-    figures = make(configured.figures(config, judgements, rollouts, calibrate(config, m0)))
+    calibrations = calibrate(config, m0)
+    figures = make(configured.figures(config, judgements, rollouts, calibrations))
     checkpoints = {name: reference(model) for name, model in trained.items()}
     report = make(
         Report(
@@ -160,6 +161,7 @@ def run_method(config: PipelineConfig, tracker: "Tracker") -> dict[str, Any]:
             checkpoints=checkpoints,
             rollouts=rollouts,
             judgements=judgements,
+            calibrations=tuple(calibrations),
             figures=figures,
             measured=tuple(measured.values()),
             quality=quality,

@@ -49,7 +49,7 @@ class Figures(Step):
             for name, ref in self.rollouts.items()
         }
         judged = list(dict.fromkeys((row.model_a, row.model_b) for row in table))
-        situations = max(len(played) for played in rollouts.values())
+        situations = len({row.item_id for row in rows})
         design = tournament.design(
             self.pairs, self.interval_width, list(rollouts), judged, situations
         )

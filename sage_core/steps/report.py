@@ -41,6 +41,7 @@ class Report(Step):
     conversations are, from which runs are compared.
 
     Attributes:
+        calibrations: of the judges, against people.
         measured: each model's measurements, in the order of ``rollouts``.
         searches: by the model that searched.
         parents: model -> the model that it was trained from.
@@ -58,6 +59,7 @@ class Report(Step):
     checkpoints: dict[str, ArtifactRef]
     rollouts: dict[str, ArtifactRef]
     judgements: ArtifactRef
+    calibrations: tuple[ArtifactRef, ...]
     figures: ArtifactRef
     measured: tuple[ArtifactRef, ...]
     quality: ArtifactRef
@@ -70,7 +72,7 @@ class Report(Step):
     def _asked(self) -> tuple[ArtifactRef, ...]:
         """The artefacts that models were asked for, with how many answers were read."""
         played = (*self.searches.values(), *self.rollouts.values())
-        return (self.annotated, *played, self.judgements)
+        return (self.annotated, *played, self.judgements, *self.calibrations)
 
     def run(self, folder: Path, context: Context) -> None:
         from sage_core.evaluation import report, rows, summary  # import matplotlib and scipy

@@ -64,8 +64,13 @@ def run(
     monkeypatch.setattr(module, "count", lambda ref, name: 1)
     monkeypatch.setattr(module, "tables", Anything())
     monkeypatch.setattr(module, "get_run_logger", Anything)
+    monkeypatch.setattr(module, "source_hash", lambda path: "")
     config = PipelineConfig.model_validate(
-        {"refine": refine, "steering_report": {"enabled": False}}
+        {
+            "refine": refine,
+            "steering_report": {"enabled": False},
+            "evaluation": {"human": Path("people.json")},
+        }
     )
     result: dict[str, Any] = module.run_method(config, Anything())  # type: ignore[arg-type]
     ((_, dpo),) = steps.of(Dpo)
@@ -74,6 +79,7 @@ def run(
         "models": [*result["checkpoints"]],
         "dpo": dpo.parent.name,
         "searched": [*report.searches],
+        "calibrated": [ref.path for ref in report.calibrations],
         "parents": report.parents,
         "rolled out": [label.split()[-1] for label, _ in steps.of(Trajectories)],
     }
@@ -84,6 +90,7 @@ def test_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["models"] == ["raw", "m1", "m2", "m3", "dpo"]
     assert (found["dpo"], found["searched"]) == ("m3", ["m1", "m2"])
     assert found["parents"] == {"raw": "m0", "m1": "m0", "m2": "m1", "m3": "m2", "dpo": "m3"}
+    assert found["calibrated"] == ["calibrate-judge m0"]
     assert sorted(found["rolled out"]) == ["dpo", "m0", "m1", "m2", "m3", "raw"]  # each once
 
 

@@ -21,7 +21,7 @@ from sage_core.evaluation.winrate import PairSummary, summarise
 from sage_core.schema import Judgement, Trajectory, TrajectoryTurn
 from sage_core.steps import configured
 from sage_core.steps.base import Model, Step
-from sage_core.steps.names import CALIBRATION, JUDGEMENTS, TRAJECTORIES
+from sage_core.steps.names import CALIBRATION, JUDGEMENTS, TRAJECTORIES, WIN_RATES
 from sage_core.steps.reading import read_figures, read_judges
 from sage_core.storage import ArtifactRef, read_json, read_rows, write_rows
 
@@ -118,11 +118,14 @@ def test_the_first_situations_are_judged_in_both_orders(
     m0 = Model("m0", ArtifactRef("base", "0" * 64, 1))
     rollouts = {"m0": context.rollouts("m0", "rude"), "m1": context.rollouts("m1", "so kind")}
     step = configured.judge_pair(settings, judge, ("m0", "m1"), rollouts, m0)
-    rows = read_rows(context.folder(context.make(step, "judged")) / JUDGEMENTS, Judgement)
+    made = context.make(step, "judged")
+    rows = read_rows(context.folder(made) / JUDGEMENTS, Judgement)
     assert [(row.item_id, row.order) for row in rows] == [
         (f"s{number}", order) for number in range(judged) for order in ("ab", "ba")
     ]
     assert {row.verdict for row in rows} == {"model_b"}
+    figures = context.make(configured.figures(settings, made, rollouts), "figures")
+    assert read_json(context.folder(figures) / WIN_RATES)["design"]["situations"] == judged
 
 
 def test_what_is_known_of_the_judges_of_a_run(context: Folders, tmp_path: Path) -> None:
