@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flows import environment
 from flows.commands import corpus, judge, steer, train
 from flows.commands.annotate import annotate
 from flows.commands.benchmark import benchmark
@@ -44,6 +45,7 @@ def main() -> None:
     What goes wrong while an error of ours is reported, such as a Prefect server that cannot write
     it down because the disk is full, must not hide it.
     """
+    environment.quieten()
     try:
         app()
     except Exception as error:

@@ -15,6 +15,20 @@ _EPHEMERAL_SERVER = "prefect.server.api.server:create_app"
 UI_FILE = "ui.json"  # written by `sage ui`: the addresses of the servers it runs
 
 
+def quieten() -> None:
+    """Keep the bars, notes and deprecations of our libraries out of what the reader sees; call it
+    before they are imported. Stages have bars of their own."""
+    for name, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+
+
 def prepare(*, quiet: bool) -> None:
     """Point Prefect and MLflow to the SAGE home, unless the environment already says otherwise.
 
@@ -36,26 +50,20 @@ def prepare(*, quiet: bool) -> None:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where --json is printed
         "DO_NOT_TRACK": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
     if quiet:
         # Errors are shown by the command line. The log in Prefect's UI keeps its level.
         defaults["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-        defaults["TRANSFORMERS_VERBOSITY"] = "error"
-        defaults["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-        defaults["TQDM_DISABLE"] = "1"  # the stages have bars of their own
         defaults["MLFLOW_LOGGING_LEVEL"] = "WARNING"
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         warned = logging.StreamHandler()
         warned.setLevel(logging.WARNING)
         logging.getLogger("sage_core").addHandler(warned)
-        # Deprecations between our dependencies are not the reader's business.
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", category=UserWarning)
     if "PREFECT_API_URL" not in os.environ and (api := running_server(home)):
         defaults["PREFECT_API_URL"] = api
     for name, value in defaults.items():
