@@ -11,10 +11,14 @@ _LEFTOVER = "_alembic_tmp_"  # alembic's copy of a table that it changes; gone w
 
 
 def fault(path: Path) -> str | None:
-    """What is wrong with the database ``path``, or None. It is opened for reading only."""
+    """What is wrong with the database ``path``, or None. It has to be there.
+
+    It is opened for writing too: else SQLite could not undo what a process that was killed had
+    half written, which every program that opens it does.
+    """
     try:
         with closing(
-            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=20)
+            sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=20)
         ) as database:
             tables = [
                 name

@@ -68,6 +68,28 @@ def test_a_kill_during_its_making_leaves_nothing_that_counts(home: Path) -> None
     assert list(home.glob("mlflow.db.unfinished*")) == []
 
 
+HALF_WRITTEN = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("pragma cache_size = 1")  # so that changed pages are in the file before the end
+database.execute("begin immediate")
+database.execute("create table half (written text)")
+for _ in range(100):
+    database.execute("insert into half values (hex(randomblob(4096)))")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_had_half_written_is_undone(home: Path, made_database: Path) -> None:
+    path = home / "mlflow.db"
+    shutil.copy(made_database, path)
+    subprocess.run([sys.executable, "-c", HALF_WRITTEN, path], check=False)
+    assert (home / "mlflow.db-journal").stat().st_size > 0
+    assert path.read_bytes() != made_database.read_bytes()
+    assert databases.fault(path) is None
+    assert path.read_bytes() == made_database.read_bytes()
+
+
 def test_a_broken_one_is_refused_with_the_fix(home: Path, made_database: Path) -> None:
     shutil.copy(made_database, home / "mlflow.db")
     break_(home / "mlflow.db")
