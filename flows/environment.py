@@ -60,6 +60,7 @@ def prepare(*, quiet: bool) -> None:
         defaults["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
         defaults["MLFLOW_LOGGING_LEVEL"] = "WARNING"
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it raises what it logs
         logging.getLogger("alembic").setLevel(logging.WARNING)
         warned = logging.StreamHandler()
         warned.setLevel(logging.WARNING)

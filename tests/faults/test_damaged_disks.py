@@ -102,7 +102,7 @@ def test_the_disk_is_full_when_training_begins(
         said = [*lines]
     done = finished_at(small_disk)
     message = "".join(said[:-1])
-    assert said[-1] == "1"
+    assert said[-1] == "2"
     assert "free space or set SAGE_HOME" in message
     assert "Traceback" not in message
     assert left_half_made(small_disk) == []
