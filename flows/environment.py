@@ -27,6 +27,7 @@ def quieten() -> None:
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("default", module=r"(flows|tasks|sage_core)\b")  # ours are shown
 
 
 def prepare(*, quiet: bool) -> None:

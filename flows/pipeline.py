@@ -306,7 +306,7 @@ def judge(config: PipelineConfig, rollouts: Mapping[str, ArtifactRef], m0: Model
         width = config.evaluation.interval_width
         found = design("design", width, list(rollouts), pairs, situations_judged)
         get_run_logger().warning(found.in_words)
-    parts = judge_pairs(config, pairs, rollouts, m0)
+    parts = judge_pairs(config, pairs, rollouts, m0, config.evaluation.judged_situations)
     return make(Judgements(parts=tuple(parts)))
 
 
@@ -315,11 +315,15 @@ def judge_pairs(
     pairs: Sequence[tuple[str, str]],
     rollouts: Mapping[str, ArtifactRef],
     m0: Model,
+    situations: int = 0,
 ) -> list[ArtifactRef]:
-    """Every judge's verdicts on some pairs, one artefact each."""
+    """Every judge's verdicts on some pairs, one artefact each, on the first ``situations``; 0 = on
+    all."""
     parts = []
     for each in judges(config):
-        steps = [configured.judge_pair(config, each, pair, rollouts, m0) for pair in pairs]
+        steps = [
+            configured.judge_pair(config, each, pair, rollouts, m0, situations) for pair in pairs
+        ]
         labels = [f"{each.settings.name} {a}-{b}" for a, b in pairs]
         parts += make_asking(steps, labels, each.settings, UNREAD, again=config.ask_again)
     return parts
@@ -370,7 +374,8 @@ def improves(
     number of judges."""
     from sage_core.evaluation import winrate  # imports scipy
 
-    parts = judge_pairs(config, [(before, after)], rollouts, m0)
+    situations = config.evaluation.judged_situations
+    parts = judge_pairs(config, [(before, after)], rollouts, m0, situations)
     rows = [
         row for part in parts for row in read_rows(store().folder(part) / JUDGEMENTS, Judgement)
     ]

@@ -71,7 +71,7 @@ class EvaluationConfig(Section):
     judged_situations: NonNegative = Field(
         0,
         description="Held-out situations whose conversations are judged, the first ones; 0 = all. "
-        "Measures without a judge take all.",
+        "Measures without a judge, and the rounds of retraining, take all.",
     )
     pairs: Literal["paper", "all", "design"] = Field(
         "paper",

@@ -233,6 +233,7 @@ def judge_pair(
     pair: tuple[str, str],
     rollouts: Mapping[str, ArtifactRef],
     m0: Model,
+    situations: int = 0,
 ) -> JudgePair:
     a, b = pair
     return JudgePair(
@@ -242,7 +243,7 @@ def judge_pair(
         rollouts_b=rollouts[b],
         m0=m0,
         judge=judge,
-        situations=config.evaluation.judged_situations,
+        situations=situations,
         seed=config.seed,
     )
 

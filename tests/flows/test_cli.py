@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from command_line import sage
 
+from flows import environment
 from sage_core.schema import Judgement
 from sage_core.storage import read_rows, write_rows
 
@@ -168,3 +170,14 @@ def test_doctor_names_the_fix(tmp_path: Path) -> None:
     assert done.returncode == 1
     missing = {check["what"]: check["fix"] for check in json.loads(done.stdout) if not check["ok"]}
     assert "hf download NO/SUCH" in missing["base model NO/SUCH"]
+
+
+def test_warnings_of_ours_are_shown_and_those_of_libraries_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with warnings.catch_warnings(record=True) as shown:
+        environment.quieten()
+        for module in ("tasks.prompts", "transformers.modeling_utils"):
+            warnings.warn_explicit(module, UserWarning, "file.py", 1, module)
+    assert [str(each.message) for each in shown] == ["tasks.prompts"]

@@ -9,9 +9,10 @@ import pytest
 
 from flows import pipeline as module
 from sage_core.config.pipeline import PipelineConfig
-from sage_core.steps.base import Step
+from sage_core.steps.base import Model, Step
 from sage_core.steps.dpo import Dpo
 from sage_core.steps.joined import Trajectories
+from sage_core.steps.judging import JudgePair
 from sage_core.steps.report import Report
 from sage_core.storage import ArtifactRef
 from tasks import caching
@@ -69,7 +70,7 @@ def run(
         {
             "refine": refine,
             "steering_report": {"enabled": False},
-            "evaluation": {"human": Path("people.json")},
+            "evaluation": {"human": Path("people.json"), "judged_situations": 3},
         }
     )
     result: dict[str, Any] = module.run_method(config, Anything())  # type: ignore[arg-type]
@@ -79,6 +80,7 @@ def run(
         "models": [*result["checkpoints"]],
         "dpo": dpo.parent.name,
         "searched": [*report.searches],
+        "judged": {step.situations for _, step in steps.of(JudgePair)},
         "calibrated": [ref.path for ref in report.calibrations],
         "parents": report.parents,
         "rolled out": [label.split()[-1] for label, _ in steps.of(Trajectories)],
@@ -90,6 +92,7 @@ def test_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["models"] == ["raw", "m1", "m2", "m3", "dpo"]
     assert (found["dpo"], found["searched"]) == ("m3", ["m1", "m2"])
     assert found["parents"] == {"raw": "m0", "m1": "m0", "m2": "m1", "m3": "m2", "dpo": "m3"}
+    assert found["judged"] == {3}
     assert found["calibrated"] == ["calibrate-judge m0"]
     assert sorted(found["rolled out"]) == ["dpo", "m0", "m1", "m2", "m3", "raw"]  # each once
 
@@ -123,3 +126,21 @@ def test_a_collapsed_model_warns_or_stops(
     found = run(monkeypatch, refine, collapsed="m2")
     assert (found["models"], found["dpo"]) == (models, parent)
     assert found["parents"]["dpo"] == parent
+
+
+def test_pairs_of_retraining_and_of_commands_are_judged_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their situations and files are their own; the demo's setting is not for them."""
+    asked: list[JudgePair] = []
+
+    def make_asking(steps: Sequence[JudgePair], *more: Any, **named: Any) -> list[ArtifactRef]:
+        asked.extend(steps)
+        return []
+
+    monkeypatch.setattr(module, "make_asking", make_asking)
+    config = PipelineConfig.model_validate({"evaluation": {"judged_situations": 3}})
+    rollouts = {name: ArtifactRef(name, "", 0) for name in ("champion", "challenger")}
+    m0 = Model("m0", ArtifactRef("base", "", 0))
+    module.judge_pairs(config, [("champion", "challenger")], rollouts, m0)
+    assert [step.situations for step in asked] == [0]

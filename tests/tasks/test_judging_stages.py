@@ -113,11 +113,11 @@ def words(html: str) -> str:
 def test_the_first_situations_are_judged_in_both_orders(
     context: Folders, most: int, judged: int
 ) -> None:
-    settings = PipelineConfig.model_validate({"evaluation": {"judged_situations": most}})
+    settings = PipelineConfig()
     (judge,) = judges(settings)
     m0 = Model("m0", ArtifactRef("base", "0" * 64, 1))
     rollouts = {"m0": context.rollouts("m0", "rude"), "m1": context.rollouts("m1", "so kind")}
-    step = configured.judge_pair(settings, judge, ("m0", "m1"), rollouts, m0)
+    step = configured.judge_pair(settings, judge, ("m0", "m1"), rollouts, m0, most)
     made = context.make(step, "judged")
     rows = read_rows(context.folder(made) / JUDGEMENTS, Judgement)
     assert [(row.item_id, row.order) for row in rows] == [
