@@ -28,7 +28,7 @@ from sage_core.steps.base import Context, Step
 from sage_core.storage import read_json
 
 ROOT = Path(__file__).parents[1]
-DEMO_S = 910
+DEMO_S = 900
 MOST_SHARE = 0.05
 LITTLE_WORK = [
     "corpus.max_dialogues=6",

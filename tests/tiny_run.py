@@ -66,6 +66,7 @@ def run_tiny(home: Path, *settings: str) -> dict[str, Any]:
         timeout=1500,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert not re.findall(r".*(?:it/s\]|Warning:|\[transformers\]).*", done.stderr)
+    noise = re.findall(r".*(?:it/s\]|Warning:|\[transformers\]).*", done.stderr)
+    assert not noise, noise
     result: dict[str, Any] = json.loads(done.stdout)
     return result

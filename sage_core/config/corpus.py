@@ -162,8 +162,9 @@ class CorpusConfig(Section):
 
     sort_memory_mb: Runtime[Positive] = Field(
         150,
-        description="Memory of the sort by thread, which spills to disk; 150 MB are enough for "
-        "8 million posts, and a larger dump needs somewhat more.",
+        description="Memory of the sort by thread and of the search for repeated names, which "
+        "spill to disk; 150 MB are enough for 8 million posts, and a larger dump needs somewhat "
+        "more.",
     )
 
     @property

@@ -145,7 +145,7 @@ def merge(
         dropped.update(counts["dropped"])
         not_applied.update(counts["not_applied"])
         posts.update(counts["posts"])
-    names = repeated(filtered, config.sort_memory_mb)
+    names = repeated(filtered, folder / "spill", config.sort_memory_mb)
     if across(config) or names:
         dropped.update(_without_duplicates(filtered, config, folder, names))
     else:

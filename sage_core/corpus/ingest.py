@@ -13,6 +13,7 @@ from typing import Any
 from zlib import crc32
 
 from sage_core.config.corpus import CorpusConfig
+from sage_core.corpus.out_of_core import database
 from sage_core.corpus.readers.reader import Source
 from sage_core.corpus.records import BadRecord, Post, Record
 from sage_core.corpus.sources import reader_of
@@ -24,7 +25,7 @@ from sage_core.corpus.tables import (
     row_groups_in,
     rows_in,
 )
-from sage_core.errors import ConfigError, DataError
+from sage_core.errors import DataError
 from sage_core.schema import Dialogue
 from sage_core.storage import canonical_json, read_json, write_json
 
@@ -193,27 +194,11 @@ def sort_posts(ingested: Sequence[Path], target: Path, memory_mb: int) -> None:
         ConfigError: ``memory_mb`` does not hold the index of what was spilled; 150 MB are enough
             for 8 million posts.
     """
-    import duckdb
-
-    spill = target.with_name("spill")
-    settings = {
-        "memory_limit": f"{memory_mb}MB",
-        "threads": "1",  # each takes as much again
-        "temp_directory": str(spill),
-    }
-    with duckdb.connect(config=settings) as connection:
+    with database(target.with_name("spill"), memory_mb) as connection:
         posts = connection.read_parquet([str(folder / RECORDS) for folder in ingested])
-        try:
-            posts.order("bucket, thread_id, post_id, created, author").write_parquet(
-                str(target), compression="zstd", row_group_size=4 * ROW_GROUP
-            )
-        except duckdb.OutOfMemoryException as error:
-            raise ConfigError(
-                f"corpus.sort_memory_mb = {memory_mb} is too little to sort the posts; raise it "
-                f"({str(error).splitlines()[0]})"
-            ) from None
-    if spill.exists():
-        spill.rmdir()
+        posts.order("bucket, thread_id, post_id, created, author").write_parquet(
+            str(target), compression="zstd", row_group_size=4 * ROW_GROUP
+        )
 
 
 def plan(ingested: Sequence[Path], config: CorpusConfig) -> list[Partition]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from sage_core.corpus.out_of_core import database
 from sage_core.corpus.records import DIALOGUES, REJECTED
 from sage_core.schema import AnnotatedDialogue, Dialogue, Rejection
 
@@ -48,17 +49,29 @@ def unique(rows: Iterable[Row]) -> list[Row]:
     return [names.of(row) for row in rows]
 
 
-def repeated(folders: Sequence[Path], memory_mb: int) -> Names:
+def repeated(folders: Sequence[Path], spill: Path, memory_mb: int) -> Names:
     """The names of kept and dropped dialogues in ``folders``, of which none is held that is there
     once. A name such as ``name#2`` counts as ``name``, so that no new name is one of the input's.
-    """
-    import duckdb
 
+    Args:
+        folders: of filtered partitions.
+        spill, memory_mb: as :func:`sage_core.corpus.out_of_core.database` takes them.
+
+    Raises:
+        ConfigError: ``memory_mb`` is too little.
+    """
     files = [str(folder / name) for folder in folders for name in (DIALOGUES, REJECTED)]
-    with duckdb.connect(config={"memory_limit": f"{memory_mb}MB", "threads": "1"}) as connection:
+    with database(spill, memory_mb) as connection:
+        # Counts are spilled; a list for each name would have to stay in memory.
         rows = connection.execute(
-            "SELECT unnest(list(DISTINCT dialogue_id)) FROM read_parquet($files) "
-            "GROUP BY regexp_replace(dialogue_id, '(#[0-9]+)+$', '') HAVING count(*) > 1",
+            """
+            WITH named AS (
+                SELECT dialogue_id, regexp_replace(dialogue_id, '(#[0-9]+)+$', '') AS stem
+                FROM read_parquet($files)
+            ),
+            shared AS (SELECT stem FROM named GROUP BY stem HAVING count(*) > 1)
+            SELECT DISTINCT dialogue_id FROM named SEMI JOIN shared USING (stem)
+            """,
             {"files": files},
         ).fetchall()
     return Names(name for (name,) in rows)

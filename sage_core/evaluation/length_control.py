@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import statsmodels.api as sm
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegressionCV
@@ -21,7 +20,7 @@ from sklearn.model_selection import GroupKFold
 
 from sage_core.evaluation.metrics import Rate
 from sage_core.evaluation.outcomes import Items, Pair, outcome
-from sage_core.evaluation.ranking import PREFERRED, tanh_of_difference
+from sage_core.evaluation.ranking import PREFERRED, fit_logistic, tanh_of_difference
 from sage_core.evaluation.styles import LENGTH, Styles
 from sage_core.evaluation.winrate import SIGNIFICANCE
 
@@ -88,11 +87,7 @@ def _controlled(
         return None, None, None
     rate = controlled_rate(preferred, longer)
     design = np.column_stack([np.ones(len(longer)), tanh_of_difference(longer)])
-    fitted = sm.GLM(
-        np.concatenate([preferred, [0.5, 0.5]]),
-        np.vstack([design, np.eye(2)]),
-        family=sm.families.Binomial(),
-    ).fit(cov_type="HC1", use_t=True)
+    fitted = fit_logistic(preferred, design, np.eye(2), cov_type="HC1")
     low, high = expit(fitted.conf_int(SIGNIFICANCE)[0])
     return rate, float(low), float(high)
 

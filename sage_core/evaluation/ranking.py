@@ -15,13 +15,16 @@ as data (Greenland and Mansournia, 2015): a model ties once with a virtual one, 
 once with its absence. It weighs as much as one verdict.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 from numpy.typing import NDArray
+from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
 from sage_core.evaluation.outcomes import Items, Pair
 from sage_core.evaluation.styles import STYLES, Styles
@@ -113,15 +116,13 @@ def _rank_one(
         design[:, columns.index(style)] = tanh_of_difference(rows[style].to_numpy())
     priors = _priors(len(models), len(columns))
     groups = pd.factorize(rows["item"])[0]
-    fitted = sm.GLM(
-        np.concatenate([rows["preferred"], np.full(len(priors), 0.5)]),
+    fitted = fit_logistic(
+        rows["preferred"].to_numpy(),
         # Without the reference's column: scores count from it.
-        np.vstack([design, priors])[:, 1:],
-        family=sm.families.Binomial(),
-    ).fit(
+        design[:, 1:],
+        priors[:, 1:],
         cov_type="cluster",
         cov_kwds={"groups": np.concatenate([groups, groups.max() + 1 + np.arange(len(priors))])},
-        use_t=True,
     )
     intervals = fitted.conf_int(SIGNIFICANCE)
     scores = {
@@ -138,6 +139,32 @@ def _rank_one(
         situations=int(groups.max()) + 1,
         styles={style: scores[style] for style in styles},
     )
+
+
+def fit_logistic(
+    preferred: NDArray[np.float64],
+    design: NDArray[np.float64],
+    priors: NDArray[np.float64],
+    **covariance: Any,
+) -> Any:
+    """statsmodels' results of a logistic regression without intercept.
+
+    Args:
+        preferred: (N,) of each verdict, in [0, 1].
+        design: (N, K).
+        priors: (P, K), rows that are added with one half as their verdict; they have to identify
+            every coefficient.
+        covariance: as ``GLM.fit`` takes them; groups are of N + P rows.
+    """
+    with warnings.catch_warnings():
+        # It says that coefficients may not be identified where every verdict is met, as if all
+        # are ties. The priors identify them.
+        warnings.simplefilter("ignore", PerfectSeparationWarning)
+        return sm.GLM(
+            np.concatenate([preferred, np.full(len(priors), 0.5)]),
+            np.vstack([design, priors]),
+            family=sm.families.Binomial(),
+        ).fit(use_t=True, **covariance)
 
 
 def _priors(models: int, columns: int) -> NDArray[np.float64]:

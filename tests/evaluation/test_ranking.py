@@ -104,6 +104,20 @@ def test_none_and_one_item(number: int) -> None:
     assert len(rank(verdict_table(by_pair(rows)), MODELS)) == number
 
 
+def test_ties_only_are_a_result_and_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    """statsmodels warns of verdicts that are all met: the priors identify the scores."""
+    rows = [
+        Judgement(str(item), "j", *pair, order, "tie", "")
+        for item in range(6)
+        for pair in combinations(MODELS, 2)
+        for order in ("ab", "ba")
+    ]
+    found = ranked(rows)
+    for score in (*found.models.values(), found.first):
+        assert score.value == pytest.approx(0, abs=1e-9)
+    assert not recwarn.list
+
+
 def test_verdicts_without_conversations_are_left_out_and_named() -> None:
     rows = simulated(SKILL, pairs=[("m0", "m1"), ("m1", "m9")], situations=3, seed=0)
     styles = {model: {"0": text_styles("Hi!"), "1": text_styles("?")} for model in MODELS}

@@ -42,7 +42,7 @@ def test_killed_at_random_moments(
     kept: list[int] = []
     while True:
         if kills < times and is_at_work(served, run):
-            time.sleep(draws.uniform(0, unkilled.seconds / 2))
+            time.sleep(draws.uniform(0, unkilled.seconds))
             if kill_flow(run):
                 kills += 1
                 now = finished_at(fresh)
