@@ -1,4 +1,4 @@
-# vLLM for a machine without a GPU (with AVX-512). Build from the project's root:
+# vLLM for a machine without a GPU (with AVX2; several times faster with AVX-512). Build from the project's root:
 #   docker build -f docker/vllm-cpu.Dockerfile -t sage-vllm-cpu .
 FROM python:3.11.13-slim-bookworm
 

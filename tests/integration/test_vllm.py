@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
-from processor import needs_vllm_cpu
+from vllm_installed import needs_vllm
 
 from sage_core.config.engine import SamplingConfig, VllmConfig
 from sage_core.config.model import ModelConfig
@@ -44,20 +44,7 @@ LETTERS = ["A", "B", "C", "D", "E"]
 PHRASES = ["I am so sorry", "I am glad", "That sounds great!", "Hello", "Verdict: tie"]
 
 
-def _missing() -> str:
-    try:
-        find_python(SETTINGS)
-    except EngineError as error:
-        return str(error)
-    return ""
-
-
-pytestmark = [
-    needs_vllm_cpu,
-    pytest.mark.integration,
-    pytest.mark.alone,
-    pytest.mark.skipif(bool(_missing()), reason=_missing() or "vLLM is here"),
-]
+pytestmark = [needs_vllm, pytest.mark.integration, pytest.mark.alone]
 
 
 def asked(name: str, text: str = "My dog ran away last night.", **more: object) -> Request:
