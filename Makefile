@@ -90,7 +90,7 @@ bench-engines: setup $(if $(VLLM_CPU),$(VLLM_STAMP),no-vllm)  ## search, steerin
 bench-train: setup  ## SFT and DPO against TRL's trainers as shipped; a quarter of an hour
 	$(BIN)/python -m benchmarks.train
 
-bench-orchestration: setup  ## time outside the stages of a demo-shaped run; 1,000 cached shards; 5 minutes
+bench-orchestration: setup  ## time outside the steps of a demo-shaped run, after make demo; 1,000 cached shards; 10 minutes
 	$(BIN)/python -m benchmarks.orchestration
 
 bench-annotation: setup  ## emotions by calibrated scoring; EMPATHETIC_DIALOGUES=path/to/valid.csv; 5 minutes
