@@ -62,22 +62,29 @@ def outcome(record: Mapping[str, Any]) -> None:
         f"round {record['round']} · {record['outcome']}",
         [f"outcome:{record['outcome']}", f"challenger:{record['challenger']}"],
     )
-    facts = (
-        "champion", "challenger", "new_dialogues", "replayed_dialogues", "seed", "error_rate",
-        "champion_sha256", "challenger_sha256",
-    )  # fmt: skip
-    table = [
-        *record["checks"],
-        *(_input(fact.replace("_", " "), record[fact]) for fact in facts),
-        _input("held-out situations", len(record["held_out_situations"])),
-    ]
     create_table_artifact(
         key="sage-decision",
-        table=table,
+        table=decision_table(record),
         description=f"Round {record['round']}: {record['outcome']}. "
         + "; ".join(record["reasons"]),
     )
     logger.info("round %s: %s. %s", record["round"], record["outcome"], record["reasons"] or "")
+
+
+def decision_table(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The checks and inputs of a decision, as rows for a page of Prefect."""
+    facts = ("champion", "challenger", "new_dialogues", "replayed_dialogues", "seed")
+    return [
+        # Prefect reads cells as Markdown, in which "-" is a list.
+        *({name: "" if cell == "-" else cell for name, cell in check.items()}
+          for check in record["checks"]),
+        *(_input(fact.replace("_", " "), record[fact]) for fact in facts),
+        _input("held-out situations", len(record["held_out_situations"])),
+        _input("error rate", f"{record['error_rate']:.3g}"),
+        # Whole ones push the columns behind them off the page; MLflow has them.
+        *(_input(f"{model} sha256", record[f"{model}_sha256"][:12])
+          for model in ("champion", "challenger")),
+    ]  # fmt: skip
 
 
 def corpus_version(version: Mapping[str, Any]) -> None:
