@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @contextmanager
 def database(spill: Path, memory_mb: int) -> Iterator["DuckDBPyConnection"]:
     """A database in memory that puts what ``memory_mb`` does not hold into the folder ``spill``,
-    which is gone afterwards.
+    which is gone afterwards. Where memory was too little it may stay, empty.
 
     Raises:
         ConfigError: ``memory_mb`` does not hold what has to stay in memory.
