@@ -177,8 +177,8 @@ def mlflow_server(folder: Path, port: int) -> Iterator[Callable[[], None]]:
             "--backend-store-uri", f"sqlite:///{folder}/team.db",
             "--artifacts-destination", (folder / "team").as_uri(),
         ],
-        env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        env={**environment(folder), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
 
     def kill() -> None:
