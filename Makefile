@@ -49,7 +49,7 @@ docs: setup  ## build the documentation into site/; a dead link is an error
 test: check  ## check, and all tests, with a run of the whole pipeline on a small random model
 	$(BIN)/pytest $(WORKERS)
 
-test-integration: $(CLUSTER) $(if $(VLLM_CPU),$(VLLM_STAMP),no-vllm)  ## single stages, vLLM, clusters, servers over PostgreSQL and S3, kills, the chat page in a browser
+test-integration: $(CLUSTER) $(if $(VLLM_CPU),$(VLLM_STAMP),no-vllm)  ## single stages, training in two processes, vLLM, clusters, servers over PostgreSQL and S3, kills, the chat page in a browser
 	$(BIN)/pytest -m 'integration and not alone' $(WORKERS)
 	$(BIN)/pytest -m 'integration and alone'
 

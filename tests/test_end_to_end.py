@@ -1,4 +1,4 @@
-"""One run of the tiny preset: killed, resumed, repeated, damaged, tracked.
+"""One run of the tiny preset: killed, resumed, tracked, damaged and repeated.
 
 Every stage is real; the base model is a small random one, whose replies have room to end.
 `tests/integration/test_single.py` has every stage with the embedded model.
@@ -198,15 +198,7 @@ print(json.dumps({{
     assert seen["tags"]["m2"]["sage.parent_model"] == "m1"
 
 
-def test_second_run_hits_everything(
-    home: Path, settings: list[str], result: dict[str, Any]
-) -> None:
-    again = run_tiny(home, *settings)
-    assert again["made"] == []
-    assert again["artifacts"] == result["artifacts"]
-
-
-def test_damaged_and_deleted_artefacts_are_made_again_with_what_they_feed(
+def test_a_repeated_run_makes_what_was_damaged_or_deleted_and_what_they_feed(
     home: Path, settings: list[str], result: dict[str, Any]
 ) -> None:
     import shutil

@@ -94,6 +94,12 @@ def test_what_cannot_work_is_said_before_anything_starts(
     assert not (tmp_path / "home").exists()
 
 
+@pytest.fixture(scope="module")
+def used_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home for runs that fail: the first of them makes the databases."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -102,7 +108,7 @@ def test_what_cannot_work_is_said_before_anything_starts(
     ],
 )
 def test_a_run_that_fails_says_why_and_leaves_nothing_unfinished(
-    tmp_path: Path,
+    used_home: Path,
     tiny_base: Path,
     monkeypatch: pytest.MonkeyPatch,
     override: str,
@@ -111,14 +117,13 @@ def test_a_run_that_fails_says_why_and_leaves_nothing_unfinished(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # no minute of retries where there is no network
     done = process(
         "run", "--preset", "tiny", "--set", f"model.base={tiny_base}", "--set", override,
-        "--set", "corpus.max_read=20", home=tmp_path / "home",
+        "--set", "corpus.max_read=20", home=used_home,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr
-    artifacts = tmp_path / "home" / "artifacts"
-    assert list(artifacts.glob("*/.*")) == []
+    assert list((used_home / "artifacts").glob("*/.*")) == []
 
 
 def test_judge_stats_prints_pair_summaries(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ SECRETS = {
     "S3_SECRET_KEY": PASSWORD,
     "VLLM_API_KEY": "-",
 }
+_STOP_S = 30
 ADVANCED = {**ROOM, "refine": {"rounds": 1}, "steering_report": {"enabled": False}}
 
 
@@ -98,7 +99,8 @@ class Services:
 
     @contextmanager
     def running(self, name: str, home: Path, **more: str) -> Iterator[None]:
-        """A service as a process of this machine, in a home of its own."""
+        """A service as a process of this machine, in a home of its own. It is stopped as Docker
+        stops one: Prefect's worker may wait for ever where a run is just at its end."""
         log = (self.folder / f"{name}.log").open("w")
         process = subprocess.Popen(
             self.command(name),
@@ -111,7 +113,11 @@ class Services:
             yield
         finally:
             process.terminate()
-            process.wait(60)
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             log.close()
 
     def client(self, home: Path) -> dict[str, str]:

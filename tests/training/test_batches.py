@@ -103,6 +103,7 @@ def log_probs(model: Any, prompt: list[int], reply: list[int]) -> torch.Tensor:
     return logits.log_softmax(-1).gather(1, torch.tensor(reply)[:, None])[:, 0]
 
 
+@pytest.mark.integration
 def test_two_processes_learn_from_the_pairs_of_one(
     job: Callable[..., Job], parent: Path, tmp_path: Path
 ) -> None:

@@ -49,12 +49,14 @@ def test_two_processes_learn_what_one_does(job: Callable[..., Job], tmp_path: Pa
         assert (tensor - theirs[key]).abs().max() < 1e-5
 
 
+@pytest.mark.integration
 def test_what_a_process_raises_is_raised_here(job: Callable[..., Job], tmp_path: Path) -> None:
     short = SFT.model_copy(update={"max_length": 3})
     with pytest.raises(DataError, match="nothing is left to train on: of 8 dialogues"):
         train_sft(tmp_path, job(launcher=TWO), DIALOGUES, short, tmp_path / "work")
 
 
+@pytest.mark.integration
 def test_no_process_is_left_when_the_task_is_cancelled(
     job: Callable[..., Job], tmp_path: Path
 ) -> None:

@@ -126,6 +126,7 @@ def test_the_loss_of_a_method_of_ones_own(
         assert loss == pytest.approx(sum(expected) / 8, rel=1e-4)
 
 
+@pytest.mark.integration
 def test_a_method_of_ones_own_in_two_processes(
     orpo: Any, job: Callable[..., Job], tmp_path: Path
 ) -> None:
