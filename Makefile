@@ -12,7 +12,7 @@ VLLM_STAMP := $(VLLM)/.installed
 QUICKLY := --quiet --no-compile
 INSTALL := $(BIN)/pip install $(QUICKLY)
 # A worker for each core, at most four (1.5 GB of memory each); a file's tests stay in one worker.
-WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile
 # Without AVX-512, vLLM's build for CPUs runs, but its tests take too long for each change: they are
 # left out, unless VLLM_CPU=yes.
 VLLM_CPU ?= $(shell grep -qs avx512f /proc/cpuinfo || test ! -e /proc/cpuinfo && echo yes)

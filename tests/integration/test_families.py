@@ -97,10 +97,16 @@ def save(family: str, fetched: Path, base: Path) -> Path:
     return base
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all, so that its databases are made once; no two share a stage that a model makes."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.mark.parametrize("family", MODEL_TYPES)
-def test_the_whole_method_runs_on(family: str, fetched: Path, tmp_path: Path) -> None:
+def test_the_whole_method_runs_on(family: str, fetched: Path, home: Path, tmp_path: Path) -> None:
     base = save(family, fetched, tmp_path / "base")
-    result = run_tiny(tmp_path / "home", f"model.base={base}", *SIZES)
+    result = run_tiny(home, f"model.base={base}", *SIZES)
     assert {"sft raw", "sft m3", "dpo", "report"} <= set(result["made"])
 
 
