@@ -80,7 +80,7 @@ def report(
     """Print and write the table of ``scores`` (U, V), whose right emotions are ``labels`` (U,);
     ``embedded`` (S, V) are the scores of the embedded situations. Exits."""
     label = np.asarray(labels)
-    table = calibrated(scores)
+    table = calibrated(scores.tolist())
     benchmark = Benchmark("annotation")
 
     def add(
@@ -98,10 +98,10 @@ def report(
     beyond_chance = ours.ci_low is not None and ours.ci_low > CHANCE_OF_SIGN
     add("polarity, of emotions with one", ours, raw, "interval > 50%", beyond_chance)
     pleasant, unpleasant = (signs[label] == sign for sign in (1, -1))
-    compared = calibrated(scores, embedded)
+    compared = calibrated(scores.tolist(), embedded.tolist())
     ours, own = (
         _same_sign(each, label[pleasant], signs)
-        for each in (compared[pleasant], calibrated(scores[pleasant]))
+        for each in (compared[pleasant], calibrated(scores[pleasant].tolist()))
     )
     above = ours.ci_low is not None and own.ci_high is not None and ours.ci_low > own.ci_high
     add("polarity, pleasant situations alone, compared with the embedded situations",

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,12 @@ class Models:
 
     def self_play(self, parts: Sequence[Sequence[Situation]]) -> float:
         """Useful tokens per second of a search over each part after the other."""
-        return self.speed(lambda: [self._play(part) for part in parts])
+
+        def play() -> None:
+            for part in parts:
+                self._play(part)
+
+        return self.speed(play)
 
     def speed(self, work: Callable[[], object]) -> float:
         """Useful tokens per second of ``work``."""
@@ -205,9 +210,9 @@ def measure(models: Models) -> Measured:
     others = situations(SituationsConfig(), "evaluation", ONE_BY_ONE)
     costed(models.agent, rows[:8], None, 1, "warm-up")
     agent, user, selector = map(Recorded, (models.agent, models.user, models.selector))
-    together = Models(agent, user, selector).search([rows])
+    together = Models(agent, user, selector).self_play([rows])
     asked = Asked(agent.generated, user.generated, selector.scored)
-    one_by_one = models.search([[row] for row in others])
+    one_by_one = models.self_play([[row] for row in others])
     plain, grammar, steered = [], [], []
     for number in range(REPEATS):  # in turn, so that a slow spell of the machine meets all three
         plain.append(costed(models.agent, rows, None, 2, number, grammar=False))
@@ -238,6 +243,9 @@ class Recorded:
     ) -> list[list[float]]:
         self.scored += zip(requests, options, strict=True)
         return self._engine.choose(requests, options)
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        return self._engine.token_counts(texts)
 
 
 def costed(
@@ -349,7 +357,7 @@ def all_at_once(server: VllmServer, adapter: Path, asked: Asked) -> float:
     def send() -> None:
         with ThreadPoolExecutor(3) as pool:
             ballots, options = zip(*asked.selector, strict=True)
-            work = [
+            work: list[Future[Any]] = [
                 pool.submit(agent.generate, asked.agent),
                 pool.submit(user.generate, asked.user),
                 pool.submit(selector.choose, ballots, options),

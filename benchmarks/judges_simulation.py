@@ -6,7 +6,7 @@ bootstrap over items. The last rows are the power of soft verdicts beside the pa
 time of a large table.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import product
 
@@ -71,8 +71,9 @@ def planted(benchmark: Benchmark, rng: np.random.Generator) -> None:
             held = score.ci_low <= value <= score.ci_high
             found.setdefault(name, []).append((score.value, held))
     for name, each in found.items():
-        values, held = (np.array(column) for column in zip(*each, strict=True))
-        _add(benchmark, f"{name}: planted {truth[name]:+.2f}, found {values.mean():+.2f}", held)
+        values, intervals = (np.array(column) for column in zip(*each, strict=True))
+        what = f"{name}: planted {truth[name]:+.2f}, found {values.mean():+.2f}"
+        _add(benchmark, what, intervals)
 
 
 def length_controlled(
@@ -237,7 +238,7 @@ def _showings(
             yield Judgement(str(item), "j", "m0", "m1", order, verdict, "", log_odds=shown)
 
 
-def _paper(pairs: dict[Pair, Items]) -> float:
+def _paper(pairs: Mapping[Pair, Items]) -> float:
     """The p-value of the paper's rule."""
     (items,) = pairs.values()
     verdicts = [{row.verdict for row in shown.values()} for shown in items.values()]
