@@ -1,8 +1,9 @@
 """``make bench-engines``: self-play search on both engines against one dialogue at a time, vLLM
 against a bare vLLM, and what steering, the grammar and scoring cost.
 
-The model is the embedded one in bfloat16 with a fresh adapter, whose replies are m0's and whose
-cost is a trained one's. Useful tokens are those of the agent's candidates and of the user's turns.
+The model is the embedded one with a fresh adapter, whose replies are m0's and whose cost is a
+trained one's; in bfloat16 where the processor has instructions for it, else in float32. Useful tokens are
+those of the agent's candidates and of the user's turns.
 """
 
 import re
@@ -25,7 +26,7 @@ from sage_core.config.search import SelectorConfig
 from sage_core.config.training import LoraConfig
 from sage_core.engines.base import Completion, Engine, Request, Usage
 from sage_core.engines.grammar import sac_grammar
-from sage_core.engines.loading import prepare_base
+from sage_core.engines.loading import dtype_of, prepare_base
 from sage_core.engines.managed_vllm import VllmEngine
 from sage_core.engines.steering import Steering
 from sage_core.engines.vllm_server import VllmServer
@@ -123,7 +124,7 @@ class Measured:
 
 def main() -> None:
     halves = sys.argv[1:] or ["transformers", "vllm"]
-    benchmark = Benchmark("engines")
+    benchmark = Benchmark("engines", note=f"In {dtype_of(MODEL)}.")
     with tempfile.TemporaryDirectory() as folder:
         base, adapter = alone(prepare, Path(folder))
         if "transformers" in halves:

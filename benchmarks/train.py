@@ -1,11 +1,12 @@
 """``make bench-train``: SFT and DPO against TRL's trainers as TRL ships them.
 
-All train the same fresh LoRA on the embedded model in bfloat16, on the same conversations, eight a
-step. TRL gets what a user has to give it: the model, the adapter, the data, our chat template, and
-for SFT ``assistant_only_loss``, so that all learn from the same tokens; the loss of the first step
-shows that they do. The rest are its defaults. Useful tokens are those that are no padding, a prompt
-counting for both replies of its pair; seconds are of the trainer's steps, and for DPO with the
-reference's log-probabilities, computed before, on top. Each trainer has a process of its own.
+All train the same fresh LoRA on the embedded model, on the same conversations, eight a step, in
+bfloat16 where the processor has instructions for it, else in float32. TRL gets what a user has to
+give it: the model, the adapter, the data, our chat template, and for SFT ``assistant_only_loss``,
+so that all learn from the same tokens; the loss of the first step shows that they do. The rest are
+its defaults. Useful tokens are those that are no padding, a prompt counting for both replies of its
+pair; seconds are of the trainer's steps, and for DPO with the reference's log-probabilities,
+computed before, on top. Each trainer has a process of its own.
 
     python -m benchmarks.train [SFT_STEPS DPO_STEPS]
 """
@@ -25,7 +26,7 @@ from sage_core.config.corpus import CorpusConfig
 from sage_core.config.model import ModelConfig
 from sage_core.config.training import DPOConfig, LoraConfig, SFTConfig, TrainingConfig
 from sage_core.corpus.sources import read, sources
-from sage_core.engines.loading import load_model, load_tokenizer, prepare_base
+from sage_core.engines.loading import dtype_of, load_model, load_tokenizer, prepare_base
 from sage_core.schema import Dialogue, Message, PreferencePair, TrainingDialogue
 from sage_core.training.data import fitting_dialogues, fitting_pairs
 from sage_core.training.job import Job, read_log
@@ -36,7 +37,7 @@ BATCH = 8
 MAX_LENGTH = 1024  # TRL's default
 TARGETS = {"sft": 1.8, "dpo": 1.3}
 SAME_LOSS = 0.02  # of the first step, relative: bfloat16 rounds otherwise in another order
-MODEL = ModelConfig(dtype="bfloat16", device="cpu")
+MODEL = ModelConfig(device="cpu")
 LORA = LoraConfig(target_modules=("q_proj", "v_proj"))
 SEED = 0
 
@@ -57,7 +58,7 @@ class Measured:
 
 def main() -> None:
     sft_steps, dpo_steps = map(int, sys.argv[1:3]) if len(sys.argv) > 2 else STEPS
-    benchmark = Benchmark("train")
+    benchmark = Benchmark("train", note=f"In {dtype_of(MODEL)}.")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         alone(prepare, folder)
@@ -240,6 +241,7 @@ def common(folder: Path) -> dict[str, Any]:
         "logging_steps": 1,
         "report_to": "none",
         "use_cpu": True,
+        "bf16": dtype_of(MODEL) == "bfloat16",  # TRL's default, which emulates it elsewhere
         "disable_tqdm": True,
         "seed": SEED,
         "data_seed": SEED,
