@@ -2,8 +2,8 @@
 against a bare vLLM, and what steering, the grammar and scoring cost.
 
 The model is the embedded one with a fresh adapter, whose replies are m0's and whose cost is a
-trained one's; in bfloat16 where the processor has instructions for it, else in float32. Useful tokens are
-those of the agent's candidates and of the user's turns.
+trained one's; in bfloat16 where the processor has instructions for it, else in float32. Useful
+tokens are those of the agent's candidates and of the user's turns.
 """
 
 import re
