@@ -14,6 +14,7 @@ from prefect.context import FlowRunContext
 from flows.environment import UI_FILE
 from sage_core.config.differences import from_preset
 from sage_core.config.pipeline import PipelineConfig
+from tasks import tables
 from tasks.home import sage_home
 
 
@@ -37,17 +38,17 @@ def name_run(name: str, labels: list[str]) -> None:
         client.update_flow_run(run.id, name=name, tags=sorted({*kept, *labels}))
 
 
-def link_mlflow(experiment: str, run: str) -> None:
-    """Links to the run in MLflow and to its report, where a MLflow server is known."""
+def link_mlflow(experiment: str, run: str, *, report: bool = False) -> None:
+    """A link to the run in MLflow, and one to its report, where a MLflow server is known."""
     server = _mlflow_server()
     if server is None:
         get_run_logger().info("MLflow run %s; `sage ui` shows it", run)
         return
     page = f"{server}/#/experiments/{experiment}/runs/{run}"
-    for key, link, text in (
-        ("sage-mlflow-run", page, "The run in MLflow: models, figures, tables"),
-        ("sage-report", f"{page}/artifacts/report.html", "The report"),
-    ):
+    links = [("sage-mlflow-run", page, "The run in MLflow: models, figures, tables")]
+    if report:
+        links.append(("sage-report", f"{page}/artifacts/report.html", "The report"))
+    for key, link, text in links:
         create_link_artifact(key=key, link=link, link_text=text)
 
 
@@ -69,6 +70,52 @@ def outcome(record: Mapping[str, Any]) -> None:
         + "; ".join(record["reasons"]),
     )
     logger.info("round %s: %s. %s", record["round"], record["outcome"], record["reasons"] or "")
+
+
+def refined(record: Mapping[str, Any]) -> None:
+    """Show what became of a version that was to be refined."""
+    words = f"refine version {record['refined']} · {record['outcome']}"
+    if "candidate" in record:
+        words += f" {record['candidate']}"
+    name_run(words, [f"outcome:{record['outcome']}"])
+    get_run_logger().info("%s: %s new dialogues", words, record["new_dialogues"])
+
+
+def evaluated(record: Mapping[str, Any]) -> None:
+    """Show how two models compare, and link to the run in MLflow."""
+    a, b = record["models"]
+    name_run(f"{b} against {a}", [f"model:{version}" for version in record["models"].values()])
+    link_mlflow(record["experiment"], record["run"])
+    about = "; ".join(f"{model} is {version}" for model, version in record["models"].items())
+    create_table_artifact(
+        key="sage-win-rates",
+        table=tables.rounded(record["win_rates"]),
+        description=f"Items won in both orders of judging; difference: of {b}. {about}.",
+    )
+    create_table_artifact(
+        key="sage-measures",
+        table=tables.rounded(record["measures"]),
+        description=f"Without a judge; difference: {b} less {a}, on the same situations.",
+    )
+
+
+def benchmarked(found: Mapping[str, Any]) -> None:
+    """Show the benchmarks of two models, and the change from the first to the second."""
+    name_run(f"benchmarks of {found['models'][-1]}", [])
+    changes = {(each["task"], each["metric"]): each for each in found["changes"]}
+    shown = {each["task"]: each["shown"] for each in found["tasks"]}
+    rows = []
+    for score in found["scores"]:
+        row = {key: score[key] for key in ("model", "task", "metric", "value", "stderr", "n")}
+        change = changes.get((score["task"], score["metric"]), {})
+        if score["model"] == found["baseline"] or score["metric"] != shown[score["task"]]:
+            change = {}
+        rows.append({**row, "change": change.get("relative"), "p (Holm)": change.get("p_holm")})
+    create_table_artifact(
+        key="sage-benchmarks",
+        table=tables.rounded(rows),
+        description=f"By lm-eval; change: relative to {found['baseline']}.",
+    )
 
 
 def decision_table(record: Mapping[str, Any]) -> list[dict[str, Any]]:

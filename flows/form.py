@@ -21,6 +21,11 @@ from tasks.home import sage_home
 DATA_VARIABLE = "SAGE_DATA"
 _LONGEST_PATH = 1024
 Preset = Literal["tiny", "demo", "paper"]
+Task = Literal[
+    "paper", "hellaswag", "arc_challenge", "arc_easy", "mmlu", "winogrande", "openbookqa", "piqa",
+    "social_iqa", "commonsense_qa", "gsm8k", "eq_bench", "emobench_ea", "emobench_eu_emotion",
+    "emobench_eu_cause",
+]  # fmt: skip
 
 
 class Judge(BaseModel):

@@ -1,13 +1,11 @@
 """A new version of the corpus of a registered model, which starts a round of retraining."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from flows.corpus import build_corpus
 from flows.form import changes
-from flows.retraining import settings
-from sage_core.config.pipeline import PipelineConfig
+from flows.retraining import Confine, settings
 from tasks import corpora, notices
 from tasks.registry import Registry
 
@@ -16,7 +14,7 @@ def register(
     name: str,
     data: str,
     reader: str,
-    confine: Callable[[PipelineConfig, PipelineConfig], PipelineConfig],
+    confine: Confine,
 ) -> dict[str, Any]:
     """Build the corpus as a round of retraining does, and register it if it is not known; call it
     within a flow, with the home held. Returns the version as JSON values.
@@ -32,7 +30,7 @@ def register(
     registry = Registry(name)
     before = registry.config(registry.champion())
     overrides = changes({"corpus.input": data, "corpus.reader": reader})
-    config = confine(settings(before, overrides, 0), before)
+    config = confine(settings(before, overrides), before)
     version = corpora.register(registry, build_corpus(config.corpus))
     if version.new:
         notices.corpus_registered(version.registered, version.version, data, reader)

@@ -63,7 +63,7 @@ def tracked(config: PipelineConfig) -> dict[str, Any]:
     with held_by_flow():
         config = pinned(config)
         with track(config, title) as tracker:
-            described.link_mlflow(tracker.experiment_id, tracker.run_id)
+            described.link_mlflow(tracker.experiment_id, tracker.run_id, report=True)
             tracker.judges(prompts.registered(judges(config)))
             forget_remade()
             return run_method(config, tracker)

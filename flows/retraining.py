@@ -40,6 +40,8 @@ from tasks.lineage import ancestry
 from tasks.registry import CHAMPION, Registry, Version
 from tasks.tracking import Tracker, track
 
+Confine = Callable[[PipelineConfig, PipelineConfig], PipelineConfig]
+"""Checks the paths of settings, given those of the run that they change."""
 CHALLENGER = "challenger"
 _TRAINED_ON = (TrainingDialogues.name, RoundDialogues.name)
 
@@ -61,9 +63,14 @@ class Champion:
     dialogues: tuple[ArtifactRef, ...]
 
 
+def anywhere(config: PipelineConfig, before: PipelineConfig) -> PipelineConfig:
+    """For whoever owns the machine: paths may lead anywhere."""
+    return config
+
+
 @flow(name="sage-retrain", task_runner=task_runner(Runner.threads))
 def retrain_flow(name: str = "", overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """:func:`retrain` of whoever owns the machine: paths may lead anywhere."""
+    """:func:`retrain` of whoever owns the machine."""
     with held_by_flow():
         record = retrain(name, overrides)
     described.outcome(record)
@@ -73,7 +80,7 @@ def retrain_flow(name: str = "", overrides: Sequence[str] = ()) -> dict[str, Any
 def retrain(
     name: str = "",
     overrides: Iterable[str] = (),
-    confine: Callable[[PipelineConfig, PipelineConfig], PipelineConfig] = lambda config, _: config,
+    confine: Confine = anywhere,
 ) -> dict[str, Any]:
     """Run one round; call it with the home held. Returns its record: ``outcome`` is ``nothing
     new``, or one of :mod:`tasks.decisions`. A flow run that has decided its round, and is started
@@ -98,22 +105,11 @@ def retrain(
     champion = find_champion(registry.champion())
     number = len(earlier) + 1
     before = registry.config(champion.version)
-    config = confine(settings(before, overrides, number), before)
-    preflight.check(config)
-    config = pinned(config)
-    forget_remade()
+    config = checked(settings(before, overrides, number), before, confine)
 
     # What is new: the dialogues that neither the champion nor an earlier challenger could have.
-    corpora = [build_corpus(each) for each in (config.corpus, *config.mixture.corpora)]
     tried = [ArtifactRef(**ref) for each in earlier for ref in each["corpora"]]
-    new = make(
-        NewDialogues(
-            corpora=tuple(corpora),
-            known=in_order({*champion.corpora, *tried}),
-            settings=(config.corpus, *config.mixture.corpora),
-            seed=config.seed,
-        )
-    )
+    corpora, new = new_dialogues(config, {*champion.corpora, *tried})
     found = count(new, DIALOGUES)
     if not found:
         return {"outcome": "nothing new", "champion": str(champion.version)}
@@ -121,13 +117,9 @@ def retrain(
 
     with track(config, f"round {number}") as tracker:
         tracker.judges(prompts.registered(judges(config)))
-        mixed = make(
-            RoundDialogues(
-                new=new, old=champion.dialogues, replay=config.retrain.replay, seed=config.seed
-            )
-        )
+        mixed = with_replay(config, champion, new)
         openings = search_situations(config, earlier)
-        challenger = train(config, champion, mixed, openings, tracker)
+        challenger = train(config, CHALLENGER, champion, mixed, openings, tracker)
         tracker.benchmarks(pipeline.benchmark(config, {CHALLENGER: challenger}, CHALLENGER))
         version = registry.find(str(tracker.versions[CHALLENGER].version))
         decision = compare(config, number, registry, champion, challenger, version, held_out)
@@ -156,28 +148,46 @@ def retrain(
 
 
 def find_champion(version: Version) -> Champion:
-    """The champion's checkpoint in the home, and what it was made from.
+    """A version as the champion: its checkpoint in the home, and what it was made from.
 
     Raises:
-        ConfigError: the home does not have it.
+        ConfigError: the home does not have it, or it was not made from m1.
+    """
+    folder = folder_of(version)
+    made = ancestry(folder)
+    user = user_of(made)
+    if user is None:
+        raise ConfigError(f"{version} was not made from m1, which plays the user")
+    return Champion(
+        version,
+        checkpoints.of_artifact(folder, CHAMPION),
+        user,
+        of_stages(made, Corpus.name),
+        of_stages(made, *_TRAINED_ON),
+    )
+
+
+def folder_of(version: Version) -> Path:
+    """Where the home has a version's model.
+
+    Raises:
+        ConfigError: it has not.
     """
     folder = checkpoints.by_hash(version.sha256)
     if folder is None:
         raise ConfigError(
             f"the checkpoint of {version} (sha256 {version.sha256[:12]}) is not in "
-            f"'{store().root}'; set SAGE_HOME to the home that made it, or promote another version"
+            f"'{store().root}'; set SAGE_HOME to the home that made it, or name another version"
         )
-    made = ancestry(folder)
-    users = [path for path, record in made if (record["stage"], record["label"]) == ("sft", "m1")]
-    if not users:
-        raise ConfigError(f"{version} was not made from m1, which plays the user")
-    return Champion(
-        version,
-        checkpoints.of_artifact(folder, CHAMPION),
-        checkpoints.of_artifact(users[0], "m1"),
-        of_stages(made, Corpus.name),
-        of_stages(made, *_TRAINED_ON),
-    )
+    return folder
+
+
+def user_of(made: Sequence[tuple[Path, dict[str, Any]]]) -> Model | None:
+    """The m1 among what a model was made from, itself included."""
+    for path, record in made:
+        if (record["stage"], record["label"]) == ("sft", "m1"):
+            return checkpoints.of_artifact(path, "m1")
+    return None
 
 
 def of_stages(made: Sequence[tuple[Path, dict[str, Any]]], *stages: str) -> tuple[ArtifactRef, ...]:
@@ -191,8 +201,8 @@ def in_order(refs: Iterable[ArtifactRef]) -> tuple[ArtifactRef, ...]:
     return tuple(sorted(refs, key=lambda ref: ref.path))
 
 
-def settings(before: PipelineConfig, overrides: Iterable[str], number: int) -> PipelineConfig:
-    """The settings of the champion's run with changes, and a seed of the round's own.
+def settings(before: PipelineConfig, overrides: Iterable[str], number: int = 0) -> PipelineConfig:
+    """The settings of the run that made a model with changes, and a seed ``number`` later.
 
     Raises:
         ConfigError: an override is wrong, or names another registered model.
@@ -203,9 +213,47 @@ def settings(before: PipelineConfig, overrides: Iterable[str], number: int) -> P
     config = validate_config(tree)
     if config.name != before.name:
         raise ConfigError(
-            f"name = '{config.name}' is not the champion's model '{before.name}'; leave it out"
+            f"name = '{config.name}' is not the registered model '{before.name}'; leave it out"
         )
     return config.model_copy(update={"seed": config.seed + number})
+
+
+def checked(config: PipelineConfig, before: PipelineConfig, confine: Confine) -> PipelineConfig:
+    """The settings, found to work on this machine, before any work.
+
+    Raises:
+        ConfigError: they do not, or a path of theirs is not allowed.
+    """
+    config = confine(config, before)
+    preflight.check(config)
+    config = pinned(config)
+    forget_remade()
+    return config
+
+
+def new_dialogues(
+    config: PipelineConfig, known: Iterable[ArtifactRef]
+) -> tuple[list[ArtifactRef], ArtifactRef]:
+    """The corpora, and their dialogues that the corpora ``known`` do not have."""
+    settings = (config.corpus, *config.mixture.corpora)
+    corpora = [build_corpus(each) for each in settings]
+    return corpora, make(
+        NewDialogues(
+            corpora=tuple(corpora),
+            known=in_order(set(known)),
+            settings=settings,
+            seed=config.seed,
+        )
+    )
+
+
+def with_replay(config: PipelineConfig, champion: Champion, new: ArtifactRef) -> ArtifactRef:
+    """New dialogues with a share of those that the champion was trained on."""
+    return make(
+        RoundDialogues(
+            new=new, old=champion.dialogues, replay=config.retrain.replay, seed=config.seed
+        )
+    )
 
 
 def search_situations(config: PipelineConfig, earlier: Sequence[dict[str, Any]]) -> ArtifactRef:
@@ -259,24 +307,25 @@ def ids(situations: ArtifactRef) -> list[str]:
 
 def train(
     config: PipelineConfig,
+    name: str,
     champion: Champion,
     dialogues: ArtifactRef,
     openings: ArtifactRef,
     tracker: Tracker,
 ) -> Model:
-    """The challenger: the champion after fine-tuning on the dialogues, a round of search and
-    refinement, and preference learning."""
+    """The model ``name``, registered: the champion after fine-tuning on the dialogues, a round of
+    search and refinement, and preference learning."""
     m0 = champion.model.m0
     annotated = pipeline.annotate(config, dialogues, m0)
-    text = pipeline.training_text(config, CHALLENGER, annotated, states=True)
-    tuned = pipeline.fine_tune(config, "challenger-sft", text, champion.model)
+    text = pipeline.training_text(config, name, annotated, states=True)
+    tuned = pipeline.fine_tune(config, f"{name}-sft", text, champion.model)
     searched, _, refined = pipeline.refine(
-        config, tuned, "challenger-refined", champion.user, openings
+        config, tuned, f"{name}-refined", champion.user, openings
     )
-    pairs, preferring = pipeline.prefer(config, [searched], refined, CHALLENGER)
-    challenger = Model(CHALLENGER, preferring.base, preferring.adapter)
-    tracker.checkpoint(CHALLENGER, pipeline.reference(challenger), parent=CHAMPION, data=pairs)
-    return challenger
+    pairs, preferring = pipeline.prefer(config, [searched], refined, name)
+    trained = Model(name, preferring.base, preferring.adapter)
+    tracker.checkpoint(name, pipeline.reference(trained), parent=CHAMPION, data=pairs)
+    return trained
 
 
 def compare(

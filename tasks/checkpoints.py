@@ -71,8 +71,7 @@ def find(reference: str, model: ModelConfig) -> Checkpoint:
 
 
 def by_hash(sha256: str) -> Path | None:
-    """The folder of the trained model whose artefact has this hash, if the home or its mirror has
-    it."""
+    """The folder of the model whose artefact has this hash, if the home or its mirror has it."""
     for path, record in _models():
         if record["reference"]["sha256"] == sha256:
             return path
@@ -81,11 +80,13 @@ def by_hash(sha256: str) -> Path | None:
 
 
 def of_artifact(folder: Path, name: str) -> Model:
-    """The model in an artefact's folder, under another name.
+    """The model in an artefact's folder, m0 or a trained one, under another name.
 
     Raises:
         ConfigError: its base is not in the home.
     """
+    if (folder / BASE).is_file():
+        return Model(name, reference(folder))
     base = _base_of(_record(folder))
     if base is None:
         raise ConfigError(f"the base of the model in '{folder}' is not in the home any more")

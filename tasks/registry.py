@@ -35,12 +35,14 @@ class Version:
     Attributes:
         sha256: the hash of its artefact in the SAGE home.
         run_id: the MLflow run of the model.
+        model: what its run called it: m0, raw, m1, ..., dpo, challenger, candidate.
     """
 
     registered: str
     version: str
     sha256: str
     run_id: str
+    model: str
 
     def __str__(self) -> str:
         return f"version {self.version} of {self.registered}"
@@ -84,7 +86,10 @@ class Registry:
                 f"'{reference}' is not a version or alias of '{self.name}'; aliases there are: "
                 f"{', '.join(sorted(aliases)) or 'none'}"
             ) from None
-        return Version(self.name, str(found.version), found.tags[SHA256_TAG], found.run_id)
+        tags = found.tags
+        return Version(
+            self.name, str(found.version), tags[SHA256_TAG], found.run_id, tags["sage.model"]
+        )
 
     def champion(self) -> Version:
         """

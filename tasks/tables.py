@@ -1,7 +1,8 @@
 """Tables in the Prefect UI: the corpus funnel, the win rates and the models' figures; and a search
 tree."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -38,19 +39,23 @@ def publish(
     win_rates, _ = read_figures(store().folder(figures))
     create_table_artifact(
         key="sage-win-rates",
-        table=[{key: _rounded(value) for key, value in row.items()} for row in win_rates["pairs"]],
+        table=rounded(win_rates["pairs"]),
         description="Items won by either model of a pair in both orders of judging.",
     )
 
     create_table_artifact(
         key="sage-quality",
-        table=[
-            {"model": each.model} | {name: _rounded(f.value) for name, f in each.figures.items()}
+        table=rounded(
+            {"model": each.model} | {name: f.value for name, f in each.figures.items()}
             for each in read_quality(store().folder(quality)).models
-        ],
+        ),
         description="What the held-out conversations of each model say without a judge.",
     )
 
 
-def _rounded(value: object) -> object:
-    return round(value, 4) if isinstance(value, float) else value
+def rounded(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a table, with four decimals."""
+    return [
+        {name: round(cell, 4) if isinstance(cell, float) else cell for name, cell in row.items()}
+        for row in rows
+    ]

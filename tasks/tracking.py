@@ -41,6 +41,7 @@ from sage_core.steps.reading import (
 from sage_core.storage import ArtifactRef, digest, read_json, read_rows
 from sage_core.training.job import read_log
 from tasks import decisions, notices
+from tasks.evaluations import ITERATION_TAG, benchmark_metrics
 from tasks.home import home_id, store
 from tasks.mlflow_views import experiment_tags
 from tasks.tracked_dialogues import log_dialogues
@@ -141,6 +142,7 @@ class Tracker:
             "m1": self._config.sft,
             "dpo": self._config.dpo,
             "challenger": self._config.dpo,
+            "candidate": self._config.dpo,
         }.get(name, self._config.refine.sft)
         settings = {
             **section.model_dump(mode="json"),
@@ -229,20 +231,7 @@ class Tracker:
         if benchmarks is None:
             return
         found = read_benchmarks(store().folder(benchmarks))
-        shown = {each["task"]: each["shown"] for each in found["tasks"]}
-        values: dict[str, dict[str, float | None]] = {name: {} for name in found["models"]}
-        for score in found["scores"]:
-            name = f"benchmark.{score['task']}"
-            metric = score["metric"].replace(",", ".")
-            values[score["model"]][f"{name}.{metric}"] = score["value"]
-            if score["metric"] == shown[score["task"]]:
-                values[score["model"]] |= {name: score["value"], f"{name}.stderr": score["stderr"]}
-        for change in found["changes"]:
-            if change["metric"] == shown[change["task"]]:
-                name = f"benchmark.{change['task']}.vs_m0"
-                values[change["model"]][f"{name}.relative"] = change["relative"]
-                values[change["model"]][f"{name}.p_holm"] = change["p_holm"]
-        self._log_by_step(values)
+        self._log_by_step(benchmark_metrics(found))
         self._log_table(pd.DataFrame(found["scores"]), "benchmarks.json")
 
     def empathy(self, empathy: Mapping[str, ArtifactRef]) -> None:
@@ -337,6 +326,7 @@ class Tracker:
             SHA256_TAG: checkpoint.sha256,
             "sage.model": name,
             "sage.parent_model": parent,
+            ITERATION_TAG: str(self._steps[name]),
             "sage.data_hash": data.sha256 if data else "",
             _CONFIG_HASH: manifest["config_hash"],
             "sage.code_hash": manifest["code_hash"],

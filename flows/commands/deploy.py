@@ -1,8 +1,9 @@
 """``sage deploy``: registers the deployments of ``deployments/prefect.yaml``, and the automations
 that find runs whose process is gone and start them again.
 
-Prefect's own command does the work. Deployments of flows that this version does not have any more
-are removed.
+Prefect's own command does the work; what it changed is found by looking before and after. A work
+pool that is there, and what a person has switched off, stay as they are. Deployments of flows that
+this version does not have any more are removed.
 """
 
 import os
@@ -12,8 +13,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flows.commands.output import out
 from sage_core.errors import SageError
 
@@ -22,10 +21,20 @@ _ZOMBIES = "sage: crash runs that stopped answering"
 _RESTARTS = "sage: start crashed runs again"
 _SILENT_S = 300  # ten heartbeats (flows/commands/ui_servers.py): a busy machine is late at times
 _SETTLED_S = 30
+_AUTOMATIONS = (_ZOMBIES, _RESTARTS)
+_OF_DEPLOYMENTS = (
+    "description", "entrypoint", "parameters", "parameter_openapi_schema",
+    "enforce_parameter_schema", "concurrency_options", "job_variables", "pull_steps", "tags",
+    "version",
+)  # fmt: skip
+_OF_AUTOMATIONS = ("description", "enabled", "trigger", "actions")
+Known = dict[str, dict[str, Any]]
+"""What a server has: each by what it is and its name."""
 
 
 def deploy() -> None:
-    """Register the deployments of deployments/prefect.yaml on the server that `sage ui` runs."""
+    """Register the deployments of deployments/prefect.yaml on the server that `sage ui` runs, and
+    say what changed."""
     from flows import environment
 
     environment.prepare(quiet=True)
@@ -34,11 +43,13 @@ def deploy() -> None:
 
 
 def _register() -> list[str]:
-    """Register all deployments; returns what was done, a line for each.
+    """Register all deployments; returns what changed, a line for each.
 
     Raises:
         SageError: no server, or Prefect refused.
     """
+    from prefect.client.orchestration import get_client
+
     from flows.environment import running_server
     from tasks.home import sage_home
 
@@ -51,42 +62,115 @@ def _register() -> list[str]:
     path = root / "deployments" / "prefect.yaml"
     if not path.is_file():
         raise SageError(f"{path} does not exist; run `sage deploy` from a checkout of the project")
-    command = [sys.executable, "-m", "prefect", "--no-prompt"]
-    environment = {**os.environ, "PREFECT_API_URL": api}
-    pool = ["work-pool", "create", _POOL, "--type", "process", "--overwrite"]
-    deploy = ["deploy", "--all", "--prefect-file", str(path)]
-    for arguments in (pool, deploy):
-        done = subprocess.run(
-            [*command, *arguments], cwd=root, env=environment, capture_output=True, text=True
-        )
-        if done.returncode != 0:
-            said = done.stdout + done.stderr
-            raise SageError(f"Prefect at {api} refused the deployments:\n{said}")
-    return _settle(root, {each["name"] for each in yaml.safe_load(path.read_text())["deployments"]})
-
-
-def _settle(root: Path, registered: set[str]) -> list[str]:
-    """Remove deployments whose flow is gone, and make the automations that are not there."""
-    from prefect.client.orchestration import get_client
-
-    lines = []
     with get_client(sync_client=True) as client:
-        flows = {flow.id: flow.name for flow in client.read_flows()}
-        for deployment in client.read_deployments():
-            if deployment.work_pool_name != _POOL:
-                continue
-            name = f"{flows[deployment.flow_id]}/{deployment.name}"
-            source = str(deployment.entrypoint).partition(":")[0]
-            if source.startswith("flows/") and not (root / source).is_file():
-                client.delete_deployment(deployment.id)
-                lines.append(f"removed [bold]{name}[/]: {source} is gone")
-            elif deployment.name in registered:
-                lines.append(f"registered [bold]{name}[/]")
-        for automation in (_zombies(), _restarts()):
-            if not client.read_automations_by_name(automation.name):
-                client.create_automation(automation)
-                lines.append(f"made the automation [bold]{automation.name}[/]")
+        before = _found(client)
+        commands = [["deploy", "--all", "--prefect-file", str(path)]]
+        if f"work pool {_POOL}" not in before:  # one that is there may be of another type
+            commands.insert(0, ["work-pool", "create", _POOL, "--type", "process"])
+        for arguments in commands:
+            done = subprocess.run(
+                [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+                cwd=root,
+                env={**os.environ, "PREFECT_API_URL": api},
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode != 0:
+                said = done.stdout + done.stderr
+                raise SageError(f"Prefect at {api} refused the deployments:\n{said}")
+        _remove_stale(client, root)
+        _automate(client)
+        _pause_again(client, before)
+        after = _found(client)
+    unchanged = f"nothing changed: {len(after)} deployments, automations and pools are up to date"
+    return changes(before, after) or [unchanged]
+
+
+def changes(before: Known, after: Known) -> list[str]:
+    """What is new, gone or different on a server, a line for each."""
+    lines = [f"removed [bold]{name}[/]" for name in before if name not in after]
+    for name, fields in after.items():
+        if name not in before:
+            lines.append(f"made [bold]{name}[/]")
+            continue
+        old = before[name]
+        different = [key for key in {**old, **fields} if old.get(key) != fields.get(key)]
+        if different:
+            lines.append(f"changed [bold]{name}[/]: {', '.join(different)}")
     return sorted(lines)
+
+
+def _found(client: Any) -> Known:
+    """What the server has of this project, without ids, times and states."""
+    flows = {flow.id: flow.name for flow in client.read_flows()}
+    found: Known = {
+        f"work pool {pool.name}": {"type": pool.type}
+        for pool in client.read_work_pools()
+        if pool.name == _POOL
+    }
+    deployments = {}
+    for each in client.read_deployments():
+        if each.work_pool_name != _POOL:
+            continue
+        name = f"{flows[each.flow_id]}/{each.name}"
+        deployments[each.id] = name
+        limit = each.global_concurrency_limit
+        record = each.model_dump(mode="json", include=set(_OF_DEPLOYMENTS))
+        record["limit"] = limit.limit if limit else None
+        record["schedules"] = [
+            {key: schedule[key] for key in ("schedule", "active", "parameters")}
+            for schedule in each.model_dump(mode="json")["schedules"]
+        ]
+        found[f"deployment {name}"] = record
+    for each in client.read_automations():
+        started = {getattr(action, "deployment_id", None) for action in each.actions}
+        if each.name in _AUTOMATIONS or started & deployments.keys():
+            found[f"automation {each.name}"] = _content(each)
+    return found
+
+
+def _content(automation: Any) -> dict[str, Any]:
+    """An automation without its id."""
+    record: dict[str, Any] = automation.model_dump(mode="json", include=set(_OF_AUTOMATIONS))
+    for names in ("expect", "after"):
+        record["trigger"][names] = sorted(record["trigger"][names])
+    return record
+
+
+def _remove_stale(client: Any, root: Path) -> None:
+    """Remove deployments whose flow is gone."""
+    for deployment in client.read_deployments():
+        source = str(deployment.entrypoint).partition(":")[0]
+        ours = deployment.work_pool_name == _POOL and source.startswith("flows/")
+        if ours and not (root / source).is_file():
+            client.delete_deployment(deployment.id)
+
+
+def _automate(client: Any) -> None:
+    """Make the automations that are not there, and bring the others up to date."""
+    for automation in (_zombies(), _restarts()):
+        there = client.read_automations_by_name(automation.name)
+        if not there:
+            client.create_automation(automation)
+            continue
+        automation.enabled = there[0].enabled
+        if _content(automation) != _content(there[0]):
+            client.update_automation(there[0].id, automation)
+
+
+def _pause_again(client: Any, before: Known) -> None:
+    """Leave off what a person has switched off: Prefect registers schedules and triggers as on."""
+    flows = {flow.id: flow.name for flow in client.read_flows()}
+    for deployment in client.read_deployments():
+        known = before.get(f"deployment {flows[deployment.flow_id]}/{deployment.name}", {})
+        off = [each["schedule"] for each in known.get("schedules", ()) if not each["active"]]
+        for schedule in deployment.schedules:
+            if schedule.active and schedule.schedule.model_dump(mode="json") in off:
+                client.update_deployment_schedule(deployment.id, schedule.id, active=False)
+    for automation in client.read_automations():
+        known = before.get(f"automation {automation.name}", {})
+        if automation.enabled and known.get("enabled") is False:
+            client.pause_automation(automation.id)
 
 
 def _zombies() -> Any:

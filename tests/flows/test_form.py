@@ -10,11 +10,19 @@ from prefect.utilities.schema_tools import ValidationError, validate
 
 from flows import described, form
 from flows.advanced import Advanced, overrides
-from flows.deployed import prepare_data_form, retrain_form, run_form
+from flows.deployed import (
+    benchmark_form,
+    evaluate_form,
+    prepare_data_form,
+    refine_form,
+    retrain_form,
+    run_form,
+)  # fmt: skip
 from sage_core.config.budget import BudgetConfig
 from sage_core.config.loading import PRESETS, load_config
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.errors import ConfigError
+from sage_core.evaluation.benchmarks import BENCHMARKS
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +51,17 @@ def test_forms_are_short_and_every_field_is_described() -> None:
         "name", "data", "reader", "approval", "budget", "advanced",
     ]  # fmt: skip
     assert list(schema(prepare_data_form)) == ["name", "data", "reader"]
-    for flow in (run_form, retrain_form, prepare_data_form):
+    assert list(schema(refine_form)) == [
+        "model", "name", "data", "reader", "budget", "advanced",
+    ]  # fmt: skip
+    assert list(schema(evaluate_form)) == [
+        "first", "second", "name", "other", "judges", "advanced",
+    ]  # fmt: skip
+    assert list(schema(benchmark_form)) == [
+        "model", "against", "name", "tasks", "limit", "advanced",
+    ]  # fmt: skip
+    forms = (run_form, retrain_form, prepare_data_form, refine_form, evaluate_form, benchmark_form)
+    for flow in forms:
         for name, field in schema(flow).items():
             assert field["description"], name
             assert field["default"] is not None, name
@@ -52,6 +70,12 @@ def test_forms_are_short_and_every_field_is_described() -> None:
 def test_the_form_offers_all_presets() -> None:
     assert get_args(form.Preset) == PRESETS
     assert schema(run_form)["preset"]["enum"] == list(PRESETS)
+
+
+def test_the_form_offers_all_benchmarks() -> None:
+    assert get_args(form.Task) == tuple(BENCHMARKS.table)
+    limit = schema(benchmark_form)["limit"]
+    assert (limit["type"], limit["minimum"]) == ("integer", 0)
 
 
 def test_advanced_has_every_other_setting() -> None:

@@ -55,8 +55,9 @@ def test_a_deployed_run_started_through_the_api_goes_through(
         ).stdout
         for _ in range(2)
     ]  # fmt: skip
-    assert "made the automation" in said[0]
-    assert "made the automation" not in said[1]
+    assert "made deployment sage-evaluate/evaluate" in said[0]
+    assert "made automation sage: start crashed runs again" in said[0]
+    assert said[1].startswith("nothing changed")
     deployment = call(f"{api}/deployments/name/sage-pipeline/tiny")
     assert len(deployment["parameter_openapi_schema"]["properties"]) == 8
     weekly = call(f"{api}/deployments/name/sage-retrain/weekly")
@@ -109,6 +110,48 @@ def test_retraining_ends_at_once_without_a_champion_and_without_new_data(
     run = finished(api, start(api, weekly, {}), home)
     assert run["name"] == "retrain · nothing new"
     assert made(home) - before == Counter({"new-dialogues": 1})
+
+
+def test_registered_models_are_refined_evaluated_and_asked_benchmarks(
+    home: Path, servers: tuple[str, str]
+) -> None:
+    """Each through the form of its deployment; what is found is on the run's page, in MLflow."""
+    api, mlflow = servers
+
+    def run(deployment: str, **filled_in: Any) -> dict[str, Any]:
+        found = call(f"{api}/deployments/name/{deployment}")
+        return finished(api, start(api, found, filled_in), home)
+
+    assert run("sage-refine/refine", model="m2")["name"] == "refine version 4 · nothing new"
+    rows = [
+        {"messages": [
+            {"role": "user", "content": f"It rained on day {day}, all of it."},
+            {"role": "assistant", "content": f"How wet was it then, on day number {day}?"},
+        ]}
+        for day in range(4)
+    ]  # fmt: skip
+    (home / "data").mkdir(exist_ok=True)
+    (home / "data" / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    no_rules = {"corpus": {"rules": [], "min_turns": 2}}
+    refined = run(
+        "sage-refine/refine", model="m2", data="new.jsonl", reader="messages", advanced=no_rules
+    )
+    assert re.fullmatch(r"refine version 4 · candidate \d+", refined["name"])
+
+    evaluated = run("sage-evaluate/evaluate", first="m2", second="candidate")
+    assert evaluated["name"] == "candidate against m2"
+    keys = {"artifacts": {"flow_run_id": {"any_": [evaluated["id"]]}}}
+    shown = {each["key"]: each["data"] for each in call(f"{api}/artifacts/filter", keys)}
+    (row,) = json.loads(shown["sage-win-rates"])
+    assert row["wins_a"] + row["ties"] + row["wins_b"] + row["unparsed"] == 2
+    assert len(json.loads(shown["sage-measures"])) > 5
+    assert f"{mlflow}/#/experiments/" in shown["sage-mlflow-run"]
+
+    found = call(f"{api}/deployments/name/sage-benchmark/benchmark")
+    with pytest.raises(HTTPError):  # no such benchmark: the server refuses the form
+        start(api, found, {"tasks": ["arc_hard"]})
+    none = ended(api, start(api, found, {"model": "m2", "tasks": ["gsm8k"], "limit": 2}))
+    assert "gsm8k" in none["state"]["message"]  # for want of a file, before any work
 
 
 def test_what_nobody_needs_is_shown_and_removed(home: Path, servers: tuple[str, str]) -> None:

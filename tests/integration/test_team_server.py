@@ -295,7 +295,10 @@ def test_mlflows_artefacts_are_on_s3(services: Services, tmp_path: Path) -> None
 
 
 def test_a_deployed_run_leaves_its_artefacts_on_s3(services: Services, home: Path) -> None:
-    assert "registered" in services.sage(home, "deploy")
+    assert "made deployment sage-pipeline/tiny" in services.sage(home, "deploy")
+    switch_off(services)
+    assert services.sage(home, "deploy").startswith("nothing changed")
+    assert not weekly(services)["schedules"][0]["active"]  # a person's word
     filled_in = {
         "preset": "tiny",
         "base_model": str(small_base(home / "base")),
@@ -318,6 +321,18 @@ def test_a_deployed_run_leaves_its_artefacts_on_s3(services: Services, home: Pat
     services.sage(home, "promote", "dpo")
     assert not (home / "mlflow.db").exists()
     assert not (home / "mlflow-artifacts").exists()
+
+
+def weekly(services: Services) -> dict[str, Any]:
+    found: dict[str, Any] = services.prefect.get("/deployments/name/sage-retrain/weekly").json()
+    return found
+
+
+def switch_off(services: Services) -> None:
+    """The weekly schedule, as the UI does it."""
+    found = weekly(services)
+    address = f"/deployments/{found['id']}/schedules/{found['schedules'][0]['id']}"
+    services.prefect.patch(address, json={"active": False}).raise_for_status()
 
 
 def test_a_new_machine_goes_on_from_the_mirror(
