@@ -2,8 +2,8 @@
 that find runs whose process is gone and start them again.
 
 Prefect's own command does the work; what it changed is found by looking before and after. A work
-pool that is there, and what a person has switched off, stay as they are. Deployments of flows that
-this version does not have any more are removed.
+pool that is there stays as it is, and so does what a person has chosen in the UI: what is switched
+off, and parameters. Deployments of flows that this version does not have any more are removed.
 """
 
 import os
@@ -80,7 +80,7 @@ def _register() -> list[str]:
                 raise SageError(f"Prefect at {api} refused the deployments:\n{said}")
         _remove_stale(client, root)
         _automate(client)
-        _pause_again(client, before)
+        _keep_choices(client, before)
         after = _found(client)
     unchanged = f"nothing changed: {len(after)} deployments, automations and pools are up to date"
     return changes(before, after) or [unchanged]
@@ -158,8 +158,11 @@ def _automate(client: Any) -> None:
             client.update_automation(there[0].id, automation)
 
 
-def _pause_again(client: Any, before: Known) -> None:
-    """Leave off what a person has switched off: Prefect registers schedules and triggers as on."""
+def _keep_choices(client: Any, before: Known) -> None:
+    """Leave what a person has chosen in the UI: Prefect registers schedules and triggers as on, and
+    forgets parameters that the file does not give."""
+    from prefect.client.schemas.actions import DeploymentUpdate
+
     flows = {flow.id: flow.name for flow in client.read_flows()}
     for deployment in client.read_deployments():
         known = before.get(f"deployment {flows[deployment.flow_id]}/{deployment.name}", {})
@@ -167,6 +170,13 @@ def _pause_again(client: Any, before: Known) -> None:
         for schedule in deployment.schedules:
             if schedule.active and schedule.schedule.model_dump(mode="json") in off:
                 client.update_deployment_schedule(deployment.id, schedule.id, active=False)
+        fields = deployment.parameter_openapi_schema["properties"]
+        chosen = {
+            name: each for name, each in known.get("parameters", {}).items() if name in fields
+        }
+        parameters = {**chosen, **deployment.parameters}
+        if parameters != deployment.parameters:
+            client.update_deployment(deployment.id, DeploymentUpdate(parameters=parameters))
     for automation in client.read_automations():
         known = before.get(f"automation {automation.name}", {})
         if automation.enabled and known.get("enabled") is False:

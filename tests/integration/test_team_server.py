@@ -133,6 +133,24 @@ class Services:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
+    def deployment(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.prefect.get(f"/deployments/name/{name}").json()
+        return found
+
+    def run(self, deployment: str, filled_in: dict[str, Any]) -> dict[str, Any]:
+        """A run that is started as the UI does it, once it has gone through."""
+        asked = {"parameters": filled_in, "state": {"type": "SCHEDULED"}}
+        there = f"/deployments/{self.deployment(deployment)['id']}/create_flow_run"
+        address = f"/flow_runs/{self.prefect.post(there, json=asked).json()['id']}"
+
+        def ended() -> dict[str, Any] | None:
+            found: dict[str, Any] = self.prefect.get(address).json()
+            return found if found["state_type"] in ENDS else None
+
+        run = wait_for(ended, 1200)
+        assert run["state_type"] == "COMPLETED", run["state"]["message"]
+        return run
+
     def sage(self, home: Path, *arguments: str) -> Any:
         """What a command prints as JSON."""
         done = subprocess.run(
@@ -294,45 +312,33 @@ def test_mlflows_artefacts_are_on_s3(services: Services, tmp_path: Path) -> None
         assert stream.read() == b"hello"
 
 
-def test_a_deployed_run_leaves_its_artefacts_on_s3(services: Services, home: Path) -> None:
+def test_a_second_deploy_changes_nothing(services: Services, home: Path) -> None:
+    """Nor what a person has chosen in the UI: no runs each week, and an approval of each round."""
     assert "made deployment sage-pipeline/tiny" in services.sage(home, "deploy")
-    switch_off(services)
+    weekly = services.deployment("sage-retrain/weekly")
+    address = f"/deployments/{weekly['id']}"
+    schedule = f"{address}/schedules/{weekly['schedules'][0]['id']}"
+    for path, chosen in (
+        (schedule, {"active": False}), (address, {"parameters": {"approval": True}}),
+    ):  # fmt: skip
+        services.prefect.patch(path, json=chosen).raise_for_status()
     assert services.sage(home, "deploy").startswith("nothing changed")
-    assert not weekly(services)["schedules"][0]["active"]  # a person's word
+    weekly = services.deployment("sage-retrain/weekly")
+    assert not weekly["schedules"][0]["active"]
+    assert weekly["parameters"] == {"approval": True}
+
+
+def test_a_deployed_run_leaves_its_artefacts_on_s3(services: Services, home: Path) -> None:
     filled_in = {
         "preset": "tiny",
         "base_model": str(small_base(home / "base")),
         "advanced": ADVANCED,
     }
     with services.running("worker", home, **services.mirror()):
-        found = services.prefect.get("/deployments/name/sage-pipeline/tiny").json()
-        asked = {"parameters": filled_in, "state": {"type": "SCHEDULED"}}
-        created = services.prefect.post(f"/deployments/{found['id']}/create_flow_run", json=asked)
-        address = f"/flow_runs/{created.json()['id']}"
-        run = wait_for(
-            lambda: (
-                state
-                if (state := services.prefect.get(address).json())["state_type"] in ENDS
-                else None
-            ),
-            1200,
-        )
-    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+        services.run("sage-pipeline/tiny", filled_in)
     services.sage(home, "promote", "dpo")
     assert not (home / "mlflow.db").exists()
     assert not (home / "mlflow-artifacts").exists()
-
-
-def weekly(services: Services) -> dict[str, Any]:
-    found: dict[str, Any] = services.prefect.get("/deployments/name/sage-retrain/weekly").json()
-    return found
-
-
-def switch_off(services: Services) -> None:
-    """The weekly schedule, as the UI does it."""
-    found = weekly(services)
-    address = f"/deployments/{found['id']}/schedules/{found['schedules'][0]['id']}"
-    services.prefect.patch(address, json={"active": False}).raise_for_status()
 
 
 def test_a_new_machine_goes_on_from_the_mirror(
@@ -348,6 +354,24 @@ def test_a_new_machine_goes_on_from_the_mirror(
     record = services.sage(second, "retrain", "--json")
     assert record == {"outcome": "nothing new", "champion": record["champion"]}
     assert {"dpo", "sft", "base-model", "corpus"} <= made(second).keys()
+
+
+def test_new_dialogues_are_a_round_of_retraining(services: Services, home: Path) -> None:
+    """Whether the small random challenger is promoted is for its judge to say."""
+    rows = [
+        {"messages": [
+            {"role": "user", "content": f"It rained on day {day}, all of it."},
+            {"role": "assistant", "content": f"How wet was it then, on day number {day}?"},
+        ]}
+        for day in range(4)
+    ]  # fmt: skip
+    (home / "data").mkdir()
+    (home / "data" / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = {"corpus": {"rules": [], "min_turns": 2}, "steering_report": {"enabled": False}}
+    filled_in = {"data": "new.jsonl", "reader": "messages", "approval": False, "advanced": settings}
+    with services.running("worker", home, **services.mirror()):
+        run = services.run("sage-retrain/retrain", filled_in)
+    assert re.fullmatch("round 1 · (promoted|refused)", run["name"])
 
 
 def test_a_champion_is_taken_back(services: Services, home: Path) -> None:
