@@ -9,9 +9,12 @@ off, and parameters. Deployments of flows that this version does not have any mo
 import os
 import subprocess
 import sys
+from collections.abc import Set
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from flows.commands.output import out
 from sage_core.errors import SageError
@@ -62,10 +65,12 @@ def _register() -> list[str]:
     path = root / "deployments" / "prefect.yaml"
     if not path.is_file():
         raise SageError(f"{path} does not exist; run `sage deploy` from a checkout of the project")
+    named = yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]
+    pools = {each["work_pool"]["name"] for each in named}
     with get_client(sync_client=True) as client:
-        before = _found(client)
+        before = _found(client, pools)
         commands = [["deploy", "--all", "--prefect-file", str(path)]]
-        if f"work pool {_POOL}" not in before:  # one that is there may be of another type
+        if _POOL in pools and f"work pool {_POOL}" not in before:
             commands.insert(0, ["work-pool", "create", _POOL, "--type", "process"])
         for arguments in commands:
             done = subprocess.run(
@@ -78,10 +83,10 @@ def _register() -> list[str]:
             if done.returncode != 0:
                 said = done.stdout + done.stderr
                 raise SageError(f"Prefect at {api} refused the deployments:\n{said}")
-        _remove_stale(client, root)
+        _remove_stale(client, pools, root)
         _automate(client)
-        _keep_choices(client, before)
-        after = _found(client)
+        _keep_choices(client, pools, before)
+        after = _found(client, pools)
     unchanged = f"nothing changed: {len(after)} deployments, automations and pools are up to date"
     return changes(before, after) or [unchanged]
 
@@ -100,20 +105,15 @@ def changes(before: Known, after: Known) -> list[str]:
     return sorted(lines)
 
 
-def _found(client: Any) -> Known:
-    """What the server has of this project, without ids, times and states."""
-    flows = {flow.id: flow.name for flow in client.read_flows()}
+def _found(client: Any, pools: Set[str]) -> Known:
+    """What the server has in these work pools, without ids, times and states."""
     found: Known = {
         f"work pool {pool.name}": {"type": pool.type}
         for pool in client.read_work_pools()
-        if pool.name == _POOL
+        if pool.name in pools
     }
-    deployments = {}
-    for each in client.read_deployments():
-        if each.work_pool_name != _POOL:
-            continue
-        name = f"{flows[each.flow_id]}/{each.name}"
-        deployments[each.id] = name
+    deployments = _deployments(client, pools)
+    for name, each in deployments.items():
         limit = each.global_concurrency_limit
         record = each.model_dump(mode="json", include=set(_OF_DEPLOYMENTS))
         record["limit"] = limit.limit if limit else None
@@ -122,11 +122,21 @@ def _found(client: Any) -> Known:
             for schedule in each.model_dump(mode="json")["schedules"]
         ]
         found[f"deployment {name}"] = record
+    ids = {each.id for each in deployments.values()}
     for each in client.read_automations():
         started = {getattr(action, "deployment_id", None) for action in each.actions}
-        if each.name in _AUTOMATIONS or started & deployments.keys():
+        if each.name in _AUTOMATIONS or started & ids:
             found[f"automation {each.name}"] = _content(each)
     return found
+
+
+def _deployments(client: Any, pools: Set[str]) -> dict[str, Any]:
+    """The deployments of these work pools, by flow and name."""
+    from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+
+    of_pools = WorkPoolFilter(name=WorkPoolFilterName(any_=sorted(pools)))
+    there = client.read_deployments(work_pool_filter=of_pools)
+    return {f"{client.read_flow(each.flow_id).name}/{each.name}": each for each in there}
 
 
 def _content(automation: Any) -> dict[str, Any]:
@@ -137,12 +147,11 @@ def _content(automation: Any) -> dict[str, Any]:
     return record
 
 
-def _remove_stale(client: Any, root: Path) -> None:
+def _remove_stale(client: Any, pools: Set[str], root: Path) -> None:
     """Remove deployments whose flow is gone."""
-    for deployment in client.read_deployments():
+    for deployment in _deployments(client, pools).values():
         source = str(deployment.entrypoint).partition(":")[0]
-        ours = deployment.work_pool_name == _POOL and source.startswith("flows/")
-        if ours and not (root / source).is_file():
+        if source.startswith("flows/") and not (root / source).is_file():
             client.delete_deployment(deployment.id)
 
 
@@ -158,14 +167,13 @@ def _automate(client: Any) -> None:
             client.update_automation(there[0].id, automation)
 
 
-def _keep_choices(client: Any, before: Known) -> None:
+def _keep_choices(client: Any, pools: Set[str], before: Known) -> None:
     """Leave what a person has chosen in the UI: Prefect registers schedules and triggers as on, and
     forgets parameters that the file does not give."""
     from prefect.client.schemas.actions import DeploymentUpdate
 
-    flows = {flow.id: flow.name for flow in client.read_flows()}
-    for deployment in client.read_deployments():
-        known = before.get(f"deployment {flows[deployment.flow_id]}/{deployment.name}", {})
+    for name, deployment in _deployments(client, pools).items():
+        known = before.get(f"deployment {name}", {})
         off = [each["schedule"] for each in known.get("schedules", ()) if not each["active"]]
         for schedule in deployment.schedules:
             if schedule.active and schedule.schedule.model_dump(mode="json") in off:
