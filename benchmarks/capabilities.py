@@ -177,9 +177,10 @@ def _figures(task: str, results: Mapping[str, Any]) -> Figures:
     for key, value in results.items():
         metric, _, chosen = key.partition(",")
         error = results.get(f"{metric}_stderr,{chosen}")
-        if chosen and isinstance(error, float):
+        if chosen and not metric.endswith("_stderr"):
             name = metric if chosen == "none" else f"{metric},{chosen}"
-            found[task, name] = (float(value), error)
+            # lm-eval writes "N/A" where it has none; then the two have to be equal.
+            found[task, name] = (float(value), error if isinstance(error, float) else 0.0)
     return found
 
 

@@ -132,7 +132,7 @@ def test_registered_models_are_refined_evaluated_and_asked_benchmarks(
     ]  # fmt: skip
     (home / "data").mkdir(exist_ok=True)
     (home / "data" / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    no_rules = {"corpus": {"rules": [], "min_turns": 2}}
+    no_rules = {"corpus": {"rules": [], "min_turns": 2, "span": "whole"}}
     refined = run(
         "sage-refine/refine", model="m2", data="new.jsonl", reader="messages", advanced=no_rules
     )

@@ -367,7 +367,10 @@ def test_new_dialogues_are_a_round_of_retraining(services: Services, home: Path)
     ]  # fmt: skip
     (home / "data").mkdir()
     (home / "data" / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    settings = {"corpus": {"rules": [], "min_turns": 2}, "steering_report": {"enabled": False}}
+    settings = {
+        "corpus": {"rules": [], "min_turns": 2, "span": "whole"},
+        "retrain": {"situations": 8},
+    }
     filled_in = {"data": "new.jsonl", "reader": "messages", "approval": False, "advanced": settings}
     with services.running("worker", home, **services.mirror()):
         run = services.run("sage-retrain/retrain", filled_in)
