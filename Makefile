@@ -99,6 +99,9 @@ bench-annotation: setup  ## emotions by calibrated scoring; EMPATHETIC_DIALOGUES
 bench-capabilities: $(LM_EVAL)  ## 100 documents of each benchmark of the paper, by sage and by lm-eval by hand; an hour
 	$(BIN)/python -m benchmarks.capabilities
 
+bench-injections: setup  ## what texts that speak to the judge do to it: the embedded model, or a judge of yours; a quarter of an hour
+	$(BIN)/python -m benchmarks.injections
+
 models: setup  ## small random models of many architectures against transformers, TRL and peft; 2 minutes
 	$(BIN)/python -m benchmarks.models
 

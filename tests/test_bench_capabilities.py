@@ -56,4 +56,5 @@ def test_lm_evals_figures_have_our_names() -> None:
     assert found == {
         ("gsm8k", "exact_match,strict-match"): (0.25, 0.125),
         ("gsm8k", "acc"): (0.5, 0.25),
+        ("gsm8k", "other"): (1.0, 0.0),
     }
