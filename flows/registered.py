@@ -22,6 +22,7 @@ from flows.retraining import (
     user_of,
     with_replay,
 )  # fmt: skip
+from sage_core import preflight
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError
@@ -69,7 +70,7 @@ def refine(
         )
     before = registry.config(parent.version)
     number = int(parent.version.version)  # another seed than the run that made it
-    config = checked(settings(before, overrides, number), before, confine)
+    config = checked(settings(before, overrides, number), before, confine, preflight.check)
     _, new = new_dialogues(config, parent.corpora)
     found = count(new, DIALOGUES)
     record = {"refined": parent.version.version, "new_dialogues": found}
@@ -116,7 +117,7 @@ def evaluate(
             f"{versions[0]} and {versions[1]} have other settings 'model'; judge what both said "
             "in their runs with `sage compare RUN RUN --judge MODEL`"
         )
-    config = checked(settings(before, overrides), before, confine)
+    config = checked(settings(before, overrides), before, confine, preflight.check_evaluation)
     models = {each.name: each for each in named(versions)}
     user = _user(versions, registries[0])
     held_out = pipeline.situations(config, "evaluation", config.evaluation.situations)
@@ -180,7 +181,7 @@ def benchmark(
         raise ConfigError(f"{versions[0]} and {versions[1]} are the same model")
     before = registry.config(version)
     changes = [*overrides, "benchmarks.if_missing=error"]
-    config = checked(settings(before, changes), before, confine)
+    config = checked(settings(before, changes), before, confine, preflight.check_evaluation)
     models = named(versions)
     made = pipeline.benchmark(config, {each.name: each for each in models}, models[0].name)
     if made is None:

@@ -105,7 +105,7 @@ def retrain(
     champion = find_champion(registry.champion())
     number = len(earlier) + 1
     before = registry.config(champion.version)
-    config = checked(settings(before, overrides, number), before, confine)
+    config = checked(settings(before, overrides, number), before, confine, preflight.check)
 
     # What is new: the dialogues that neither the champion nor an earlier challenger could have.
     tried = [ArtifactRef(**ref) for each in earlier for ref in each["corpora"]]
@@ -218,14 +218,19 @@ def settings(before: PipelineConfig, overrides: Iterable[str], number: int = 0) 
     return config.model_copy(update={"seed": config.seed + number})
 
 
-def checked(config: PipelineConfig, before: PipelineConfig, confine: Confine) -> PipelineConfig:
+def checked(
+    config: PipelineConfig,
+    before: PipelineConfig,
+    confine: Confine,
+    check: Callable[[PipelineConfig], None],
+) -> PipelineConfig:
     """The settings, found to work on this machine, before any work.
 
     Raises:
         ConfigError: they do not, or a path of theirs is not allowed.
     """
     config = confine(config, before)
-    preflight.check(config)
+    check(config)
     config = pinned(config)
     forget_remade()
     return config

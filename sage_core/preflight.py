@@ -1,6 +1,6 @@
 """Checks before a run starts: missing files, wrong names, missing keys."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from sage_core import labels
@@ -27,6 +27,8 @@ from sage_core.search.situations import situations
 from sage_core.training.launch import check_launcher
 from sage_core.training.lora_targets import planned_reach
 
+Check = Callable[[], object]
+
 
 def _check_empathy(settings: EmpathyConfig) -> None:
     if settings.enabled and settings.path and not settings.path.exists():
@@ -42,38 +44,70 @@ def check(config: PipelineConfig) -> None:
     Raises:
         ConfigError: all problems, in one message.
     """
-    roles = config.engines().values()
+    _report([*_of_training(config), *_of_evaluation(config), partial(check_budget, config)])
+
+
+def check_evaluation(config: PipelineConfig) -> None:
+    """Check only what is needed to evaluate models that are there: no corpus, no trainer.
+
+    Raises:
+        ConfigError: all problems, in one message.
+    """
+    _report(_of_evaluation(config))
+
+
+def _of_training(config: PipelineConfig) -> list[Check]:
+    """What makes the models, from the corpus on."""
     corpora = [config.corpus, *config.mixture.corpora]
-    checks: list[Callable[[], object]] = []
+    checks: list[Check] = []
     if instructions := config.mixture.instructions:
         corpora.append(instruction_corpus(instructions))
         checks.append(partial(check_instructions, instructions))
-    checks += [
+    roles = config.engines().items()
+    return [
+        *checks,
         partial(check_weights, config.model.base),
-        partial(check_template, config.model),
-        partial(check_attention, config.model),
-        partial(check_quantization, config.model),
         partial(planned_reach, config.model, config.lora),
         partial(check_launcher, config.training.launcher),
         *(partial(sources, corpus) for corpus in corpora),
         *(partial(filters, corpus) for corpus in corpora),
         partial(labels.check, config.annotation),
         lambda: situations(config.situations, "search", config.search.situations),
-        lambda: situations(config.situations, "evaluation", config.evaluation.situations),
         lambda: steering.check(config.steering_report),
         lambda: check_search(config.search),
-        partial(ready.check, config.benchmarks),
         partial(_check_empathy, config.empathy),
+        *([partial(read_human, human)] if (human := config.evaluation.human) else []),
+        *(partial(opening.check, engine) for role, engine in roles if not _evaluates(role)),
+    ]
+
+
+def _of_evaluation(config: PipelineConfig) -> list[Check]:
+    """What runs and compares them."""
+    return [
+        partial(check_template, config.model),
+        partial(check_attention, config.model),
+        partial(check_quantization, config.model),
+        lambda: situations(config.situations, "evaluation", config.evaluation.situations),
+        partial(ready.check, config.benchmarks),
         *(
             partial(judge.question, judging.prompt)
             for judging in config.evaluation.judges
             if not PROMPTS.keeps(judging.prompt)  # a flow looks in MLflow, with the home held
         ),
         *(partial(classifiers.check, each) for each in config.evaluation.classifiers),
-        *([partial(read_human, human)] if (human := config.evaluation.human) else []),
-        *(partial(opening.check, role) for role in roles),
-        partial(check_budget, config),
+        *(
+            partial(opening.check, engine)
+            for role, engine in config.engines().items()
+            if _evaluates(role)
+        ),
     ]
+
+
+def _evaluates(role: str) -> bool:
+    return role.startswith(("evaluation ", "judge ", "benchmarks"))
+
+
+def _report(checks: Iterable[Check]) -> None:
     problems: list[str] = []
     for probe in checks:
         try:

@@ -92,6 +92,14 @@ def test_evaluate(home: Path) -> None:
         assert registered.evaluate(first, second)["win_rates"][0]["n"] == 2
 
 
+def test_evaluation_does_not_need_the_corpus(home: Path) -> None:
+    """Which may be gone; what it needs is still checked."""
+    gone = ["corpus.input=/nowhere"]
+    assert registered.evaluate("m2", CANDIDATE, overrides=gone)["win_rates"][0]["n"] == 2
+    with pytest.raises(ConfigError, match="nowhere"):
+        registered.evaluate("m2", CANDIDATE, overrides=["situations.path=/nowhere.csv"])
+
+
 def test_two_models_of_one_name_are_told_apart_by_their_versions(home: Path) -> None:
     registry = Registry()
     first = registry.find(CANDIDATE)
