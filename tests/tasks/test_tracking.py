@@ -345,6 +345,7 @@ def test_benchmarks_are_metrics_of_their_model(
     shutil.copy(made_database, home / "shared.db")
     strict, flexible = "exact_match,strict-match", "exact_match,flexible-extract"
     table = {
+        "baseline": "m0",
         "models": ["m0"],
         "tasks": [{"task": "gsm8k", "shown": strict}],
         "scores": [
