@@ -69,26 +69,29 @@ def _register() -> list[str]:
     pools = {each["work_pool"]["name"] for each in named}
     with get_client(sync_client=True) as client:
         before = _found(client, pools)
-        commands = [["deploy", "--all", "--prefect-file", str(path)]]
         if _POOL in pools and f"work pool {_POOL}" not in before:
-            commands.insert(0, ["work-pool", "create", _POOL, "--type", "process"])
-        for arguments in commands:
-            done = subprocess.run(
-                [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-                cwd=root,
-                env={**os.environ, "PREFECT_API_URL": api},
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode != 0:
-                said = done.stdout + done.stderr
-                raise SageError(f"Prefect at {api} refused the deployments:\n{said}")
+            _prefect(api, root, "work-pool", "create", _POOL, "--type", "process")
+        done = _prefect(api, root, "deploy", "--all", "--prefect-file", str(path))
+        if done.returncode != 0:
+            said = done.stdout + done.stderr
+            raise SageError(f"Prefect at {api} refused the deployments:\n{said}")
         _remove_stale(client, pools, root)
         _automate(client)
         _keep_choices(client, pools, before)
         after = _found(client, pools)
     unchanged = f"nothing changed: {len(after)} deployments, automations and pools are up to date"
     return changes(before, after) or [unchanged]
+
+
+def _prefect(api: str, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of Prefect's. That of a pool may fail: a worker that starts makes it, too."""
+    return subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+        cwd=root,
+        env={**os.environ, "PREFECT_API_URL": api},
+        capture_output=True,
+        text=True,
+    )
 
 
 def changes(before: Known, after: Known) -> list[str]:
