@@ -4,6 +4,8 @@ report."""
 import json
 import os
 from collections.abc import Mapping
+from itertools import zip_longest
+from textwrap import wrap
 from typing import Any
 
 from prefect import get_run_logger
@@ -16,6 +18,9 @@ from sage_core.config.differences import from_preset
 from sage_core.config.pipeline import PipelineConfig
 from tasks import tables
 from tasks.home import sage_home
+
+_CELLS = ("check", "champion", "challenger", "value", "needed")
+_CELL_WIDTH = 24  # characters; with it the whole table is in sight in a window of 1,300 pixels
 
 
 def tags(config: PipelineConfig) -> list[str]:
@@ -89,13 +94,33 @@ def evaluated(record: Mapping[str, Any]) -> None:
     about = "; ".join(f"{model} is {version}" for model, version in record["models"].items())
     create_table_artifact(
         key="sage-win-rates",
-        table=tables.rounded(record["win_rates"]),
-        description=f"Items won in both orders of judging; difference: of {b}. {about}.",
+        table=win_rate_table(record),
+        description=f"Items won in both orders of judging; difference: the share that {b} wins "
+        f"less the share that {a} wins, with its 95% interval. {about}.",
     )
     create_table_artifact(
         key="sage-measures",
         table=tables.rounded(record["measures"]),
         description=f"Without a judge; difference: {b} less {a}, on the same situations.",
+    )
+
+
+def win_rate_table(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each judge says, in as many columns as a page of Prefect shows; MLflow has all."""
+    a, b = record["models"]
+    return tables.rounded(
+        {
+            "judge": row["judge"],
+            f"{a} wins": row["wins_a"],
+            "ties": row["ties"],
+            f"{b} wins": row["wins_b"],
+            "unread": row["unparsed"],
+            "difference": row["difference"],
+            "from": row["ci_low"],
+            "to": row["ci_high"],
+            "p (Holm)": row["p_holm"],
+        }
+        for row in record["win_rates"]
     )
 
 
@@ -119,12 +144,11 @@ def benchmarked(found: Mapping[str, Any]) -> None:
 
 
 def decision_table(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The checks and inputs of a decision, as rows for a page of Prefect."""
+    """The checks and inputs of a decision, as rows for a page of Prefect, which breaks no lines:
+    long cells go on in the next row."""
     facts = ("champion", "challenger", "new_dialogues", "replayed_dialogues", "seed")
     return [
-        # Prefect reads cells as Markdown, in which "-" is a list.
-        *({name: "" if cell == "-" else cell for name, cell in check.items()}
-          for check in record["checks"]),
+        *(row for check in record["checks"] for row in _check_rows(check)),
         *(_input(fact.replace("_", " "), record[fact]) for fact in facts),
         _input("held-out situations", len(record["held_out_situations"])),
         _input("error rate", f"{record['error_rate']:.3g}"),
@@ -132,6 +156,17 @@ def decision_table(record: Mapping[str, Any]) -> list[dict[str, Any]]:
         *(_input(f"{model} sha256", record[f"{model}_sha256"][:12])
           for model in ("champion", "challenger")),
     ]  # fmt: skip
+
+
+def _check_rows(check: Mapping[str, Any]) -> list[dict[str, Any]]:
+    # Prefect reads cells as Markdown, in which "-" is a list.
+    texts = ["" if check[name] == "-" else str(check[name]) for name in _CELLS]
+    lines = zip_longest(*(wrap(text, _CELL_WIDTH) for text in texts), fillvalue="")
+    rows = [dict(zip(_CELLS, line, strict=True)) for line in lines]
+    return [
+        {"check": row["check"], "passed": None if number else check["passed"], **row}
+        for number, row in enumerate(rows)
+    ]
 
 
 def corpus_version(version: Mapping[str, Any]) -> None:
@@ -142,8 +177,8 @@ def corpus_version(version: Mapping[str, Any]) -> None:
 
 
 def _input(name: str, value: Any) -> dict[str, Any]:
-    empty = {"champion": "", "challenger": "", "needed": "", "passed": None}
-    return {"check": name, **empty, "value": str(value)}
+    empty = {"passed": None, "champion": "", "challenger": ""}
+    return {"check": name, **empty, "value": str(value), "needed": ""}
 
 
 def _mlflow_server() -> str | None:

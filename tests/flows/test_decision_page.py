@@ -40,3 +40,16 @@ def test_every_input_is_on_the_page_and_readable() -> None:
     assert values["champion sha256"] == "a" * 12
     # Prefect reads cells as Markdown: "-" is a bullet; long words hide columns.
     assert not any(cell == "-" or len(str(cell)) > 30 for row in table for cell in row.values())
+
+
+def test_long_cells_go_on_in_the_next_row() -> None:
+    """Prefect's page breaks no line: what is needed, and whether it passed, stays in sight."""
+    said = "interval [+0.72, +1.00], 0 ties, n = 8, 0 unparsed"
+    first = {**RECORD["checks"][0], "value": said, "needed": "interval above zero"}
+    table = decision_table({**RECORD, "checks": [first]})
+    assert list(table[0]) == ["check", "passed", "champion", "challenger", "value", "needed"]
+    assert [row["value"] for row in table[:3]] == [
+        "interval [+0.72, +1.00],", "0 ties, n = 8, 0", "unparsed",
+    ]  # fmt: skip
+    assert [row["needed"] for row in table[:3]] == ["interval above zero", "", ""]
+    assert [row["passed"] for row in table[:3]] == [True, None, None]

@@ -9,7 +9,7 @@ import mlflow
 import pytest
 from scripted_home import arrive, config, scripted
 
-from flows import registered
+from flows import described, registered
 from sage_core.errors import ConfigError
 from sage_core.evaluation.benchmarks import harness, models
 from sage_core.evaluation.benchmarks.harness import Score
@@ -76,6 +76,10 @@ def test_evaluate(home: Path) -> None:
     assert set(measures["Log-likelihood under m0"]) >= {"m2", "candidate", "ci_low", "ci_high"}
 
     client = mlflow.MlflowClient()
+    (shown,) = described.win_rate_table(record)
+    assert list(shown.items())[:4] == [
+        ("judge", "m0"), ("m2 wins", 0), ("ties", 0), ("candidate wins", 2),
+    ]  # fmt: skip
     run = client.get_run(record["run"])
     assert run.info.run_name == "candidate against m2"
     assert run.info.status == "FINISHED"

@@ -143,7 +143,7 @@ def test_registered_models_are_refined_evaluated_and_asked_benchmarks(
     keys = {"artifacts": {"flow_run_id": {"any_": [evaluated["id"]]}}}
     shown = {each["key"]: each["data"] for each in call(f"{api}/artifacts/filter", keys)}
     (row,) = json.loads(shown["sage-win-rates"])
-    assert row["wins_a"] + row["ties"] + row["wins_b"] + row["unparsed"] == 2
+    assert row["m2 wins"] + row["ties"] + row["candidate wins"] + row["unread"] == 2
     assert len(json.loads(shown["sage-measures"])) > 5
     assert f"{mlflow}/#/experiments/" in shown["sage-mlflow-run"]
 
