@@ -44,7 +44,7 @@ def check(config: PipelineConfig) -> None:
     Raises:
         ConfigError: all problems, in one message.
     """
-    _report([*_of_training(config), *_of_evaluation(config), partial(check_budget, config)])
+    _report([*_of_evaluation(config), *_of_training(config), partial(check_budget, config)])
 
 
 def check_evaluation(config: PipelineConfig) -> None:
