@@ -101,8 +101,9 @@ def _models(result: "Comparison") -> Table:
     table = Table(
         "model", "run", *(title for title, _ in _MEASURES.values()),
         title="Models, without a judge", box=box.SIMPLE_HEAD,
+        caption=f"The same in all runs: {', '.join(result.same)}" if result.same else None,
     )  # fmt: skip
-    for model in result.models:
+    for model in result.shown:
         for run in result.runs:
             figures = {name: run.figure(model, name) for name in _MEASURES}
             if any(figures.values()):

@@ -103,6 +103,23 @@ class Comparison:
         return None
 
     @property
+    def same(self) -> tuple[str, ...]:
+        """The models of which all runs measured the same, such as those made before a setting
+        that differs counts."""
+        by_run = [{each.model: each for each in run.measured} for run in self.runs]
+        return tuple(
+            model
+            for model in self.models
+            if model in by_run[0]
+            and all(found.get(model) == by_run[0][model] for found in by_run[1:])
+        )
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The models to show side by side: those that are not the same, or all."""
+        return tuple(model for model in self.models if model not in self.same) or self.models
+
+    @property
     def judges(self) -> tuple[str, ...]:
         """The judges of all runs."""
         return tuple(dict.fromkeys(each.judge for run in self.runs for each in run.summaries))

@@ -47,6 +47,15 @@ def test_what_differs_and_by_how_much(two: list[FinishedRun]) -> None:
     assert found.pairs == (("m1", "m2"),)
 
 
+def test_models_that_are_the_same_are_named_and_not_shown(two: list[FinishedRun]) -> None:
+    found = compare(two)
+    assert (found.same, found.shown) == (("m1",), ("m2",))
+    assert "m1: the same in all runs, and not shown." in words(render_comparison(found))
+    again = compare([two[0], replace(two[0], name="B")])
+    assert (again.same, again.shown) == (("m1", "m2"), ("m1", "m2"))
+    assert "m1, m2: the same in all runs." in words(render_comparison(again))
+
+
 def test_costs_add_up_over_the_stages_of_a_run(two: list[FinishedRun]) -> None:
     """Two rollouts, two measurements, quality, figures and the report: seven stages."""
     costs = two[1].costs
