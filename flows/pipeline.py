@@ -329,6 +329,13 @@ def judge_pairs(
     return parts
 
 
+def verdicts(parts: Sequence[ArtifactRef]) -> list[Judgement]:
+    """The rows of what :func:`judge_pairs` made."""
+    return [
+        row for part in parts for row in read_rows(store().folder(part) / JUDGEMENTS, Judgement)
+    ]
+
+
 def calibrate(config: PipelineConfig, m0: Model) -> list[ArtifactRef]:
     """Every judge against the preferences of people, if the configuration gives any."""
     human = config.evaluation.human
@@ -376,10 +383,7 @@ def improves(
 
     situations = config.evaluation.judged_situations
     parts = judge_pairs(config, [(before, after)], rollouts, m0, situations)
-    rows = [
-        row for part in parts for row in read_rows(store().folder(part) / JUDGEMENTS, Judgement)
-    ]
-    return winrate.improves(winrate.summarise(rows))
+    return winrate.improves(winrate.summarise(verdicts(parts)))
 
 
 def steer(config: PipelineConfig, agent: Model) -> ArtifactRef | None:

@@ -26,11 +26,9 @@ from sage_core import preflight
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError
-from sage_core.schema import Judgement
 from sage_core.steps.base import Model, writes_states
-from sage_core.steps.names import JUDGEMENTS
 from sage_core.steps.reading import read_benchmarks, read_measurements
-from sage_core.storage import ArtifactRef, read_rows
+from sage_core.storage import ArtifactRef
 from tasks import checkpoints, evaluations, prompts
 from tasks.decisions import WAITING
 from tasks.home import store
@@ -227,9 +225,6 @@ def _win_rates(judged: Sequence[ArtifactRef]) -> list[dict[str, Any]]:
     """What each judge says."""
     from sage_core.evaluation import winrate  # imports scipy
 
-    rows = [
-        row for part in judged for row in read_rows(store().folder(part) / JUDGEMENTS, Judgement)
-    ]
     return [
         {
             "judge": each.judge,
@@ -239,7 +234,7 @@ def _win_rates(judged: Sequence[ArtifactRef]) -> list[dict[str, Any]]:
             **{key: getattr(each, key) for key in _FIGURES},
             "difference": (each.wins_b - each.wins_a) / each.n if each.n else None,
         }
-        for each in winrate.summarise(rows)
+        for each in winrate.summarise(pipeline.verdicts(judged))
     ]
 
 

@@ -22,11 +22,11 @@ from sage_core.config.pipeline import PipelineConfig
 from sage_core.corpus.records import DIALOGUES
 from sage_core.errors import ConfigError, DataError
 from sage_core.evaluation import gate
-from sage_core.schema import Judgement, Situation, Split
+from sage_core.schema import Situation, Split
 from sage_core.steps.base import Model
 from sage_core.steps.corpus import Corpus
 from sage_core.steps.dialogues import TrainingDialogues
-from sage_core.steps.names import JUDGEMENTS, SITUATIONS
+from sage_core.steps.names import SITUATIONS
 from sage_core.steps.reading import read_collapse
 from sage_core.steps.retraining import NewDialogues, RoundDialogues
 from sage_core.steps.round_situations import RoundSituations
@@ -354,13 +354,10 @@ def compare(
     collapse = pipeline.measure_collapse(config, challenger, rollouts[CHALLENGER], measured)
     pair = [(CHAMPION, CHALLENGER)]
     parts = pipeline.judge_pairs(config, pair, rollouts, champion.model.m0)
-    judgements = [
-        row for part in parts for row in read_rows(store().folder(part) / JUDGEMENTS, Judgement)
-    ]
     return gate.decide(
         config.retrain,
         number,
-        winrate.summarise(judgements),
+        winrate.summarise(pipeline.verdicts(parts)),
         config.judge_that_counts,
         registry.benchmarks(champion.version, version),
         read_collapse(store().folder(collapse))["collapsed"],

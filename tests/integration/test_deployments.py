@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
-from deployed import call, ended, finished, free_port, made, serve, start
+from deployed import call, ended, finished, free_port, made, rainy_dialogues, serve, start
 from tiny_run import ROOM, ROOT, SAGE, environment, small_base
 
 pytestmark = pytest.mark.services
@@ -123,15 +123,7 @@ def test_registered_models_are_refined_evaluated_and_asked_benchmarks(
         return finished(api, start(api, found, filled_in), home)
 
     assert run("sage-refine/refine", model="m2")["name"] == "refine version 4 · nothing new"
-    rows = [
-        {"messages": [
-            {"role": "user", "content": f"It rained on day {day}, all of it."},
-            {"role": "assistant", "content": f"How wet was it then, on day number {day}?"},
-        ]}
-        for day in range(4)
-    ]  # fmt: skip
-    (home / "data").mkdir(exist_ok=True)
-    (home / "data" / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rainy_dialogues(home / "data")
     no_rules = {"corpus": {"rules": [], "min_turns": 2, "span": "whole"}}
     refined = run(
         "sage-refine/refine", model="m2", data="new.jsonl", reader="messages", advanced=no_rules

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from deployed import ENDS, free_port, made, wait_for
+from deployed import ENDS, free_port, made, rainy_dialogues, wait_for
 from pyarrow import fs
 from tiny_run import ROOM, ROOT, SAGE, environment, overrides, settings_of, small_base
 
@@ -358,15 +358,7 @@ def test_a_new_machine_goes_on_from_the_mirror(
 
 def test_new_dialogues_are_a_round_of_retraining(services: Services, home: Path) -> None:
     """Whether the small random challenger is promoted is for its judge to say."""
-    rows = [
-        {"messages": [
-            {"role": "user", "content": f"It rained on day {day}, all of it."},
-            {"role": "assistant", "content": f"How wet was it then, on day number {day}?"},
-        ]}
-        for day in range(4)
-    ]  # fmt: skip
-    (home / "data").mkdir()
-    (home / "data" / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rainy_dialogues(home / "data")
     settings = {
         "corpus": {"rules": [], "min_turns": 2, "span": "whole"},
         "retrain": {"situations": 8},
