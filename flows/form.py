@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,16 +16,13 @@ from sage_core.config.budget import BudgetConfig
 from sage_core.config.loading import load_config, validate_config
 from sage_core.config.pipeline import PipelineConfig
 from sage_core.errors import ConfigError
+from sage_core.evaluation.benchmarks import BENCHMARKS
 from tasks.home import sage_home
 
 DATA_VARIABLE = "SAGE_DATA"
 _LONGEST_PATH = 1024
 Preset = Literal["tiny", "demo", "paper"]
-Task = Literal[
-    "paper", "hellaswag", "arc_challenge", "arc_easy", "mmlu", "winogrande", "openbookqa", "piqa",
-    "social_iqa", "commonsense_qa", "gsm8k", "eq_bench", "emobench_ea", "emobench_eu_emotion",
-    "emobench_eu_cause",
-]  # fmt: skip
+Task = Annotated[str, BENCHMARKS, Field(json_schema_extra={"enum": [*BENCHMARKS.names]})]
 
 
 class Judge(BaseModel):

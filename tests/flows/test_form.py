@@ -73,7 +73,13 @@ def test_the_form_offers_all_presets() -> None:
 
 
 def test_the_form_offers_all_benchmarks() -> None:
-    assert get_args(form.Task) == tuple(BENCHMARKS.table)
+    assert schema(benchmark_form)["tasks"]["items"]["enum"] == list(BENCHMARKS.table)
+    with pytest.raises(ValidationError, match="'hella' is not one of"):
+        validate(
+            {"tasks": ["hella"]},
+            parameter_schema(benchmark_form.fn).model_dump(),
+            raise_on_error=True,
+        )
     limit = schema(benchmark_form)["limit"]
     assert (limit["type"], limit["minimum"]) == ("integer", 0)
 

@@ -25,17 +25,22 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
-def test_refine(home: Path) -> None:
+@pytest.fixture(scope="module")
+def refined(home: Path) -> list[dict[str, Any]]:
+    """What refining m2 says before and after new dialogues have come."""
+    before = registered.refine("m2")
+    arrive(home, 2, "sunny")
+    return [before, registered.refine("m2")]
+
+
+def test_refine(refined: list[dict[str, Any]]) -> None:
     """A registered model and new data in, a candidate out; nobody decides on it."""
     registry = Registry()
     with pytest.raises(ConfigError, match="no champion yet"):
         registered.refine()
     m2 = registry.find("m2")
-    nothing = registered.refine("m2")
+    nothing, record = refined
     assert nothing == {"refined": m2.version, "new_dialogues": 0, "outcome": "nothing new"}
-
-    arrive(home, 2, "sunny")
-    record = registered.refine("m2")
     assert (record["outcome"], record["new_dialogues"]) == ("candidate", 4)
     candidate = registry.find(CANDIDATE)
     assert candidate.version == record["candidate"]
@@ -53,8 +58,9 @@ def test_refine(home: Path) -> None:
         registered.refine("raw")
 
 
+@pytest.mark.usefixtures("refined")
 def test_a_candidate_that_waits_for_a_person_keeps_its_alias(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waiting = [{"outcome": "waiting for approval"}]
     monkeypatch.setattr(Registry, "decisions", lambda self: waiting)
@@ -62,7 +68,8 @@ def test_a_candidate_that_waits_for_a_person_keeps_its_alias(
         registered.refine("m2")
 
 
-def test_evaluate(home: Path) -> None:
+@pytest.mark.usefixtures("refined")
+def test_evaluate() -> None:
     """The better one wins, in Prefect's record and in MLflow; m0 and raw can take part."""
     registry = Registry()
     m2, candidate = registry.find("m2"), registry.find(CANDIDATE)
@@ -96,7 +103,8 @@ def test_evaluate(home: Path) -> None:
         assert registered.evaluate(first, second)["win_rates"][0]["n"] == 2
 
 
-def test_evaluation_does_not_need_the_corpus(home: Path) -> None:
+@pytest.mark.usefixtures("refined")
+def test_evaluation_does_not_need_the_corpus() -> None:
     """Which may be gone; what it needs is still checked."""
     gone = ["corpus.input=/nowhere"]
     assert registered.evaluate("m2", CANDIDATE, overrides=gone)["win_rates"][0]["n"] == 2
@@ -104,6 +112,7 @@ def test_evaluation_does_not_need_the_corpus(home: Path) -> None:
         registered.evaluate("m2", CANDIDATE, overrides=["situations.path=/nowhere.csv"])
 
 
+@pytest.mark.usefixtures("refined")
 def test_two_models_of_one_name_are_told_apart_by_their_versions(home: Path) -> None:
     registry = Registry()
     first = registry.find(CANDIDATE)
