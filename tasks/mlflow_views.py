@@ -15,6 +15,8 @@ _CHARTS, _TABLE = "sage-charts", "sage-models"
 _SECTION = "sage"
 _NOTE = "mlflow.note.content"
 _NOTE_BEGINS = "[Charts by iteration]"
+RUN_TAG = "sage.run"
+"""The tag of a model's run with the name of its pipeline run, a column of the table by model."""
 CHARTED = (
     "reply_words",
     "question_rate",
@@ -86,11 +88,14 @@ def _charts() -> dict[str, Any]:
 
 
 def _table(judges: Sequence[str]) -> dict[str, Any]:
-    """The models' runs with the metrics as columns."""
+    """The models' runs: the pipeline run that each is of, and the metrics as columns."""
     rates = [f"win_rate.{judge}.vs_m1" for judge in judges]
     return {
         "searchFilter": "tags.`sage.model` LIKE '%'",
         "orderByKey": "attributes.run_name",  # by start, MLflow folds them under their parent
         "orderByAsc": True,
-        "selectedColumns": [f"metrics.`{name}`" for name in (*CHARTED, *rates)],
+        "selectedColumns": [
+            f"tags.`{RUN_TAG}`",
+            *(f"metrics.`{name}`" for name in (*CHARTED, *rates)),
+        ],
     }

@@ -158,6 +158,7 @@ parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
 children = {{r.info.run_name: r for r in runs if "mlflow.parentRunId" in r.data.tags}}
 print(json.dumps({{
     "parents": [r.info.status for r in parents],
+    "titles": [r.info.run_name for r in parents],
     "children": sorted(children),
     "tags": {{n: r.data.tags for n, r in children.items()}},
     "metrics": {{n: r.data.metrics for n, r in children.items()}},
@@ -195,6 +196,7 @@ print(json.dumps({{
         assert seen["inputs"][name] == 1
         assert "train.loss" in seen["metrics"][name]
         assert seen["tags"][name]["sage.config_hash"]
+        assert seen["tags"][name]["sage.run"] == seen["titles"][0]
     assert seen["tags"]["m2"]["sage.parent_model"] == "m1"
 
 
