@@ -11,8 +11,9 @@ VLLM_STAMP := $(VLLM)/.installed
 # Python compiles what it imports; of the 26,000 files that are installed this is a small part.
 QUICKLY := --quiet --no-compile
 INSTALL := $(BIN)/pip install $(QUICKLY)
-# A worker for each core, at most four (1.5 GB of memory each); a file's tests stay in one worker.
-WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile
+# A worker for each core, at most four (1.5 GB of memory each); a file's tests stay in one worker,
+# in the order of tests/conftest.py: xdist's own puts files with few tests, the long ones, last.
+WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # Without AVX-512, vLLM's build for CPUs runs, but its tests take too long for each change: they are
 # left out, unless VLLM_CPU=yes.
 VLLM_CPU ?= $(shell grep -qs avx512f /proc/cpuinfo || test ! -e /proc/cpuinfo && echo yes)

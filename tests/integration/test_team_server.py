@@ -28,7 +28,7 @@ from tiny_run import ROOM, ROOT, SAGE, environment, overrides, settings_of, smal
 from sage_core.errors import ArtifactError
 from tasks.mirror import Mirror, MirroredStore
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 DOCKER = ROOT / "docker"
 PASSWORD = "p@ss/w:rd% #?-of-16"
