@@ -30,6 +30,7 @@ from sage_core.evaluation.prompts import PROMPTS
 from sage_core.schema import Dialogue, Message
 from sage_core.search.selectors import SELECTORS
 from sage_core.search.selectors.selector import Inputs, reply_ballot
+from sage_core.search.situations import situations
 from sage_core.search.strategies import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
@@ -190,6 +191,14 @@ def test_the_example_of_state_action_text_runs():
     text = names["render"](names["reply"])
     assert text.startswith("{u_motivation: complaint, u_emotion: frustrated, u_topic: [bus]} {a_")
     assert text.partition(" At least")[0] in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_how_many_decisions_the_embedded_situations_last():
+    config = PipelineConfig()
+    held_out, each = len(situations(config.situations, "evaluation", 0)), config.retrain.situations
+    words = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}[held_out // each]
+    said = f"with the {held_out} embedded situations that are held out and {each} a round, "
+    assert f"{said}after {words} decisions" in (ROOT / "docs/operations.md").read_text()
 
 
 def test_the_recipes_run(tmp_path):

@@ -18,7 +18,7 @@ class SituationsConfig(Section):
         None,
         description="JSON lines with situation_id, text, emotion and split ('search' or "
         "'evaluation'), or EmpatheticDialogues: its folder, or one of its files, which is then "
-        "halved; empty = the 64 embedded ones.",
+        "halved; empty = the embedded ones.",
     )
 
 
