@@ -100,7 +100,7 @@ bench-annotation: setup  ## emotions by calibrated scoring; EMPATHETIC_DIALOGUES
 bench-capabilities: $(LM_EVAL)  ## 100 documents of each benchmark of the paper, by sage and by lm-eval by hand; half an hour
 	$(BIN)/python -m benchmarks.capabilities
 
-bench-injections: setup  ## what texts that speak to the judge do to it: the embedded model, or a judge of yours; an hour
+bench-injections: setup  ## what texts that speak to the judge do to it: the embedded model, or a judge of yours; half an hour
 	$(BIN)/python -m benchmarks.injections
 
 models: setup  ## small random models of many architectures against transformers, TRL and peft; 2 minutes
