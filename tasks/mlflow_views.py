@@ -15,8 +15,9 @@ _CHARTS, _TABLE = "sage-charts", "sage-models"
 _SECTION = "sage"
 _NOTE = "mlflow.note.content"
 _NOTE_BEGINS = "[Charts by iteration]"
-RUN_TAG = "sage.run"
-"""The tag of a model's run with the name of its pipeline run, a column of the table by model."""
+SOURCE_TAG = "mlflow.source.name"
+"""The tag of a model's run with the name of its pipeline run: MLflow's page shows it as *Source*,
+before the metrics, where tags of other names come behind them."""
 CHARTED = (
     "reply_words",
     "question_rate",
@@ -95,7 +96,7 @@ def _table(judges: Sequence[str]) -> dict[str, Any]:
         "orderByKey": "attributes.run_name",  # by start, MLflow folds them under their parent
         "orderByAsc": True,
         "selectedColumns": [
-            f"tags.`{RUN_TAG}`",
+            "attributes.`Source`",
             *(f"metrics.`{name}`" for name in (*CHARTED, *rates)),
         ],
     }

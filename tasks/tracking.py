@@ -43,7 +43,7 @@ from sage_core.training.job import read_log
 from tasks import decisions, notices
 from tasks.evaluations import ITERATION_TAG, benchmark_metrics
 from tasks.home import home_id, store
-from tasks.mlflow_views import RUN_TAG, experiment_tags
+from tasks.mlflow_views import SOURCE_TAG, experiment_tags
 from tasks.tracked_dialogues import log_dialogues
 from tasks.tracking_store import artifact_location, connect
 from tasks.watching import watching
@@ -324,7 +324,7 @@ class Tracker:
         self._steps[name] = 0 if name in ("m0", "raw") else self._steps.get(parent, 0) + 1
         tags = {
             PARENT_TAG: self.run_id,
-            RUN_TAG: self._title,
+            SOURCE_TAG: self._title,
             SHA256_TAG: checkpoint.sha256,
             "sage.model": name,
             "sage.parent_model": parent,

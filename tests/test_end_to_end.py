@@ -196,7 +196,7 @@ print(json.dumps({{
         assert seen["inputs"][name] == 1
         assert "train.loss" in seen["metrics"][name]
         assert seen["tags"][name]["sage.config_hash"]
-        assert seen["tags"][name]["sage.run"] == seen["titles"][0]
+        assert seen["tags"][name]["mlflow.source.name"] == seen["titles"][0]
     assert seen["tags"]["m2"]["sage.parent_model"] == "m1"
 
 

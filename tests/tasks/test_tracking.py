@@ -173,7 +173,7 @@ def test_a_run_is_named_by_what_differs_and_its_views_are_kept(
     found = client.search_runs([run.info.experiment_id], charts["searchFilter"])
     assert [each.info.run_id for each in found] == [tracker.run_id]
     (table,) = (view for view in views.values() if "selectedColumns" in view)
-    assert table["selectedColumns"][0] == "tags.`sage.run`"
+    assert table["selectedColumns"][0] == "attributes.`Source`"
 
 
 def test_a_description_that_somebody_wrote_stays() -> None:
