@@ -16,7 +16,7 @@ from benchmarks.corpus import comment
 TABLES = ("dialogues.parquet", "rejected.parquet", "funnel.json", "quarantine.jsonl")
 Cluster = Callable[[], AbstractContextManager[dict[str, str]]]
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

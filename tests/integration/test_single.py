@@ -10,7 +10,7 @@ import pytest
 from sage_core.schema import AnnotatedDialogue, Dialogue, Judgement, Trajectory, with_roles
 from sage_core.storage import read_rows, write_rows
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SIZES = [
     "search.situations=2", "search.candidates=4", "search.selfplay.max_turns=2",
