@@ -176,16 +176,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def rainy_dialogues(folder: Path) -> None:
-    """Four dialogues that no corpus has yet, as ``new.jsonl`` of a data folder."""
-    rows = [
-        {"messages": [
-            {"role": "user", "content": f"It rained on day {day}, all of it."},
-            {"role": "assistant", "content": f"How wet was it then, on day number {day}?"},
-        ]}
-        for day in range(4)
-    ]  # fmt: skip
-    folder.mkdir(exist_ok=True)
-    (folder / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -4,7 +4,6 @@ The models are scripted: each has a quality, which training raises by one where 
 dialogues are sunny, and lowers where they are foul. The judge prefers the better one.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from scripted_engine import ScriptedEngine
+from weather import weather_dialogues
 
 from flows import pipeline, retraining
 from sage_core.config.pipeline import PipelineConfig
@@ -140,12 +140,4 @@ def open_engine(
 
 def arrive(home: Path, week: int, weather: str) -> None:
     """Four dialogues of a week's file."""
-    (home / "data").mkdir(exist_ok=True)
-    rows = [
-        {"messages": [
-            {"role": "user", "content": f"It was {weather} on day {day} of week {week}."},
-            {"role": "assistant", "content": f"How {weather} was it, then, number {day}?"},
-        ]}
-        for day in range(4)
-    ]  # fmt: skip
-    (home / "data" / f"week-{week}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    weather_dialogues(home / "data", week, weather)

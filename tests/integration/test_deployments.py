@@ -12,8 +12,9 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
-from deployed import call, ended, finished, free_port, made, rainy_dialogues, serve, start
+from deployed import call, ended, finished, free_port, made, serve, start
 from tiny_run import ROOM, ROOT, SAGE, environment, small_base
+from weather import weather_dialogues
 
 pytestmark = pytest.mark.services
 
@@ -123,11 +124,9 @@ def test_registered_models_are_refined_evaluated_and_asked_benchmarks(
         return finished(api, start(api, found, filled_in), home)
 
     assert run("sage-refine/refine", model="m2")["name"] == "refine version 4 · nothing new"
-    rainy_dialogues(home / "data")
+    file = weather_dialogues(home / "data", 1, "rainy")
     no_rules = {"corpus": {"rules": [], "min_turns": 2, "span": "whole"}}
-    refined = run(
-        "sage-refine/refine", model="m2", data="new.jsonl", reader="messages", advanced=no_rules
-    )
+    refined = run("sage-refine/refine", model="m2", data=file, reader="messages", advanced=no_rules)
     assert re.fullmatch(r"refine version 4 · candidate \d+", refined["name"])
 
     evaluated = run("sage-evaluate/evaluate", first="m2", second="candidate")

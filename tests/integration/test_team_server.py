@@ -21,9 +21,10 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from deployed import ENDS, free_port, made, rainy_dialogues, wait_for
+from deployed import ENDS, free_port, made, wait_for
 from pyarrow import fs
 from tiny_run import ROOM, ROOT, SAGE, environment, overrides, settings_of, small_base
+from weather import weather_dialogues
 
 from sage_core.errors import ArtifactError
 from tasks.mirror import Mirror, MirroredStore
@@ -358,12 +359,12 @@ def test_a_new_machine_goes_on_from_the_mirror(
 
 def test_new_dialogues_are_a_round_of_retraining(services: Services, home: Path) -> None:
     """Whether the small random challenger is promoted is for its judge to say."""
-    rainy_dialogues(home / "data")
+    file = weather_dialogues(home / "data", 1, "rainy")
     settings = {
         "corpus": {"rules": [], "min_turns": 2, "span": "whole"},
         "retrain": {"situations": 8},
     }
-    filled_in = {"data": "new.jsonl", "reader": "messages", "approval": False, "advanced": settings}
+    filled_in = {"data": file, "reader": "messages", "approval": False, "advanced": settings}
     with services.running("worker", home, **services.mirror()):
         run = services.run("sage-retrain/retrain", filled_in)
     assert re.fullmatch("round 1 · (promoted|refused)", run["name"])
